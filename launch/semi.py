@@ -1,0 +1,11 @@
+"""The semi-supervised stage.
+
+torchrun launch/semi.py out=RUN3 semi.start=RUN2/model data.labelled=TARGET data.unlabelled=TILES
+"""
+
+from mkd.build.train import semi
+from mkd.config.load import main
+from mkd.config.schema import SemiRun
+
+if __name__ == "__main__":
+    main(SemiRun, "semi", lambda config: print(f"model: {semi(config) / 'model'}"))

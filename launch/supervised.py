@@ -1,0 +1,11 @@
+"""Baseline without distillation.
+
+python launch/supervised.py out=RUN data.labelled=DATASET [data.val=DATASET] [model=lite0] [student_init=imagenet]
+"""
+
+from mkd.build.train import supervised
+from mkd.config.load import main
+from mkd.config.schema import SupervisedRun
+
+if __name__ == "__main__":
+    main(SupervisedRun, "supervised", lambda config: print(f"model: {supervised(config) / 'model'}"))

@@ -1,0 +1,1 @@
+"""Configs to objects: the only floor that knows both."""

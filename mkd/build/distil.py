@@ -1,0 +1,123 @@
+"""One distillation stage: tune a teacher, freeze it, estimate the Fisher, train the student against it."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mkd.atomic import written_aside
+from mkd.build import parts
+from mkd.build.train import Run, labelled_index
+from mkd.config import schema
+from mkd.data.augment import Geometry, generators
+from mkd.data.loader import TileSet, in_order
+from mkd.dist.world import find_world
+from mkd.losses.ewc import fisher_diagonal
+from mkd.models.deeplab import DeepLabV3Plus, build
+from mkd.store.model_folder import load_model
+from mkd.train.kd_step import Consolidation, KdStep
+from mkd.train.supervised_step import SupervisedStep
+
+
+def kd(config: schema.KdRun) -> Path:
+    """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
+    world = find_world(config.device)
+    index = labelled_index(config)
+    source = None
+    if config.kd.source is not None:
+        same = parts.architecture(config.model) if config.kd.ewc_weight > 0 else None
+        source, _ = parts.load_checked("kd.source", config.kd.source, same)
+    if config.kd.source_data is not None and config.kd.source is not None:
+        _, card = load_model(config.kd.source)
+        parts.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
+    run = Run(config, world, index)
+    if run.ended():
+        return run.folder
+    teacher = _teacher(config, run, source)
+    student = _student(config, index.num_classes, teacher)
+    ewc = _consolidation(config, run, source, teacher, student) if config.kd.ewc_weight > 0 else None
+    teacher.to(world.device)
+    step = KdStep(student, teacher, parts.ohem(config.ohem), config.kd.temperature, config.kd.weight, ewc)
+    phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
+    weights = run.fit(phase, step, unlabelled=config.kd.tiles == "all")
+    run.write_model(student, weights, {"stage": "kd", "source": config.kd.source, "init": config.kd.student_init})
+    return run.folder
+
+
+def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> DeepLabV3Plus:
+    """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
+    folder = run.folder / "teacher"
+    if (folder / "model.yaml").is_file():
+        return load_model(folder)[0].requires_grad_(False)
+    kd = config.kd
+    if source is None:
+        model = build(parts.architecture(config.model), run.index.num_classes, config.model.pretrained, seed=config.seed)
+    else:
+        model, _ = load_model(str(kd.source))
+        model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
+    tunes = kd.teacher_tunes or ("head" if source is None else "classifier")
+    tuned = [model.classifier] if tunes == "classifier" else model.head_modules()
+    model.requires_grad_(False)
+    for module in tuned:
+        module.requires_grad_(True)
+    frozen = [m for m in model.children() if not any(m is t for t in tuned)]
+    run.journal.say(f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained")
+    step = SupervisedStep(model, parts.ohem(config.ohem), frozen)
+    lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
+    phase = parts.phase(config, "teacher", kd.teacher_epochs, None, run.index.samples, lr)
+    model.load_state_dict(run.fit(phase, step, unlabelled=False))
+    run.write_model(model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher")
+    return model.requires_grad_(False).eval()
+
+
+def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> DeepLabV3Plus:
+    """Return the student at its start."""
+    pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
+    # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
+    student = build(parts.architecture(config.model), num_classes, pretrained, seed=config.seed + 1)
+    if config.kd.student_init == "teacher":
+        student.load_state_dict(teacher.state_dict())
+    return student
+
+
+def _consolidation(
+    config: schema.KdRun, run: Run, source: DeepLabV3Plus | None, teacher: DeepLabV3Plus, student: DeepLabV3Plus
+) -> Consolidation:
+    """Return EWC's anchor and Fisher; the Fisher is an artefact of the run folder.
+
+    anchor=teacher: theta* = M_T, F of the source model on the source domain's labelled tiles. Without such tiles
+    (stage 1: ImageNet's are not at hand) F is that of M_T on this stage's labelled tiles.
+    anchor=init: theta* = the student's start, F on this stage's labelled tiles.
+    """
+    kd = config.kd
+    on_source = kd.anchor == "teacher" and source is not None and kd.source_data is not None
+    model = student if kd.anchor == "init" else (source if on_source else teacher)
+    data = str(kd.source_data) if on_source else config.data.labelled
+    assert model is not None
+    path = run.folder / "fisher.safetensors"
+    if not path.is_file():
+        whose = "the student's start" if kd.anchor == "init" else ("the source model" if on_source else "the teacher")
+        run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
+        model.to(run.world.device).requires_grad_(True)
+        fisher = fisher_diagonal(model, _plain_crops(config, data, run.world.device))
+        model.requires_grad_(model is student)
+        with written_aside(path) as aside:
+            save_file({k: v.cpu().contiguous() for k, v in fisher.items()}, aside)
+    anchor = student if kd.anchor == "init" else teacher
+    weights = {n: p.detach().clone().to(run.world.device) for n, p in anchor.named_parameters()}
+    loaded = {n: f.to(run.world.device) for n, f in load_file(path).items()}
+    # A source classifier of other classes says nothing about this stage's.
+    shared = {n: f for n, f in loaded.items() if not (on_source and n.startswith("classifier."))}
+    return Consolidation(weights, shared, kd.ewc_weight)
+
+
+def _plain_crops(config: schema.KdRun, folder: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield up to ``kd.fisher_tiles`` tiles cropped to the training size, neither scaled nor turned."""
+    tiles = TileSet(folder, labelled=True)
+    crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
+    for batch in islice(in_order(tiles, 1), config.kd.fisher_tiles):
+        images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))
+        yield images.to(device).float() / 255, labels.to(device)

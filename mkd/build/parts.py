@@ -1,0 +1,101 @@
+"""Objects that every stage needs, made from its config."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from mkd.config import schema
+from mkd.data.augment import Geometry
+from mkd.data.index import DatasetIndex, read_index
+from mkd.data.loader import TileSet
+from mkd.dist.engine import Engine
+from mkd.dist.world import World
+from mkd.evaluate import confusion
+from mkd.metrics.confusion import ConfusionMatrix
+from mkd.models.deeplab import Architecture, DeepLabV3Plus
+from mkd.store.model_folder import ModelCard, load_model
+from mkd.train.loop import Phase
+from mkd.train.optim import make_optimizer
+from mkd.train.supervised_step import Ohem
+from mkd.train.views import Feed
+
+
+def architecture(config: schema.ModelConfig) -> Architecture:
+    """Return the network's plan; `pretrained` says where weights come from and is no part of it."""
+    fields = {k: v for k, v in asdict(config).items() if k != "pretrained"}
+    return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def ohem(config: schema.OhemConfig) -> Ohem:
+    """Return L_sup."""
+    return Ohem(config.threshold, config.min_kept)
+
+
+def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool) -> Feed:
+    """Open the training tiles; ``unlabelled`` adds the second stream."""
+    other = None
+    if unlabelled:
+        assert data.unlabelled is not None
+        other = TileSet(data.unlabelled, labelled=False)
+    geometry = Geometry(data.crop, (data.scale[0], data.scale[1]), data.aerial)
+    return Feed(TileSet(data.labelled, labelled=True), other, data.batch, seed, geometry, world, data.workers)
+
+
+def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], ConfusionMatrix] | None:
+    """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``."""
+    if data.val is None:
+        return None
+    tiles = TileSet(data.val, labelled=True)
+    return lambda model: confusion(model, tiles, data.batch, world.device, data.workers)
+
+
+def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> DatasetIndex:
+    """Return a data set's index, or raise ValueError when its classes are not ``classes``.
+
+    Args:
+        key: config key of the data set.
+        path: its folder.
+        classes: what is expected.
+        other: who expects it.
+    """
+    index = read_index(path)
+    if tuple(index.classes) != tuple(classes):
+        raise ValueError(
+            f"{key}={path} has {len(index.classes)} classes ({', '.join(index.classes)}) but {other} has "
+            f"{len(classes)} ({', '.join(classes)}); use a data set and a model of the same classes"
+        )
+    return index
+
+
+def load_checked(key: str, path: str, wanted: Architecture | None = None) -> tuple[DeepLabV3Plus, ModelCard]:
+    """Load a model folder; with ``wanted`` its architecture must be that."""
+    model, card = load_model(path)
+    if wanted is not None and card.architecture != wanted:
+        differs = [
+            f"{k} {v} there, {asdict(wanted)[k]} here"
+            for k, v in asdict(card.architecture).items()
+            if v != asdict(wanted)[k]
+        ]
+        raise ValueError(f"{key}={path} has another architecture ({'; '.join(differs)}); choose the same model=")
+    return model, card
+
+
+def phase(config: schema.RunConfig, name: str, epochs: float, steps: int | None, tiles: int, lr: float) -> Phase:
+    """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
+    an_epoch = tiles / config.data.batch
+    total = steps if steps is not None else max(1, round(epochs * an_epoch))
+    return Phase(
+        name, total, an_epoch, lr, config.optim.power, config.seed, config.log_every, config.save_every, config.val_every
+    )
+
+
+def engine_and_optimizer(
+    config: schema.RunConfig, model: DeepLabV3Plus, world: World, lr: float
+) -> tuple[Engine, torch.optim.Optimizer]:
+    """Move the model to its device and make its optimizer."""
+    o = config.optim
+    engine = Engine(world, model, o.clip)
+    head = {n for n, _ in model.named_parameters() if not n.startswith("backbone.")}
+    return engine, make_optimizer(o.name, model, head, lr, o.head_factor, o.momentum, o.weight_decay)

@@ -1,0 +1,76 @@
+"""A run folder: resolved config, versions, journal, checkpoints, model; one folder, one config."""
+
+import difflib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mkd.atomic import write_text
+from mkd.config.load import to_yaml
+from mkd.config.schema import RunConfig
+
+# Keys that change how fast a run goes or what is shown, never its numbers.
+FREE = ("  workers:", "device:", "log_every:")
+
+
+def open_run(config: RunConfig) -> Path:
+    """Make or enter the run folder of a config.
+
+    Raises:
+        ValueError: the folder belongs to a run of another config; shows the difference.
+    """
+    folder = Path(config.out)
+    path = folder / "config.yaml"
+    text = to_yaml(config)
+    if path.is_file() and (changed := _difference(path.read_text(encoding="utf-8"), text)):
+        raise ValueError(f"out={folder} holds a run of another config ({changed}); give another out=, or delete it")
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"out={folder} is not empty and no run folder; give another out=")
+        write_text(path, text)
+        write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
+    return folder
+
+
+def _difference(old: str, new: str) -> str:
+    lines = difflib.unified_diff(_fixed(old), _fixed(new), n=0, lineterm="")
+    shown = [s for s in lines if s[0] in "+-" and s[:3] not in ("+++", "---")]
+    return "; ".join(f"{'there' if s[0] == '-' else 'now'} {s[1:].strip()}" for s in shown)
+
+
+def _fixed(text: str) -> list[str]:
+    return [s for s in text.splitlines() if not s.startswith(FREE)]
+
+
+def versions() -> dict[str, Any]:
+    """Return what the numbers of a run depend on beside its config."""
+    names = ("mkd", "torch", "torchvision", "timm", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        **found,
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def commit() -> str | None:
+    """Return the project's commit, with ``-dirty`` for changes; None outside a git checkout."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()

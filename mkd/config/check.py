@@ -1,0 +1,151 @@
+"""Cross-checks of a config before any data is opened."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mkd.config import schema as s
+
+
+def check(config: Any) -> None:
+    """Check ranges, choices, paths and pairs of a schema object.
+
+    Raises:
+        ValueError: one sentence with the key, the value found, what is allowed and what to change.
+    """
+    match config:
+        case s.RunConfig():
+            _check_run(config)
+        case s.EvaluateRun():
+            _dataset("data", config.data)
+            _model_folder("model", config.model)
+            _at_least("batch", config.batch, 1)
+        case s.PredictRun():
+            _model_folder("model", config.model)
+            if not Path(config.input).is_file():
+                raise ValueError(f"input={config.input}: no such file; give a GeoTIFF")
+        case s.CostRun() | s.SpeedRun():
+            _check_model(config.model)
+            _at_least("size", config.size, 32)
+            _at_least("classes", config.classes, 1)
+        case _:
+            pass
+
+
+def _check_run(c: s.RunConfig) -> None:
+    _dataset("data.labelled", c.data.labelled)
+    for key, path in (("data.unlabelled", c.data.unlabelled), ("data.val", c.data.val)):
+        if path is not None:
+            _dataset(key, path)
+    _at_least("data.batch", c.data.batch, 1)
+    _at_least("data.crop", c.data.crop, 32)
+    _at_least("data.workers", c.data.workers, 0)
+    if not 0 < c.data.scale[0] <= c.data.scale[1]:
+        raise ValueError(f"data.scale={c.data.scale} is not a range; give [low,high] with 0 < low <= high")
+    _choice("optim.name", c.optim.name, ("sgd", "adamw"))
+    _positive("optim.lr", c.optim.lr)
+    _positive("epochs", c.epochs)
+    if c.steps is not None:
+        _at_least("steps", c.steps, 1)
+    for key in ("log_every", "save_every", "val_every"):
+        _at_least(key, getattr(c, key), 1)
+    _share("ohem.threshold", c.ohem.threshold)
+    _share("ohem.min_kept", c.ohem.min_kept)
+    match c:
+        case s.KdRun():
+            _check_kd(c)
+        case s.SemiRun():
+            _check_semi(c)
+        case s.SupervisedRun():
+            _check_start(c)
+        case _:
+            pass
+
+
+def _check_model(m: s.ModelConfig) -> None:
+    _choice("model.psa", m.psa, ("none", "paper", "published"))
+    _choice("model.output_stride", m.output_stride, (8, 16, 32))
+    if m.pretrained is not None and m.pretrained.endswith(".safetensors") and not Path(m.pretrained).is_file():
+        raise ValueError(f"model.pretrained={m.pretrained}: no such file; give a weights file, a timm tag or null")
+
+
+def _check_start(c: s.SupervisedRun) -> None:
+    _check_model(c.model)
+    if c.student_init == "imagenet" and c.model.pretrained is None:
+        raise ValueError("student_init=imagenet needs model.pretrained: a timm tag, a weights file or 'bundled'")
+    if c.student_init not in ("random", "imagenet"):
+        _model_folder("student_init", c.student_init)
+
+
+def _check_kd(c: s.KdRun) -> None:
+    kd = c.kd
+    _check_model(c.model)
+    _choice("kd.teacher_tunes", kd.teacher_tunes, (None, "classifier", "head"))
+    _choice("kd.student_init", kd.student_init, ("random", "imagenet", "teacher"))
+    _choice("kd.tiles", kd.tiles, ("labelled", "all"))
+    _choice("kd.anchor", kd.anchor, ("teacher", "init"))
+    _positive("kd.temperature", kd.temperature)
+    _positive("kd.teacher_epochs", kd.teacher_epochs)
+    _at_least("kd.fisher_tiles", kd.fisher_tiles, 1)
+    if kd.source is not None:
+        _model_folder("kd.source", kd.source)
+    elif c.model.pretrained is None:
+        raise ValueError(
+            "kd.source=null starts the teacher from the ImageNet backbone, but model.pretrained is null: "
+            "give model.pretrained (a timm tag, a weights file or 'bundled') or kd.source (a model folder)"
+        )
+    if kd.student_init == "imagenet" and c.model.pretrained is None:
+        raise ValueError("kd.student_init=imagenet needs model.pretrained: a timm tag, a file or 'bundled'")
+    if kd.tiles == "all" and c.data.unlabelled is None:
+        raise ValueError("kd.tiles=all distils on unlabelled tiles too: give data.unlabelled or kd.tiles=labelled")
+    if kd.source_data is not None:
+        _dataset("kd.source_data", kd.source_data)
+
+
+def _check_semi(c: s.SemiRun) -> None:
+    _choice("teacher", c.teacher, ("local",))
+    _choice("semi.result", c.semi.result, ("student", "teacher"))
+    _model_folder("semi.start", c.semi.start)
+    if c.data.unlabelled is None:
+        raise ValueError("data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles")
+    _share("semi.confidence", c.semi.confidence)
+    for key in ("drop_start", "drop_end"):
+        if not 0 <= getattr(c.semi, key) < 1:
+            raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")
+    if c.semi.tile_entropy is not None:
+        _share("semi.tile_entropy", c.semi.tile_entropy)
+
+
+def _dataset(key: str, path: str) -> None:
+    if not Path(path).is_dir():
+        raise ValueError(f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'")
+    if not (Path(path) / "index.json").is_file():
+        raise ValueError(f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end")
+
+
+def _model_folder(key: str, path: str) -> None:
+    for name in ("model.yaml", "model.safetensors"):
+        if not (Path(path) / name).is_file():
+            raise ValueError(f"{key}={path}: no {name} in it; give a model folder, such as RUN/model of an ended run")
+
+
+def _choice(key: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        names = ", ".join("null" if a is None else str(a) for a in allowed)
+        raise ValueError(f"{key}={value} is not allowed; choose one of {names}")
+
+
+def _share(key: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{key}={value}; a value in [0, 1] is allowed")
+
+
+def _positive(key: str, value: float) -> None:
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{key}={value}; a finite value > 0 is allowed")
+
+
+def _at_least(key: str, value: int, low: int) -> None:
+    if value < low:
+        raise ValueError(f"{key}={value}; at least {low} is allowed")

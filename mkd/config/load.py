@@ -1,0 +1,103 @@
+"""Command line and YAML -> schema object; every mistake names the key and the fix."""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mkd.config import schema
+from mkd.config.check import check
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+T = TypeVar("T")
+
+
+def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
+    """Compose ``configs/NAME.yaml`` with overrides and return a checked schema object.
+
+    Args:
+        kind: a dataclass of `mkd.config.schema`.
+        name: primary config, e.g. ``kd``.
+        argv: Hydra overrides, e.g. ``["out=runs/x", "optim.lr=0.01"]``.
+
+    Raises:
+        ValueError: a typo, a wrong type, a missing value or path, an impossible pair; names the key and the fix.
+    """
+    for arg in argv:
+        if "=" not in arg and not arg.startswith("~"):
+            raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
+    ConfigStore.instance().store(name=f"schema_{name}", node=kind)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            composed = compose(name, overrides=list(argv))
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(_explain(error, kind, argv)) from None
+    assert isinstance(config, kind)
+    check(config)
+    return config
+
+
+def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
+    """Turn a Hydra or OmegaConf error into one sentence with the key and the nearest allowed ones."""
+    causes = [error, error.__cause__, error.__context__]
+    text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split("\n")[0].split())
+    known = [*_keys(OmegaConf.structured(kind)), "model"]
+    for arg in argv:
+        key = arg.split("=", 1)[0].lstrip("+~")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
+            return f"unknown key '{key}'; {hint}"
+    key = getattr(error.__cause__ or error, "full_key", None) or ""
+    given = next((a for a in argv if key and a.startswith(f"{key}=")), "")
+    return f"{given or key or 'config'}: {text}"
+
+
+def _keys(node: Any, prefix: str = "") -> list[str]:
+    """Return the dotted names of all leaves of a structured config."""
+    keys: list[str] = []
+    for key in node:
+        full = f"{prefix}{key}"
+        child = None if OmegaConf.is_missing(node, key) else node[key]
+        keys += _keys(child, f"{full}.") if OmegaConf.is_dict(child) and len(child) else [full]
+    return keys
+
+
+def to_yaml(config: Any) -> str:
+    """Return a resolved config as YAML text."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def from_yaml(kind: type[T], text: str) -> T:
+    """Return the schema object that `to_yaml` wrote."""
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text)))
+    assert isinstance(config, kind)
+    return config
+
+
+def main(kind: type[T], name: str, work: Callable[[T], None], argv: Sequence[str] | None = None) -> None:
+    """Run one entry script: parse, work, and end with one clear sentence and status 2 on a user's mistake."""
+    try:
+        work(load(kind, name, sys.argv[1:] if argv is None else argv))
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(f"{name}: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+__all__ = ["CONFIGS", "from_yaml", "load", "main", "schema", "to_yaml"]

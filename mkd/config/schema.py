@@ -1,0 +1,203 @@
+"""Every key a run knows, with its type and default; the defaults are the method's."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+
+@dataclass
+class ModelConfig:
+    """DeepLabV3+ on a timm backbone; see `mkd.models.deeplab.Architecture`."""
+
+    backbone: str = "hrnet_w48"
+    psa: str = "none"  # none | paper | published
+    output_stride: int = 16
+    aspp_channels: int = 256
+    low_channels: int = 48
+    decoder_channels: int = 256
+    dropout: tuple[float, float] = (0.5, 0.1)
+    separable: bool = False
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    pretrained: str | None = None  # a timm tag, a local .safetensors file, "bundled", or none
+
+
+@dataclass
+class DataConfig:
+    """Which data sets are read and how tiles become batches."""
+
+    labelled: str = MISSING  # data set folder with labels
+    unlabelled: str | None = None  # data set folder; labels in it are never read
+    val: str | None = None  # labelled data set for model selection; none keeps the last weights
+    crop: int = 512  # pixels
+    batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
+    workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
+    scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale
+    aerial: bool = True  # also vertical flips and 90-degree turns
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer and learning rate; poly decay per step."""
+
+    name: str = "sgd"  # sgd | adamw
+    lr: float = 1e-3
+    head_factor: float = 1.0  # learning rate of ASPP, decoder and classifier, in units of lr
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    power: float = 0.9
+    clip: float | None = None  # largest gradient norm; none does not clip
+
+
+@dataclass
+class OhemConfig:
+    """Hard-pixel mining of L_sup."""
+
+    threshold: float = 0.7
+    min_kept: float = 1 / 16  # share of the batch's pixels
+
+
+@dataclass
+class KdConfig:
+    """One distillation stage."""
+
+    source: str | None = None  # model folder of the last stage; none starts from the ImageNet backbone
+    source_data: str | None = None  # labelled data set of the source domain, for the Fisher
+    teacher_tunes: str | None = None  # classifier | head; none: classifier for a source model, head for ImageNet
+    teacher_epochs: float = 20.0
+    teacher_lr: float | None = None  # none is 10 x optim.lr: only a few layers are trained
+    student_init: str = "random"  # random | imagenet | teacher
+    tiles: str = "labelled"  # labelled | all (L_KD on the unlabelled tiles as well)
+    temperature: float = 3.0
+    weight: float = 1.0  # w_kd
+    ewc_weight: float = 1.0  # w_ewc
+    anchor: str = "teacher"  # teacher | init
+    fisher_tiles: int = 256  # tiles the Fisher is estimated on
+
+
+@dataclass
+class SemiConfig:
+    """The semi-supervised stage."""
+
+    start: str = MISSING  # model folder both student and teacher start from
+    weight: float = 1.0  # w_u
+    confidence: float = 0.95  # pixel filter
+    tile_entropy: float | None = None  # absolute tau of the tile filter; none uses the percentile schedule
+    drop_start: float = 0.2  # share of tiles dropped at the start
+    drop_end: float = 0.0  # share of tiles dropped at the end
+    ema_decay: float = 0.999
+    result: str = "student"  # student | teacher: whose weights become the model folder
+
+
+@dataclass
+class RunConfig:
+    """What every training run has."""
+
+    out: str = MISSING  # run folder
+    seed: int = 0
+    epochs: float = 100.0  # passes over the labelled tiles (semi: over the unlabelled tiles)
+    steps: int | None = None  # overrides epochs
+    device: str | None = None  # none: cuda when there is one, else cpu
+    log_every: int = 10  # steps
+    save_every: int = 200  # steps between checkpoints
+    val_every: int = 200  # steps between validations
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    ohem: OhemConfig = field(default_factory=OhemConfig)
+
+
+@dataclass
+class SupervisedRun(RunConfig):
+    """launch/supervised.py: the baseline without distillation."""
+
+    student_init: str = "random"  # random | imagenet | a model folder
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class KdRun(RunConfig):
+    """launch/kd.py: one distillation stage."""
+
+    kd: KdConfig = field(default_factory=KdConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class SemiRun(RunConfig):
+    """launch/semi.py: the semi-supervised stage; the architecture is that of semi.start."""
+
+    teacher: str = "local"  # local: the teacher shares the student's process
+    semi: SemiConfig = field(default_factory=SemiConfig)
+
+
+@dataclass
+class EvaluateRun:
+    """launch/evaluate.py: model and labelled data set -> results.json."""
+
+    model: str = MISSING
+    data: str = MISSING
+    out: str = MISSING  # results.json to write
+    batch: int = 8
+    device: str | None = None
+    report: str | None = None  # also write this report.html
+
+
+@dataclass
+class PredictRun:
+    """launch/predict_map.py: model and GeoTIFF -> land-cover map."""
+
+    model: str = MISSING
+    input: str = MISSING
+    output: str = MISSING
+    tile: int = 512
+    overlap: int = 128
+    batch: int = 4
+    device: str | None = None
+
+
+@dataclass
+class Experiment:
+    """launch/experiment.py: the runs behind one table; configs/experiment/NAME.yaml."""
+
+    name: str = MISSING
+    out: str = MISSING
+    data: str = "data"  # folder that {data} stands for in overrides
+    seeds: list[int] = field(default_factory=lambda: [0])
+    title: str = ""
+    test: str = MISSING  # labelled data set every row is evaluated on
+    frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
+    common: list[str] = field(default_factory=list)  # overrides of every run
+    runs: dict[str, "ExperimentStep"] = field(default_factory=dict)
+    rows: dict[str, str] = field(default_factory=dict)  # row title -> run
+
+
+@dataclass
+class ExperimentStep:
+    """One training run of an experiment; {data}, {out}, {seed} and {run:NAME} are filled in."""
+
+    script: str = MISSING  # supervised | kd | semi
+    overrides: list[str] = field(default_factory=list)
+    per_seed: bool = True  # false: run once with the first seed and shared by all
+
+
+@dataclass
+class CostRun:
+    """launch/throughput.py cost: parameters and multiply-accumulates."""
+
+    size: int = 512
+    classes: int = 6
+    json: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class SpeedRun:
+    """launch/throughput.py speed: inference FPS and training step beside the device's matmul rate."""
+
+    size: int = 512
+    classes: int = 6
+    batch: int = 8
+    seconds: float = 10.0  # of measuring for each figure
+    device: str | None = None
+    json: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)

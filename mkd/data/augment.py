@@ -1,0 +1,180 @@
+"""Weak and strong views as batched tensor operations on the training device, one generator a sample."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Legend: B batch, H W pixels of the tiles, S crop size.
+IGNORE = 255
+
+
+def generators(seed: int, stream: int, ids: Sequence[tuple[int, int]]) -> list[np.random.Generator]:
+    """Return one generator a sample, seeded by (seed, stream, epoch, sample): the same on any rank."""
+    return [np.random.default_rng([seed, stream, epoch, sample]) for epoch, sample in ids]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Random scale, crop, flips and turns.
+
+    Attributes:
+        crop: side S of the result in pixels.
+        scale: range of the scale factor.
+        aerial: also vertical flips and 90-degree turns.
+    """
+
+    crop: int
+    scale: tuple[float, float]
+    aerial: bool
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, draws: Sequence[np.random.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Return uint8 images (B,3,S,S) (bilinear, mirrored beyond the edge) and labels (B,S,S) (nearest, 255 there).
+
+        Args:
+            images: uint8 (B,3,H,W).
+            labels: uint8 (B,H,W).
+            draws: one generator a sample.
+        """
+        height, width = images.shape[-2:]
+        theta = torch.stack([self._theta(height, width, g) for g in draws]).to(images.device)
+        grid = F.affine_grid(theta, [len(draws), 1, self.crop, self.crop], align_corners=False)
+        warped = F.grid_sample(
+            images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+        )
+        # +1 turns the zeros that grid_sample puts outside into "no label".
+        moved = F.grid_sample(
+            labels[:, None].float() + 1, grid, mode="nearest", padding_mode="zeros", align_corners=False
+        )
+        moved = torch.where(moved == 0, torch.full_like(moved, IGNORE), moved - 1)
+        return warped.round().to(torch.uint8), moved[:, 0].to(torch.uint8)
+
+    def _theta(self, height: int, width: int, g: np.random.Generator) -> Tensor:
+        """Return the 2x3 matrix from crop to tile coordinates, both in [-1,1]."""
+        scale = math.exp(g.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
+        # Whole-pixel offsets, so that a crop at scale 1 copies pixels exactly.
+        span_x, span_y = self.crop / scale / width, self.crop / scale / height
+        offset_x, offset_y = _offset(width, span_x, g.random()), _offset(height, span_y, g.random())
+        flip_x = -1.0 if g.random() < 0.5 else 1.0
+        flip_y = -1.0 if self.aerial and g.random() < 0.5 else 1.0
+        if self.aerial and g.random() < 0.5:
+            return torch.tensor([[0.0, span_x * flip_x, offset_x], [span_y * flip_y, 0.0, offset_y]])
+        return torch.tensor([[span_x * flip_x, 0.0, offset_x], [0.0, span_y * flip_y, offset_y]])
+
+
+def _offset(size: int, span: float, u: float) -> float:
+    """Return the crop centre in [-1,1]: uniform where the crop fits, centred on the tile where it does not."""
+    slack = size * (1 - span)  # pixels
+    if slack <= 0:
+        return 0.0
+    start = math.floor(u * (math.floor(slack) + 1))
+    return (2 * start + size * span) / size - 1
+
+
+def weak_colour(images: Tensor, draws: Sequence[np.random.Generator], strength: float = 0.1) -> Tensor:
+    """Return uint8 images (B,3,S,S) with brightness scaled by a factor in [1 - strength, 1 + strength]."""
+    factor = _column([g.uniform(1 - strength, 1 + strength) for g in draws], images)
+    return (images.float() * factor).round().clamp(0, 255).to(torch.uint8)
+
+
+def strong_colour(images: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+    """Return the strong view: jitter (.5,.5,.5,.25) p .8, grey p .2, Gaussian blur p .5.
+
+    Args:
+        images: float (B,3,S,S) in [0,1].
+        draws: one generator a sample.
+
+    Source: the method's strong view; parameters of UniMatch (Yang et al. 2023).
+    """
+    jittered = _jitter(images, draws)
+    x = torch.where(_mask([g.random() < 0.8 for g in draws], images), jittered, images)
+    grey = _luma(x).expand_as(x)
+    x = torch.where(_mask([g.random() < 0.2 for g in draws], images), grey, x)
+    blurred = _blur(x, [g.uniform(0.1, 2.0) for g in draws])
+    return torch.where(_mask([g.random() < 0.5 for g in draws], images), blurred, x)
+
+
+def _jitter(x: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+    """Scale brightness, contrast and saturation by [0.5, 1.5] and turn the hue by up to a quarter circle."""
+    x = (x * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
+    mean = _luma(x).mean(dim=(2, 3), keepdim=True)
+    x = (mean + (x - mean) * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
+    grey = _luma(x)
+    x = (grey + (x - grey) * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
+    return _turn_hue(x, [2 * math.pi * g.uniform(-0.25, 0.25) for g in draws])
+
+
+def _turn_hue(x: Tensor, angles: Sequence[float]) -> Tensor:
+    """Turn colours about the grey axis in YIQ; one 3x3 matrix a sample."""
+    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    turns = torch.stack(
+        [
+            torch.tensor([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
+            for a in angles
+        ]
+    )
+    matrix = (torch.linalg.inv(to_yiq) @ turns @ to_yiq).to(x)
+    return torch.einsum("bij,bjhw->bihw", matrix, x).clamp(0, 1)
+
+
+def _blur(x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Separable Gaussian blur with one sigma (pixels) a sample; mirrored at the edge."""
+    b, c, h, w = x.shape
+    radius = min(4, h - 1, w - 1)
+    t = torch.arange(-radius, radius + 1, dtype=torch.float32)
+    kernel = torch.softmax(-0.5 * (t[None] / torch.tensor(sigmas, dtype=torch.float32)[:, None]) ** 2, dim=1)
+    kernel = kernel.to(x).repeat_interleave(c, dim=0)[:, None, None, :]  # (BC,1,1,2r+1)
+    y = F.pad(x.reshape(1, b * c, h, w), (radius,) * 4, mode="reflect")
+    y = F.conv2d(y, kernel, groups=b * c)
+    return F.conv2d(y, kernel.transpose(2, 3), groups=b * c).reshape(b, c, h, w)
+
+
+def cutmix(
+    images: Tensor, labels: Tensor, draws: Sequence[np.random.Generator], probability: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Paste a box of the next sample of the batch into each, images and pseudo-labels alike.
+
+    Args:
+        images: float (B,3,S,S).
+        labels: uint8 (B,S,S).
+        draws: one generator a sample.
+        probability: share of samples that get a box.
+
+    Source: Yun et al. 2019; box sizes of UniMatch (2 to 40 % of the area, aspect 0.3 to 1/0.3).
+    """
+    size = images.shape[-1]
+    boxes = torch.zeros(len(draws), size, size, dtype=torch.bool)
+    for n, g in enumerate(draws):
+        use, area, log_aspect, u, v = (
+            g.random(),
+            g.uniform(0.02, 0.4),
+            g.uniform(-1, 1),
+            g.random(),
+            g.random(),
+        )
+        aspect = 0.3**log_aspect
+        w, h = (min(size, round(size * math.sqrt(area * r))) for r in (aspect, 1 / aspect))
+        if use < probability:
+            top, left = int(u * (size - h + 1)), int(v * (size - w + 1))
+            boxes[n, top : top + h, left : left + w] = True
+    boxes = boxes.to(images.device)
+    mixed = torch.where(boxes[:, None], images.roll(-1, dims=0), images)
+    return mixed, torch.where(boxes, labels.roll(-1, dims=0), labels)
+
+
+def _luma(x: Tensor) -> Tensor:
+    return (x * torch.tensor([0.299, 0.587, 0.114]).to(x)[:, None, None]).sum(dim=1, keepdim=True)
+
+
+def _column(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None, None]
+
+
+def _mask(values: Sequence[bool], like: Tensor) -> Tensor:
+    return torch.tensor([bool(v) for v in values], device=like.device)[:, None, None, None]

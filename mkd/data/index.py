@@ -1,0 +1,177 @@
+"""The index of a data set: `index.json`, written last, so that a folder without it is no data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+INDEX_NAME = "index.json"
+FORMAT = "mkd-dataset"
+VERSION = 1
+IGNORE = 255
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One tar of a data set: file name, tiles, labelled tiles, size in bytes, SHA-256 of the file (hex)."""
+
+    file: str
+    samples: int
+    labelled: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """What a data set holds.
+
+    `samples`, `labelled` and `bytes` are sums over `shards`; `histogram` counts labelled pixels per class and
+    `ignored_pixels` those with id 255; `palette` has one (r, g, b) a class; `provenance` is free: command,
+    source, split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    samples: int
+    labelled: int
+    bytes: int
+    histogram: tuple[int, ...]
+    ignored_pixels: int
+    shards: tuple[ShardInfo, ...]
+    provenance: Mapping[str, Any]
+    ignore_index: int = IGNORE
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ignored pixels not counted."""
+        return len(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `index.json`."""
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    def sha256(self) -> str:
+        """Return the SHA-256 (hex) of the canonical JSON: sorted keys, no spaces, UTF-8."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_index(folder: str | os.PathLike[str]) -> DatasetIndex:
+    """Read the index of a data set, and check that its shards are there in full size.
+
+    Args:
+        folder: the data set, holding `index.json` and its shards.
+
+    Returns:
+        The index. Shards are not read; `shards verify` does that.
+
+    Raises:
+        ValueError: no folder, no index, another format, or a shard that is missing or of another size.
+    """
+    path = Path(folder) / INDEX_NAME
+    if not path.parent.is_dir():
+        raise ValueError(f"no data set at {folder}: the folder does not exist; make it with `shards pack`")
+    if not path.is_file():
+        raise ValueError(
+            f"no data set at {folder}: it has no {INDEX_NAME}; was packing interrupted? run it again"
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
+    index = _parse(content, path)
+    for shard in index.shards:
+        _check_shard(path.parent / shard.file, shard)
+    return index
+
+
+def write_index(folder: str | os.PathLike[str], index: DatasetIndex) -> None:
+    """Write `index.json` whole or not at all: aside, to the disk, then renamed.
+
+    Args:
+        folder: the data set's folder, its shards already in place.
+        index: what the folder holds.
+
+    Raises:
+        OSError: a folder that cannot be written.
+    """
+    path = Path(folder) / INDEX_NAME
+    aside = path.with_name(f".tmp-{os.getpid()}-{INDEX_NAME}")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            json.dump(index.to_json(), file, indent=1, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _parse(content: Any, path: Path) -> DatasetIndex:
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"version {VERSION}: pack the data set again"
+        )
+    try:
+        index = DatasetIndex(
+            name=str(content["name"]),
+            classes=tuple(str(name) for name in content["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in content["palette"]),
+            samples=int(content["samples"]),
+            labelled=int(content["labelled"]),
+            bytes=int(content["bytes"]),
+            histogram=tuple(int(count) for count in content["histogram"]),
+            ignored_pixels=int(content["ignored_pixels"]),
+            shards=tuple(ShardInfo(**shard) for shard in content["shards"]),
+            provenance=dict(content["provenance"]),
+            ignore_index=int(content["ignore_index"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the key {error}: pack the data set again") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
+    _check_sums(index, path)
+    return index
+
+
+def _check_sums(index: DatasetIndex, path: Path) -> None:
+    """Refuse an index whose parts contradict each other, as after an edit by hand."""
+    lengths = {"palette": len(index.palette), "histogram": len(index.histogram)}
+    for name, length in lengths.items():
+        if length != index.num_classes:
+            raise ValueError(
+                f"{path} has {index.num_classes} classes but {length} entries in {name}: pack it again"
+            )
+    sums = {
+        "samples": (index.samples, sum(shard.samples for shard in index.shards)),
+        "labelled": (index.labelled, sum(shard.labelled for shard in index.shards)),
+        "bytes": (index.bytes, sum(shard.bytes for shard in index.shards)),
+    }
+    for name, (said, summed) in sums.items():
+        if said != summed:
+            raise ValueError(
+                f"{path} says {name} {said}, but its shards sum to {summed}: pack the data set again"
+            )
+
+
+def _check_shard(path: Path, shard: ShardInfo) -> None:
+    if not path.is_file():
+        raise ValueError(f"shard {path} is missing: copy it here again, or pack the data set again")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise ValueError(
+            f"shard {path} has {size} bytes, the index says {shard.bytes}: "
+            "copy it again, or pack the data set again"
+        )

@@ -1,0 +1,98 @@
+"""L_EWC: elastic weight consolidation, the student stays near the weights that hold the source knowledge."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def fisher_diagonal(
+    model: nn.Module,
+    samples: Iterable[tuple[Tensor, Tensor]],
+    ignore_index: int = 255,
+    normalise: bool = True,
+) -> dict[str, Tensor]:
+    """Return the diagonal of the empirical Fisher information.
+
+    ::
+
+        F_i = mean over samples n of ( d log p(y_n | x_n; theta) / d theta_i )^2
+
+    with log p(y_n | x_n) the sum of log p_y over the valid pixels of sample n. The square is taken per sample
+    (micro-batch 1), never of a batch's mean. The model runs in eval mode (batch statistics are the source's) and
+    is given back in the mode it had. With ``normalise`` each tensor is divided by its mean, so that lambda has
+    one meaning for every layer; a tensor whose Fisher is all zero stays zero.
+
+    Args:
+        model: maps images (B,3,H,W) to logits (B,C,H,W).
+        samples: pairs of images float (B,3,H,W) and labels int (B,H,W); split into single samples here.
+        ignore_index: label of pixels that do not count; a sample without valid pixels is left out of the mean.
+        normalise: divide each tensor by its mean.
+
+    Returns:
+        Parameter name -> float32 tensor of the parameter's shape, >= 0; all parameters that require a gradient.
+
+    Raises:
+        ValueError: when no sample has a valid pixel.
+
+    Source: Kirkpatrick et al. 2017, diagonal Fisher; the paper's EWC term.
+    """
+    names, params = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
+    total = [torch.zeros_like(p, dtype=torch.float32) for p in params]
+    count, training = 0, model.training
+    model.eval()
+    try:
+        for images, labels in samples:
+            for image, label in zip(images, labels, strict=True):
+                if not bool((label != ignore_index).any()):
+                    continue
+                logits = model(image[None]).float()
+                nll = F.cross_entropy(logits, label[None].long(), ignore_index=ignore_index, reduction="sum")
+                grads = torch.autograd.grad(nll, params, allow_unused=True)
+                for t, g in zip(total, grads, strict=True):
+                    if g is not None:
+                        t += g.float() ** 2
+                count += 1
+    finally:
+        model.train(training)
+    if count == 0:
+        raise ValueError("EWC's Fisher needs at least one labelled tile with a valid pixel; found none")
+    fisher = {n: t / count for n, t in zip(names, total, strict=True)}
+    return {n: _unit_mean(f) for n, f in fisher.items()} if normalise else fisher
+
+
+def _unit_mean(f: Tensor) -> Tensor:
+    mean = f.double().mean()
+    return (f / mean).float() if mean > 0 else f
+
+
+def ewc_penalty(
+    parameters: Iterable[tuple[str, Tensor]],
+    anchor: Mapping[str, Tensor],
+    fisher: Mapping[str, Tensor],
+    strength: float = 1.0,
+) -> Tensor:
+    """Return the quadratic penalty for leaving the anchor.
+
+    ::
+
+        L_EWC = (lambda / 2) * sum_i F_i (theta_i - theta*_i)^2
+
+    Args:
+        parameters: (name, theta) as from ``named_parameters()``; names without a Fisher entry do not count.
+        anchor: name -> theta*, the weights that hold the source knowledge.
+        fisher: name -> F >= 0, same shapes.
+        strength: lambda >= 0.
+
+    Returns:
+        Scalar >= 0; 0 when no name is shared.
+
+    Source: Kirkpatrick et al. 2017, equation 3; the paper's L_EWC.
+    """
+    penalty: Tensor | None = None
+    for name, theta in parameters:
+        if name in fisher:
+            term = (fisher[name] * (theta - anchor[name]) ** 2).sum()
+            penalty = term if penalty is None else penalty + term
+    return torch.zeros(()) if penalty is None else 0.5 * strength * penalty

@@ -1,0 +1,1 @@
+"""Metrics: one summed confusion matrix, and what a model costs."""

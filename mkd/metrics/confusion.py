@@ -1,0 +1,64 @@
+"""IoU and mIoU from ONE confusion matrix summed over all tiles (per-image averages are another number)."""
+
+import torch
+from torch import Tensor
+
+
+class ConfusionMatrix:
+    """Counts of (true class, predicted class) over everything it was shown.
+
+    Args:
+        num_classes: C >= 1.
+        ignore_index: label of pixels that do not count.
+        device: where the counts live; None is the CPU.
+
+    Source: the usual definition of Cityscapes and Pascal VOC; the paper's mIoU.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | None = None) -> None:
+        """Start with no counts."""
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Add pixels to the counts.
+
+        Args:
+            predictions: integer (B,H,W) class ids in [0, C).
+            labels: integer (B,H,W) class ids in [0, C) or ``ignore_index``.
+
+        Raises:
+            ValueError: when shapes differ, or a label or prediction is out of range.
+        """
+        if predictions.shape != labels.shape:
+            raise ValueError(
+                f"predictions {tuple(predictions.shape)} and labels {tuple(labels.shape)} differ in shape"
+            )
+        truth, guess = labels.reshape(-1).long(), predictions.reshape(-1).long()
+        valid = truth != self.ignore_index
+        truth, guess = truth[valid], guess[valid]
+        for what, values in (("label", truth), ("prediction", guess)):
+            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < self.num_classes:
+                worst = int(values.max()) if int(values.max()) >= self.num_classes else int(values.min())
+                raise ValueError(
+                    f"{what} {worst} is not in 0..{self.num_classes - 1} nor {self.ignore_index} (ignore): "
+                    "the data set's classes are not the model's"
+                )
+        counts = torch.bincount(truth * self.num_classes + guess, minlength=self.num_classes**2)
+        self.matrix += counts.reshape(self.num_classes, self.num_classes).to(self.matrix.device)
+
+    def iou(self) -> Tensor:
+        """Return IoU_c = TP / (TP + FP + FN), float64 (C,) in [0,1]; NaN for a class absent from the labels."""
+        m = self.matrix.double()
+        true_positive, truth = m.diagonal(), m.sum(dim=1)
+        iou = true_positive / (truth + m.sum(dim=0) - true_positive)
+        return iou.masked_fill(truth == 0, float("nan"))
+
+    def miou(self) -> float:
+        """Return the mean IoU over the classes present in the labels; NaN when no label was seen."""
+        return float(self.iou().nanmean())
+
+    def pixel_accuracy(self) -> float:
+        """Return the share of valid pixels predicted right; NaN when no label was seen."""
+        return float(self.matrix.diagonal().sum() / self.matrix.sum())

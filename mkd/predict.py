@@ -1,0 +1,239 @@
+"""Model and GeoTIFF to land-cover map, window by window, in memory that does not grow with height.
+
+Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a finished band.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+
+from mkd.geo.blend import Band, BandBlender, Floats
+from mkd.geo.grid import Window, covering_windows
+from mkd.geo.raster import RasterReader, RasterWriter
+
+NODATA = 255
+"""Value of both bands of a map where the input holds no data (a GeoTIFF has one such value for all bands)."""
+
+
+@dataclass(frozen=True)
+class MapSummary:
+    """What a map holds.
+
+    `class_pixels` counts by class id; `windows` were predicted, `empty_windows` held no data and were
+    skipped; `mean_confidence` is the mean of the largest probability over pixels with data (None: no pixel).
+    """
+
+    height: int
+    width: int
+    windows: int
+    empty_windows: int
+    class_pixels: tuple[int, ...]
+    nodata_pixels: int
+    mean_confidence: float | None
+
+
+def predict_map(
+    model: nn.Module,
+    class_palette: Sequence[tuple[int, int, int]],
+    input: str | Path,
+    output: str | Path,
+    *,
+    tile: int = 512,
+    overlap: int = 128,
+    batch: int = 4,
+    bands: Sequence[int] | None = None,
+    device: str | torch.device = "cpu",
+    autocast: bool = False,
+) -> MapSummary:
+    """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
+
+    p = blend of softmax(model(window));  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
+    Confidence stops at 254, because 255 marks missing data in both bands.
+
+    Args:
+        model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
+        class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
+        input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
+            alpha or mask) stay without data in the map.
+        output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
+            transform of the input. It appears once it is complete.
+        tile: edge of a window, pixels, >= 1; smaller rasters are one window.
+        overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
+        batch: windows a forward pass, >= 1.
+        bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
+        device: where the model runs.
+        autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
+
+    Returns:
+        Counts and mean confidence.
+
+    Raises:
+        ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
+            logits that are not finite.
+    """
+    _check(class_palette, Path(input), Path(output), tile, overlap, batch)
+    network = _Network(model, len(class_palette), torch.device(device), autocast)
+    with RasterReader(input) as reader:
+        info, colours = reader.info, _colour_bands(reader, bands)
+        size = (info.height, info.width)
+        blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
+        windows = covering_windows(*size, tile, overlap)
+        total = sum(1 for _ in covering_windows(*size, tile, overlap))
+        tally = _Tally(np.zeros(len(class_palette), np.int64))
+        shape = (*size, 2, "uint8", info.crs, info.transform)
+        with (
+            RasterWriter(output, *shape, colormap=dict(enumerate(class_palette)), nodata=NODATA) as writer,
+            _progress(total) as advance,
+        ):
+            for band in blender.blend(_predictions(network, reader, windows, colours, batch, tally, advance)):
+                place = Window(band.row, 0, band.values.shape[1], info.width)
+                writer.write(place, tally.map_pixels(band, reader.valid(place)))
+    return tally.summary(*size)
+
+
+class _Network:
+    """The model on its device, from stored pixels to probabilities."""
+
+    def __init__(self, model: nn.Module, classes: int, device: torch.device, autocast: bool) -> None:
+        self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+        self.model = model.to(device).to(memory_format=self.layout).eval()
+        self.classes, self.device, self.autocast = classes, device, autocast
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8]) -> Floats:
+        """Turn (B, H, W, 3) uint8 into probabilities (B, C, H, W) float32."""
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        images = images.float().div(255).contiguous(memory_format=self.layout)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            logits: torch.Tensor = self.model(images)
+        if logits.shape[1] != self.classes:
+            raise ValueError(
+                f"the model predicts {logits.shape[1]} classes, the palette has {self.classes} colours: "
+                "use the palette of the model's own folder"
+            )
+        probabilities = logits.float().softmax(dim=1)
+        if not bool(torch.isfinite(probabilities).all()):
+            raise ValueError(
+                "the model gives values that are not finite: check its weights, or switch autocast off"
+            )
+        return np.asarray(probabilities.cpu().numpy(), np.float32)
+
+
+@dataclass
+class _Tally:
+    """Map pixels out of finished bands, and what has been counted on the way."""
+
+    class_pixels: NDArray[np.int64]
+    nodata_pixels: int = 0
+    confidence: float = 0.0  # sum over pixels with data
+    windows: int = 0
+    empty_windows: int = 0
+
+    def map_pixels(self, band: Band, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Give the (K, width, 2) uint8 pixels of a band: class id and confidence, 255 without data."""
+        ids = band.values.argmax(axis=0).astype(np.uint8)
+        best = band.values.max(axis=0)
+        self.class_pixels += np.bincount(ids[valid], minlength=len(self.class_pixels))
+        self.nodata_pixels += int((~valid).sum())
+        self.confidence += float(best[valid].sum(dtype=np.float64))
+        confidence = np.minimum(np.rint(best * 255), NODATA - 1).astype(np.uint8)
+        pixels = np.stack([ids, confidence], axis=-1)
+        pixels[~valid] = NODATA
+        return pixels
+
+    def summary(self, height: int, width: int) -> MapSummary:
+        """Close the count."""
+        pixels = int(self.class_pixels.sum())
+        return MapSummary(
+            height=height,
+            width=width,
+            windows=self.windows,
+            empty_windows=self.empty_windows,
+            class_pixels=tuple(int(n) for n in self.class_pixels),
+            nodata_pixels=self.nodata_pixels,
+            mean_confidence=self.confidence / pixels if pixels else None,
+        )
+
+
+def _predictions(
+    network: _Network,
+    reader: RasterReader,
+    windows: Iterator[Window],
+    bands: Sequence[int],
+    batch: int,
+    tally: _Tally,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[Window, Floats]]:
+    """Predict the windows in their order, `batch` at a time; one without any data costs no forward pass."""
+    while group := list(islice(windows, batch)):
+        full = [window for window in group if reader.valid(window).any()]
+        tally.windows += len(full)
+        tally.empty_windows += len(group) - len(full)
+        found: dict[Window, Floats] = {}
+        if full:
+            probabilities = network(np.stack([reader.read(window, bands) for window in full]))
+            found = dict(zip(full, probabilities, strict=True))
+        for window in group:
+            shape = (network.classes, window.height, window.width)
+            yield window, found[window] if window in found else np.zeros(shape, np.float32)
+        advance(len(group))
+
+
+def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
+    info = reader.info
+    if info.dtype != "uint8":
+        raise ValueError(
+            f"{reader.path} holds {info.dtype} values, allowed is uint8 (8 bit): convert it as the training "
+            "images were, for example gdal_translate -ot Byte -scale 0 4095 0 255 IN.tif OUT.tif"
+        )
+    if bands is None and info.bands != 3:
+        raise ValueError(
+            f"{reader.path} has {info.bands} band(s), the model takes 3 (red, green, blue): "
+            "name the three to use, for example bands=[1,2,3]"
+        )
+    chosen = tuple(bands) if bands is not None else (1, 2, 3)
+    if len(chosen) != 3:
+        raise ValueError(f"bands is {list(chosen)}: name exactly three (red, green, blue)")
+    return chosen
+
+
+def _check(
+    palette: Sequence[tuple[int, int, int]], input: Path, output: Path, tile: int, overlap: int, batch: int
+) -> None:
+    if tile < 1 or batch < 1:
+        raise ValueError(f"tile is {tile} and batch is {batch}: both must be at least 1")
+    if not 0 <= overlap < tile:
+        raise ValueError(f"overlap is {overlap}: it must be at least 0 and less than tile, which is {tile}")
+    if not 1 <= len(palette) <= NODATA:
+        raise ValueError(f"the palette has {len(palette)} colours: a map holds 1 to {NODATA} classes")
+    if input.resolve() == output.resolve():
+        raise ValueError(f"output is the input, {input}: give the map another name")
+    if not output.absolute().parent.is_dir():
+        raise ValueError(f"the folder of output={output} does not exist: create it, or name another")
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
+    console = Console(stderr=True)
+    texts = (TextColumn("map"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
+    with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task, done = bar.add_task("map", total=total), 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            before, done = done, done + count
+            bar.advance(task, count)
+            if not console.is_terminal and (10 * done // total > 10 * before // total):
+                console.print(f"map: {done} of {total} windows ({100 * done // total} %)", highlight=False)
+
+        yield advance

@@ -1,0 +1,161 @@
+"""What a report can hold, as plain data: every part is optional, and the page says which parts are missing.
+
+Shapes: C classes, H W pixels. IoU, mIoU, accuracy and confidence are fractions in [0, 1] here; the page prints
+percentages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model on one test set, as `results.json` holds it.
+
+    `iou` is by class name in class order, None where the class is absent from the test set; `confusion` is
+    (C, C) counts of pixels, rows truth, columns prediction.
+    """
+
+    name: str
+    miou: float
+    iou: Mapping[str, float | None]
+    pixel_accuracy: float
+    confusion: NDArray[np.int64]
+    samples: int
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_results(cls, name: str, results: Mapping[str, Any]) -> "Evaluation":
+        """Take the content of a `results.json`.
+
+        Args:
+            name: what the page calls this evaluation, such as "+ KD + SSL, seed 0".
+            results: keys miou, iou, pixel_accuracy, confusion, samples and, where known, provenance.
+
+        Returns:
+            The evaluation.
+
+        Raises:
+            ValueError: a key is missing, or the confusion matrix does not fit the classes.
+        """
+        needed = ("miou", "iou", "pixel_accuracy", "confusion", "samples")
+        if missing := [key for key in needed if key not in results]:
+            raise ValueError(f"the results of {name!r} lack {', '.join(missing)}: write them with evaluate")
+        confusion = np.asarray(results["confusion"], np.int64)
+        if confusion.shape != (len(results["iou"]),) * 2:
+            raise ValueError(
+                f"the results of {name!r} have {len(results['iou'])} classes and a confusion matrix of "
+                f"{' x '.join(map(str, confusion.shape))}: both must have the same classes"
+            )
+        return cls(
+            name=name,
+            miou=float(results["miou"]),
+            iou=dict(results["iou"]),
+            pixel_accuracy=float(results["pixel_accuracy"]),
+            confusion=confusion,
+            samples=int(results["samples"]),
+            provenance=dict(results.get("provenance", {})),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results table: mean and standard deviation of mIoU over seeds, IoU by class name."""
+
+    name: str
+    miou_mean: float
+    miou_std: float | None = None
+    seeds: Sequence[int] = ()
+    iou: Mapping[str, float | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_evaluations(cls, name: str, evaluations: Sequence[Evaluation], seeds: Sequence[int] = ()) -> "Row":
+        """Average evaluations of one method that differ in their seed only.
+
+        std = sqrt( sum_k (m_k - mean)^2 / (n - 1) ) over n seeds, None for one seed. A class's IoU is the mean
+        over the seeds in which it is present.
+
+        Args:
+            name: the method, as the table calls it.
+            evaluations: one a seed, at least one.
+            seeds: their seeds, in the same order; empty when unknown.
+
+        Returns:
+            The line of the table.
+
+        Raises:
+            ValueError: no evaluation, or another number of seeds than evaluations.
+        """
+        if not evaluations or (seeds and len(seeds) != len(evaluations)):
+            raise ValueError(
+                f"row {name!r} has {len(evaluations)} evaluation(s) and {len(seeds)} seed(s): give one of each a run"
+            )
+        mious = [evaluation.miou for evaluation in evaluations]
+        iou: dict[str, float | None] = {}
+        for label in evaluations[0].iou:
+            present = [v for e in evaluations if (v := e.iou.get(label)) is not None]
+            iou[label] = fmean(present) if present else None
+        return cls(name, fmean(mious), stdev(mious) if len(mious) > 1 else None, tuple(seeds), iou)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's `metrics.jsonl`; runs of one name are drawn together, told apart by their seed."""
+
+    name: str
+    metrics: Path
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A test tile: image (H, W, 3) uint8, truth (H, W) ids or None, predictions (H, W) ids by method; 255 = none."""
+
+    name: str
+    image: Bytes
+    truth: Bytes | None
+    predictions: Mapping[str, Bytes]
+
+
+@dataclass(frozen=True)
+class MapView:
+    """A map at page size: image (H, W, 3) or None, classes (H, W) ids, confidence (H, W) 0..254; 255 = no data."""
+
+    image: Bytes | None
+    classes: Bytes
+    confidence: Bytes
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole page.
+
+    `facts` are the key figures under the title (label to text); `configs` are resolved YAML texts by run name;
+    `notes` are sentences that a reader must know to judge the figures; `created` is a date as text.
+    """
+
+    title: str
+    summary: str = ""
+    classes: Sequence[str] = ()
+    palette: Sequence[Colour] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    rows: Sequence[Row] = ()
+    evaluations: Sequence[Evaluation] = ()
+    runs: Sequence[Run] = ()
+    panels: Sequence[Panel] = ()
+    map: MapView | None = None
+    configs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    notes: Sequence[str] = ()
+    created: str = ""

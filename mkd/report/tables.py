@@ -1,0 +1,158 @@
+"""The page's tables and bars as ready text: results, IoU by class, confusion matrix."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mkd.report.content import Colour, Evaluation, Row
+from mkd.report.figures import css_colour, scale_colours
+
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: its text, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class ResultLine:
+    """A line of the results table, as printed."""
+
+    name: str
+    miou: Cell
+    spread: str
+    gain: str
+    seeds: str
+    iou: list[Cell]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: which method, its colour, its length in percent (None = absent), its text."""
+
+    name: str
+    colour: str
+    length: float | None
+    text: str
+
+
+@dataclass(frozen=True)
+class ConfusionCell:
+    """One cell of a confusion matrix: share of the true class's pixels, colours, and the words shown on hover."""
+
+    text: str
+    background: str
+    dark: bool
+    title: str
+    diagonal: bool
+
+
+@dataclass(frozen=True)
+class ConfusionLine:
+    """One true class: its cells (empty when the class is absent) and its number of pixels."""
+
+    name: str
+    cells: list[ConfusionCell]
+    pixels: str
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """Write a share of 1 as a percentage without its sign; None is an absent class."""
+    return ABSENT if share is None else f"{100 * share:.{digits}f}"
+
+
+def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine]:
+    """Write the results table; gains are against the first row, in points of mIoU.
+
+    Args:
+        rows: methods, the reference first.
+        classes: class names, the order of the columns.
+
+    Returns:
+        One line a row.
+    """
+    best_miou = max((row.miou_mean for row in rows), default=0.0)
+    best = {name: max((v for row in rows if (v := row.iou.get(name)) is not None), default=None) for name in classes}
+    several = len(rows) > 1
+    return [
+        ResultLine(
+            name=row.name,
+            miou=Cell(percent(row.miou_mean), several and row.miou_mean == best_miou),
+            spread="" if row.miou_std is None else f"± {percent(row.miou_std)}",
+            gain="" if row is rows[0] else f"{100 * (row.miou_mean - rows[0].miou_mean):+.1f}".replace("-", "−"),
+            seeds=", ".join(map(str, row.seeds)),
+            iou=[_iou_cell(row.iou, name, best[name] if several else None) for name in classes],
+        )
+        for row in rows
+    ]
+
+
+def iou_bars(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, list[Bar]]:
+    """Give the bars of each class, one a row, the last row in the strongest colour; then those of the mean.
+
+    Args:
+        rows: methods; those without IoU by class are left out.
+        classes: class names.
+
+    Returns:
+        Class name, or "mIoU", to its bars.
+    """
+    told = [row for row in rows if row.iou]
+    shades = [css_colour(colour) for colour in scale_colours("GnBu", len(told), low=0.42, high=0.92)]
+    groups = {name: [_bar(row, c, row.iou.get(name)) for row, c in zip(told, shades, strict=True)] for name in classes}
+    return groups | {"mIoU": [_bar(row, c, row.miou_mean) for row, c in zip(told, shades, strict=True)]}
+
+
+def confusion_lines(evaluation: Evaluation) -> list[ConfusionLine]:
+    """Write a confusion matrix, each row as shares of its true class; counts are in the cells' titles.
+
+    share(t, p) = n(t, p) / sum_q n(t, q); a row without pixels has no shares.
+    """
+    names, shades = list(evaluation.iou), scale_colours("Blues", 101, low=0.0, high=0.85)
+    lines = []
+    for truth, counts in zip(names, evaluation.confusion.tolist(), strict=True):
+        total = sum(counts)
+        cells = [
+            ConfusionCell(
+                text=f"{100 * count / total:.0f}" if count else "",
+                background=css_colour(shades[round(100 * count / total)]),
+                dark=count / total > 0.55,
+                title=f"truth {truth}, predicted {name}: {count:,} pixels, {100 * count / total:.2f} %",
+                diagonal=truth == name,
+            )
+            for name, count in zip(names, counts, strict=True)
+            if total
+        ]
+        lines.append(ConfusionLine(truth, cells, f"{total:,}"))
+    return lines
+
+
+def worst_confusions(evaluation: Evaluation, count: int = 3, least: float = 0.02) -> list[str]:
+    """Say the largest errors as sentences, by share of the true class; shares under `least` are not worth one."""
+    names, found = list(evaluation.iou), []
+    for truth, counts in zip(names, evaluation.confusion.tolist(), strict=True):
+        total = max(1, sum(counts))
+        found += [(n / total, truth, name) for name, n in zip(names, counts, strict=True) if name != truth]
+    found.sort(reverse=True)
+    return [
+        f"{100 * share:.0f} % of {truth} is taken for {name}" for share, truth, name in found[:count] if share >= least
+    ]
+
+
+def legend(classes: Sequence[str], palette: Sequence[Colour]) -> list[tuple[str, str]]:
+    """Pair class names with their CSS colours."""
+    return [(name, css_colour(colour)) for name, colour in zip(classes, palette, strict=True)]
+
+
+def _iou_cell(iou: Mapping[str, float | None], name: str, best: float | None) -> Cell:
+    if name not in iou:
+        return Cell("–")
+    value = iou[name]
+    return Cell(percent(value), value is not None and value == best)
+
+
+def _bar(row: Row, colour: str, value: float | None) -> Bar:
+    return Bar(row.name, colour, None if value is None else round(100 * value, 2), percent(value))

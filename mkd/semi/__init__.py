@@ -1,0 +1,1 @@
+"""Semi-supervised formulas: entropy filters and the EMA of the weights."""

@@ -1,0 +1,69 @@
+"""EMA of the student's weights: the teacher of the semi-supervised stage."""
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Exponential moving average of a model's state, held in float32.
+
+    ::
+
+        theta_T <- a theta_T + (1 - a) theta_S,   a = min(1 - 1 / (t + 1), max_decay)
+
+    with t = number of earlier updates. Floating buffers (BatchNorm statistics) are averaged like weights, integer
+    buffers are copied. The average stays float32 whatever the student's dtype: in bfloat16 a step of
+    (1 - 0.999) is lost.
+
+    Args:
+        model: the student at the start; its state is copied.
+        max_decay: upper bound of a, in [0,1).
+
+    Source: Tarvainen & Valpola 2017; the paper's teacher update.
+    """
+
+    def __init__(self, model: nn.Module, max_decay: float = 0.999) -> None:
+        """Copy the model's state."""
+        if not 0 <= max_decay < 1:
+            raise ValueError(f"semi.ema_decay is {max_decay}; it must lie in [0, 1), the method uses 0.999")
+        self.max_decay = max_decay
+        self.updates = 0
+        self.state = {name: _average_copy(t) for name, t in model.state_dict().items()}
+
+    def decay(self) -> float:
+        """Return a for the next update."""
+        return min(1.0 - 1.0 / (self.updates + 1), self.max_decay)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's present state."""
+        decay = self.decay()
+        for name, t in model.state_dict().items():
+            if self.state[name].is_floating_point():
+                self.state[name].lerp_(t.detach().float(), 1.0 - decay)
+            else:
+                self.state[name].copy_(t)
+        self.updates += 1
+
+    @torch.no_grad()
+    def copy_to(self, model: nn.Module) -> None:
+        """Write the average into a model of the same architecture."""
+        for name, t in model.state_dict().items():
+            t.copy_(self.state[name])
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Return the average and the number of updates."""
+        return {**{f"state.{k}": v for k, v in self.state.items()}, "updates": self.updates}
+
+    def load_state_dict(self, saved: dict[str, Tensor | int]) -> None:
+        """Take up a saved average."""
+        for name, t in self.state.items():
+            value = saved[f"state.{name}"]
+            assert isinstance(value, Tensor)
+            t.copy_(value)
+        self.updates = int(saved["updates"])
+
+
+def _average_copy(t: Tensor) -> Tensor:
+    copy = t.detach().clone()
+    return copy.float() if copy.is_floating_point() else copy

@@ -1,0 +1,108 @@
+"""A model folder: `model.safetensors` + `model.yaml`; no pickle."""
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mkd.atomic import write_text, written_aside
+from mkd.models.deeplab import Architecture, DeepLabV3Plus, build
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the weights are.
+
+    Attributes:
+        architecture: how to build the network, normalisation included.
+        classes: class names; their number is C.
+        palette: one (r,g,b) a class.
+        provenance: where the weights came from; free.
+    """
+
+    architecture: Architecture
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) -> None:
+    """Write a model folder; `model.yaml` comes last and makes it whole.
+
+    Args:
+        folder: made when it is not there.
+        state: the network's state dict.
+        card: what it is.
+    """
+    folder = Path(folder)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+    with written_aside(folder / "model.safetensors") as aside:
+        save_file(tensors, aside)
+    content = {
+        "architecture": _plain(asdict(card.architecture)),
+        "classes": list(card.classes),
+        "palette": [list(c) for c in card.palette],
+        "provenance": _plain(card.provenance),
+    }
+    write_text(folder / "model.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def read_card(folder: str | Path) -> ModelCard:
+    """Read `model.yaml`.
+
+    Raises:
+        ValueError: it is missing or not a model card.
+    """
+    path = Path(folder) / "model.yaml"
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        architecture = {k: tuple(v) if isinstance(v, list) else v for k, v in content["architecture"].items()}
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
+        card = ModelCard(
+            Architecture(**architecture), tuple(content["classes"]), palette, content.get("provenance", {})
+        )
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: not a model card ({error}); give a folder that a training run wrote") from None
+    return card
+
+
+def load_model(folder: str | Path) -> tuple[DeepLabV3Plus, ModelCard]:
+    """Build the network of a model folder with its weights, in eval mode on the CPU.
+
+    Raises:
+        ValueError: the folder is incomplete, damaged, or its weights are of another architecture.
+    """
+    card = read_card(folder)
+    path = Path(folder) / "model.safetensors"
+    model = build(card.architecture, len(card.classes), pretrained=None)
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); write the model folder again") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{path}: not the weights of the architecture in model.yaml ({reason})") from None
+    return model.eval(), card
+
+
+def weights_digest(folder: str | Path) -> str:
+    """Return the SHA-256 (hex) of a model folder's weights file."""
+    digest = hashlib.sha256()
+    with open(Path(folder) / "model.safetensors", "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, so that YAML stays plain."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,1 @@
+"""Teachers: what labels weak views."""

@@ -1,0 +1,65 @@
+"""The teacher in the student's own process: the reference for every other one."""
+
+import contextlib
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mkd.semi.ema import EMA
+from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+class LocalTeacher:
+    """EMA weights in a copy of the student, in eval mode on the student's device.
+
+    Args:
+        student: the network at the start of the stage; the teacher starts with its weights.
+        max_decay: upper bound of the EMA's a.
+        confidence: pixel threshold in [0,1].
+        tile_limit: the tile filter's tau.
+        autocast: precision of the forward pass.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        max_decay: float,
+        confidence: float,
+        tile_limit: TileLimit,
+        autocast: Autocast = contextlib.nullcontext,
+    ) -> None:
+        """Copy the student."""
+        self.ema = EMA(student, max_decay)
+        self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
+        self.model = copy.deepcopy(student).eval().requires_grad_(False)
+        # The network uses the average's own tensors: an EMA update is at once the teacher's.
+        self.model.load_state_dict(self.ema.state, assign=True)
+        self.model.requires_grad_(False)
+
+    @torch.no_grad()
+    def label(self, images: Tensor, progress: float) -> PseudoLabels:
+        """Return filtered pseudo-labels of weak views uint8 (B,3,H,W)."""
+        with self.autocast():
+            logits = self.model(images.float() / 255)
+        limit = self.tile_limit.limit(progress)
+        answer = filter_pseudo_labels(logits, self.confidence, limit, self.ema.updates)
+        self.tile_limit.observe(answer.score)
+        return answer
+
+    def follow(self, student: nn.Module) -> None:
+        """Update the EMA."""
+        self.ema.update(student)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and the tile filter's memory."""
+        return {"ema": self.ema.state_dict(), "tile_limit": self.tile_limit.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.ema.load_state_dict(state["ema"])
+        self.tile_limit.load_state_dict(state["tile_limit"])

@@ -1,0 +1,51 @@
+"""Checkpoints of one phase: `latest.pt` to go on from, `best.safetensors` for model selection."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mkd.atomic import written_aside
+
+
+class Checkpoints:
+    """The checkpoint folder of one phase.
+
+    Args:
+        folder: made at the first save.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Name the files; nothing is read yet."""
+        self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Replace the latest checkpoint, whole or not at all."""
+        with written_aside(self.latest) as aside:
+            torch.save(state, aside)
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the latest checkpoint on the CPU, or None when there is none.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        if not self.latest.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.latest, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.latest}: damaged checkpoint ({reason}); delete it to start the phase again") from None
+        return state
+
+    def save_best(self, state: dict[str, Tensor]) -> None:
+        """Replace the best weights."""
+        with written_aside(self.best) as aside:
+            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, aside)
+
+    def load_best(self) -> dict[str, Tensor]:
+        """Return the best weights on the CPU."""
+        return load_file(self.best)

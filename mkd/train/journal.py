@@ -1,0 +1,124 @@
+"""The run's diary: metrics.jsonl, TensorBoard curves, one progress line."""
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from mkd.metrics.confusion import ConfusionMatrix
+
+
+class Journal:
+    """Writes a run's metrics and shows its progress.
+
+    On a terminal one rich line shows phase, epoch, step, img/s, losses and ETA; elsewhere a plain line comes with
+    each validation and at least every ``PLAIN_SECONDS`` seconds.
+
+    Args:
+        folder: the run folder.
+        classes: class names of validation rows.
+    """
+
+    PLAIN_SECONDS = 30.0
+
+    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+        """Open nothing yet; `start` does."""
+        self.folder, self.classes = folder, classes
+        self.path = folder / "metrics.jsonl"
+        self.console = Console()
+        self.progress: Progress | None = None
+        self._task = TaskID(0)
+        self._shown = 0.0
+
+    def start(self, phase: str, step: int, steps: int) -> None:
+        """Begin a phase at a step; rows beyond it, from a run that was killed, are removed."""
+        self._drop_after(phase, step)
+        self.tensorboard = SummaryWriter(str(self.folder / "tensorboard" / phase), purge_step=step + 1)
+        self._phase, self._steps, self._first, self._began = phase, steps, step, time.monotonic()
+        if step:
+            self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
+        if self.console.is_terminal:
+            self.progress = Progress(
+                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+            )
+            self.progress.start()
+            self._task = self.progress.add_task(phase, total=steps, completed=step, text="")
+
+    def train(self, phase: str, step: int, epoch: float, lr: float, speed: float, values: dict[str, float]) -> None:
+        """Record one training row.
+
+        Args:
+            phase: of the run.
+            step: steps done.
+            epoch: epochs done.
+            lr: base learning rate of the step.
+            speed: labelled images a second.
+            values: losses and shares by name.
+        """
+        row = {"phase": phase, "step": step, "epoch": round(epoch, 3), "lr": lr, "img_s": round(speed, 2)}
+        self._append({**row, **values})
+        for name, value in {**values, "lr": lr, "img_s": speed}.items():
+            self.tensorboard.add_scalar(name, value, step)
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in values.items())
+        text = f"epoch {epoch:.1f}  step {step}/{self._steps}  {speed:.1f} img/s  {shown}"
+        if self.progress is not None:
+            self.progress.update(self._task, completed=step, text=text)
+        elif time.monotonic() - self._shown > self.PLAIN_SECONDS:
+            self._shown = time.monotonic()
+            left = (self._steps - step) * (time.monotonic() - self._began) / max(1, step - self._first)
+            self.console.print(f"{phase}  {text}  ETA {left / 60:.1f} min", highlight=False, soft_wrap=True)
+
+    def validation(self, phase: str, step: int, matrix: ConfusionMatrix) -> None:
+        """Record one validation row: mIoU and IoU by class name, null for an absent class."""
+        iou = [None if math.isnan(v) else v for v in matrix.iou().tolist()]
+        self._append(
+            {
+                "phase": phase,
+                "step": step,
+                "val_miou": matrix.miou(),
+                "val_iou": dict(zip(self.classes, iou, strict=True)),
+            }
+        )
+        self.tensorboard.add_scalar("val_miou", matrix.miou(), step)
+        for name, value in zip(self.classes, iou, strict=True):
+            if value is not None:
+                self.tensorboard.add_scalar(f"val_iou/{name}", value, step)
+        self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou():.4f}")
+
+    def say(self, text: str) -> None:
+        """Print one line beside the progress."""
+        console = self.progress.console if self.progress is not None else self.console
+        console.print(text, highlight=False, soft_wrap=True)
+
+    def end(self) -> None:
+        """Close the phase's curves and its progress line."""
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+        self.tensorboard.close()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _drop_after(self, phase: str, step: int) -> None:
+        """Keep the rows of other phases and those up to ``step``; a half-written last line goes too."""
+        if not self.path.is_file():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if row["phase"] != phase or row["step"] <= step:
+                kept.append(line + "\n")
+        aside = self.path.with_name(f".tmp-{os.getpid()}-metrics.jsonl")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, self.path)

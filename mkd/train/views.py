@@ -1,0 +1,92 @@
+"""Batches as they lie in shards -> the views a step trains on, on the training device."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mkd.data.augment import Geometry, generators, weak_colour
+from mkd.data.loader import Batch, TileSet, stream
+from mkd.data.plan import Plan
+from mkd.dist.world import World
+
+LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
+
+
+@dataclass
+class Views:
+    """Inputs of one step.
+
+    Attributes:
+        images: labelled tiles, float32 (B,3,S,S) in [0,1].
+        labels: uint8 (B,S,S), 255 = ignore.
+        weak: weak views of unlabelled tiles, uint8 (U,3,S,S), or None.
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile, or None.
+        draws: one generator for each unlabelled tile; its strong view goes on from here.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weak: Tensor | None = None
+    inside: Tensor | None = None
+    draws: list[np.random.Generator] | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Endless deterministic input of a run: ``feed(start, stop)`` yields the views of these steps.
+
+    Attributes:
+        labelled: tiles with labels.
+        unlabelled: tiles without, or None; mixed 1:1, with epochs of their own.
+        batch: labelled tiles a step over all ranks (and as many unlabelled ones).
+        seed: of order and views.
+        geometry: random scale, crop, flips, turns.
+        world: rank, ranks, device.
+        workers: decoding processes of each stream.
+    """
+
+    labelled: TileSet
+    unlabelled: TileSet | None
+    batch: int
+    seed: int
+    geometry: Geometry
+    world: World
+    workers: int
+
+    def __call__(self, start: int, stop: int) -> Iterator[Views]:
+        """Yield the views of steps ``start`` .. ``stop - 1``."""
+        labelled = self._stream(self.labelled, LABELLED, start, stop)
+        if self.unlabelled is None:
+            for batch in labelled:
+                yield self._labelled(batch)
+            return
+        for batch, other in zip(labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True):
+            views = self._labelled(batch)
+            views.weak, views.inside, views.draws = self._weak(other)
+            yield views
+
+    def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
+        plan = Plan(len(tiles), self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
+        return stream(tiles, plan, start, stop, self.workers, self.world.device.type == "cuda")
+
+    def _labelled(self, batch: Batch) -> Views:
+        batch = batch.to(self.world.device)
+        draws = generators(self.seed, LABELLED, batch.ids)
+        images, labels = self.geometry(batch.images, batch.labels, draws)
+        return Views(images.float() / 255, labels)
+
+    def _weak(self, batch: Batch) -> tuple[Tensor, Tensor, list[np.random.Generator]]:
+        batch = batch.to(self.world.device)
+        draws = generators(self.seed, UNLABELLED, batch.ids)
+        images, marks = self.geometry(batch.images, batch.labels, draws)
+        return weak_colour(images, draws), marks != 255, draws
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch's own generators for one step, so that dropout after a resume is that of a run never stopped."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
+
+
