@@ -16,7 +16,7 @@ from PIL import Image
 from mkd.geo.palette import ids_from_rgb
 from shards.classfile import IGNORE, ClassFile
 
-Unknown = dict[int | tuple[int, int, int], int]
+Unknown = Mapping[int, int] | Mapping[tuple[int, int, int], int]
 _CONVERTED = {"L", "LA", "1", "P", "RGBA"}  # 8-bit modes with a plain way to RGB
 
 
@@ -150,8 +150,8 @@ def mask_ids(path: Path, classfile: ClassFile) -> tuple[NDArray[np.uint8], Unkno
     wanted = ("P",) if classfile.masks == "palette" else ("L", "1", "I;16", "I")
     if picture.mode not in wanted:
         raise ValueError(
-            f"mask {path} is a picture of mode {picture.mode}, but masks: {classfile.masks} in {classfile.path} "
-            f"needs {' or '.join(wanted)}: correct `masks` there (ids, palette or rgb)"
+            f"mask {path} is a picture of mode {picture.mode}, but masks: {classfile.masks} in "
+            f"{classfile.path} needs {' or '.join(wanted)}: correct `masks` there (ids, palette or rgb)"
         )
     return ids_from_values(np.asarray(picture), classfile)
 
@@ -169,7 +169,7 @@ def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray
     """
     if classfile.masks == "rgb":
         ids, colours = ids_from_rgb(values.astype(np.uint8), classfile.palette, classfile.ignore_colours)
-        return ids, dict(colours)
+        return ids, colours
     known = classfile.ids
     if known is None:
         known = {**{index: index for index in range(len(classfile.classes))}, IGNORE: IGNORE}
@@ -178,5 +178,5 @@ def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray
     raw = values.astype(np.int64)
     mapped = np.where((raw >= 0) & (raw <= 65535), table[np.clip(raw, 0, 65535)], -1)
     wrong, counts = np.unique(raw[mapped < 0], return_counts=True)
-    unknown: Unknown = {int(value): int(count) for value, count in zip(wrong, counts, strict=True)}
+    unknown = {int(value): int(count) for value, count in zip(wrong, counts, strict=True)}
     return np.where(mapped < 0, IGNORE, mapped).astype(np.uint8), unknown

@@ -3,47 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mkd.data.index import read_index
 from shards.classfile import ClassFile, read_classfile
-from shards.encode import Unknown, image_member, mask_ids, tile_from
+from shards.encode import image_member, mask_ids, tile_from
+from shards.inputs import fingerprint, is_done
 from shards.listing import Item, list_items
-from shards.report import Say, counted, describe, progress, some
-from shards.writer import ShardWriter, fingerprint, is_done
-
-
-@dataclass
-class UnknownValues:
-    """Mask values that the class file does not know, gathered over all masks before anyone is told."""
-
-    pixels: Counter[int | tuple[int, int, int]] = field(default_factory=Counter)
-    files: dict[int | tuple[int, int, int], list[str]] = field(default_factory=dict)
-
-    def add(self, unknown: Unknown, file: str) -> None:
-        """Note the unknown values of one mask."""
-        self.pixels.update(unknown)
-        for value in unknown:
-            self.files.setdefault(value, []).append(file)
-
-    def check(self, classfile: ClassFile) -> None:
-        """Raise a ValueError that lists values, pixels and files, when there are any."""
-        if not self.pixels:
-            return
-        kind = "colours" if classfile.masks == "rgb" else "ids"
-        listed = [
-            f"{value}: {counted(pixels, 'pixel')} in {counted(len(self.files[value]), 'file')} "
-            f"({some(self.files[value], 2)})"
-            for value, pixels in self.pixels.most_common()
-        ]
-        place = "palette or ignore_colours" if classfile.masks == "rgb" else "ids (map to 255 to ignore)"
-        raise ValueError(
-            f"masks have {len(listed)} {kind} that {classfile.path} does not know: {'; '.join(listed[:8])}"
-            f"{f'; and {len(listed) - 8} more' if len(listed) > 8 else ''}. Add them to {place}, or correct the masks"
-        )
+from shards.report import Say, counted, describe, progress
+from shards.unknown import UnknownValues
+from shards.writer import ShardWriter
 
 
 def pack(
@@ -80,7 +50,8 @@ def pack(
     """
     root, classfile = Path(source), read_classfile(classes)
     items = list_items(root, classfile, split, keys, part)
-    asked = {"command": "pack", "name": name or classfile.name, "shard_size": shard_size}
+    title = name or classfile.name
+    asked = {"command": "pack", "name": title, "shard_size": shard_size}
     files = [file for item in items for file in (item.image, item.mask) if file is not None]
     inputs = fingerprint(asked, [("classes", Path(classes)), *((file, root / file) for file in files)])
     if is_done(out, inputs):
@@ -89,7 +60,7 @@ def pack(
         return {"folder": str(out), "samples": index.samples, "labelled": index.labelled, "done_before": True}
     chosen = {"split": split, "keys": keys and Path(keys).name, "slice": part}
     origin = {"source": root.resolve().name, "origin": classfile.source, "inputs_sha256": inputs}
-    with ShardWriter(out, asked["name"], classfile.classes, classfile.palette, shard_size) as writer:
+    with ShardWriter(out, title, classfile.classes, classfile.palette, shard_size) as writer:
         converted = _add_all(writer, root, classfile, items)
         index = writer.finish({**asked, **chosen, **origin})
     say(f"packed {describe(index)} into {out}")
@@ -114,8 +85,8 @@ def _add_all(writer: ShardWriter, root: Path, classfile: ClassFile, items: list[
         image = image_member(root / item.image)
         if ids is not None and ids.shape != image.size:
             raise ValueError(
-                f"mask {root / item.mask} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), its image "
-                f"{image.size[0]} x {image.size[1]}: they must be equal"
+                f"mask {root / str(item.mask)} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), "
+                f"its image {image.size[0]} x {image.size[1]}: they must be equal"
             )
         converted += image.converted
         meta = {"source": item.name, "window": None, "size": list(image.size), "crs": None, "transform": None}

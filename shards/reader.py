@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from shards.encode import Tile, decode
 Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its first dot
 
 
-def read_groups(shard: Path) -> Iterator[Group]:
+def read_groups(shard: Path, wanted: str = "") -> Iterator[Group]:
     """Give the members of one shard, those of a tile together.
 
     Args:
         shard: a tar.
+        wanted: read only the content of members with this extension; "" = all.
 
     Returns:
         Key and {extension: content}, such as {"png": ..., "label.png": ..., "json": ...}.
@@ -40,7 +41,7 @@ def read_groups(shard: Path) -> Iterator[Group]:
                     yield key, group
                     group = {}
                 key = name
-                file = tar.extractfile(member)
+                file = tar.extractfile(member) if wanted in ("", extension) else None
                 group[extension] = file.read() if file is not None else b""
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(
@@ -95,10 +96,10 @@ def read_tiles(folder: str | os.PathLike[str]) -> Iterator[Tile]:
             yield tile_of(key, group, path)
 
 
-def read_metas(shards: list[Path]) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """Give key, KEY.json and whether there is a label, of each tile in some shards."""
+def read_metas(shards: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
     for shard in shards:
-        for key, group in read_groups(shard):
+        for key, group in read_groups(shard, wanted="json"):
             yield key, meta_of(key, group, shard), "label.png" in group
 
 

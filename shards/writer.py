@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from mkd.data.index import INDEX_NAME, DatasetIndex, ShardInfo, read_index, write_index
+from mkd.data.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
 from shards.classfile import IGNORE, Colour
 from shards.encode import Tile
+from shards.inputs import file_sha256
 
 _OURS = re.compile(r"\.tmp-.*|.+-\d{6}\.tar")
 
@@ -26,8 +26,8 @@ _OURS = re.compile(r"\.tmp-.*|.+-\d{6}\.tar")
 class ShardWriter:
     """Collects tiles into shards; nothing is visible before `commit`, nothing counts before `finish`.
 
-    Leaving the `with` statement without `finish` removes what was written. The same tiles in the same order give
-    the same bytes.
+    Leaving the `with` statement without `finish` removes what was written. The same tiles in the same order
+    give the same bytes.
     """
 
     def __init__(
@@ -59,7 +59,8 @@ class ShardWriter:
         self._classes, self._palette = tuple(classes), tuple(palette)
         self._counts = np.zeros(256, np.int64)
         self._keys: set[str] = set()
-        self._open: list[Tile] = []
+        self._tar: tarfile.TarFile | None = None
+        self._tiles = self._labelled = 0  # of the shard being written
         self._shards: list[ShardInfo] = []
         self._committed = self._finished = False
         self._clean_start()
@@ -73,6 +74,9 @@ class ShardWriter:
     ) -> None:
         """Remove what was written, unless it was finished."""
         if not self._finished:
+            if self._tar is not None:
+                with suppress(OSError):  # the disk may be full; the file is removed in any case
+                    self._tar.close()
             for shard in self._shards:
                 (self.folder / shard.file).unlink(missing_ok=True)
             self._remove_aside()
@@ -100,15 +104,23 @@ class ShardWriter:
                 "ids are checked before they are packed"
             )
             self._counts += tile.counts
-        self._open.append(tile)
-        if len(self._open) == self._size:
-            self._close_shard()
+        with _naming(self.folder):
+            if self._tar is None:
+                aside = self._aside(self._file())
+                self._tar = tarfile.TarFile(aside, "w", format=tarfile.PAX_FORMAT)
+            for name, data in members(tile):
+                self._tar.addfile(_header(name, len(data)), io.BytesIO(data))
+            self._tiles += 1
+            self._labelled += tile.label is not None
+            if self._tiles == self._size:
+                self._close_shard()
 
     def commit(self) -> tuple[ShardInfo, ...]:
         """Put all shards in place (the folder is no data set yet) and describe them."""
         if not self._committed:
-            if self._open:
-                self._close_shard()
+            if self._tiles:
+                with _naming(self.folder):
+                    self._close_shard()
             kept = {shard.file for shard in self._shards}
             for old in self.folder.glob("*.tar"):  # of an interrupted run: a data set has an index
                 if old.name not in kept and not old.name.startswith("."):
@@ -146,18 +158,18 @@ class ShardWriter:
         return index
 
     def _close_shard(self) -> None:
-        file = f"{self._name}-{len(self._shards):06d}.tar"
-        tiles, self._open = self._open, []
-        aside = self._aside(file)
-        with _naming(self.folder / file), open(aside, "wb") as stream:
-            with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for name, data in (member for tile in tiles for member in members(tile)):
-                    tar.addfile(_header(name, len(data)), io.BytesIO(data))
-            stream.flush()
+        assert self._tar is not None, "a shard is open while it has tiles"
+        file = self._file()
+        self._tar.close()
+        with open(self._aside(file), "rb+") as stream:
             os.fsync(stream.fileno())
-        labelled = sum(tile.label is not None for tile in tiles)
-        info = ShardInfo(file, len(tiles), labelled, aside.stat().st_size, file_sha256([aside]))
-        self._shards.append(info)
+        size = self._aside(file).stat().st_size
+        digest = file_sha256(self._aside(file))
+        self._shards.append(ShardInfo(file, self._tiles, self._labelled, size, digest))
+        self._tar, self._tiles, self._labelled = None, 0, 0
+
+    def _file(self) -> str:
+        return f"{self._name}-{len(self._shards):06d}.tar"
 
     def _aside(self, file: str) -> Path:
         return self.folder / f".tmp-{file}"
@@ -184,47 +196,6 @@ def members(tile: Tile) -> Iterator[tuple[str, bytes]]:
         yield f"{tile.key}.label.png", tile.label
     meta = {**tile.meta, "labelled": tile.label is not None}
     yield f"{tile.key}.json", json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
-
-
-def file_sha256(paths: Iterable[Path]) -> str:
-    """Hash the contents of files one after another, in constant memory."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def fingerprint(arguments: Mapping[str, Any], files: Iterable[tuple[str, Path]] = ()) -> str:
-    """Hash what a command was given: its arguments, and name and content of each input file."""
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
-    for name, path in files:
-        digest.update(f"\n{name} {file_sha256([path])}".encode())
-    return digest.hexdigest()
-
-
-def is_done(folder: str | os.PathLike[str], inputs_sha256: str) -> bool:
-    """Say whether a folder already holds the data set of these inputs.
-
-    Args:
-        folder: where a data set is to be written.
-        inputs_sha256: `fingerprint` of the command that asks.
-
-    Returns:
-        True when it is there, False when there is none.
-
-    Raises:
-        ValueError: another data set is there.
-    """
-    if not (Path(folder) / INDEX_NAME).exists():
-        return False
-    index = read_index(folder)
-    if index.provenance.get("inputs_sha256") == inputs_sha256:
-        return True
-    raise ValueError(
-        f"{folder} holds the data set {index.name!r} made of other inputs: choose another --out, or remove it"
-    )
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:

@@ -15,7 +15,7 @@ from mkd.config import schema
 from mkd.data.augment import Geometry, generators
 from mkd.data.loader import TileSet, in_order
 from mkd.dist.world import find_world
-from mkd.losses.ewc import fisher_diagonal
+from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.store.model_folder import load_model
 from mkd.train.kd_step import Consolidation, KdStep
@@ -111,6 +111,11 @@ def _consolidation(
     loaded = {n: f.to(run.world.device) for n, f in load_file(path).items()}
     # A source classifier of other classes says nothing about this stage's.
     shared = {n: f for n, f in loaded.items() if not (on_source and n.startswith("classifier."))}
+    if config.optim.name == "sgd":
+        o = config.optim
+        lr = {n: o.lr * (1.0 if n.startswith("backbone.") else o.head_factor) for n in shared}
+        shared, share = stable_fisher(shared, lr, o.momentum, kd.ewc_weight)
+        run.journal.say(f"EWC: {100 * share:.3f} % of the Fisher's entries capped for a stable step")
     return Consolidation(weights, shared, kd.ewc_weight)
 
 

@@ -163,6 +163,7 @@ class Experiment:
     out: str = MISSING
     data: str = "data"  # folder that {data} stands for in overrides
     seeds: list[int] = field(default_factory=lambda: [0])
+    parallel: int = 1  # seeds trained at once, each in a process with its part of the cores
     title: str = ""
     test: str = MISSING  # labelled data set every row is evaluated on
     frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
@@ -177,7 +178,6 @@ class ExperimentStep:
 
     script: str = MISSING  # supervised | kd | semi
     overrides: list[str] = field(default_factory=list)
-    per_seed: bool = True  # false: run once with the first seed and shared by all
 
 
 @dataclass
@@ -201,3 +201,17 @@ class SpeedRun:
     device: str | None = None
     json: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
+
+
+@dataclass
+class DemoRun:
+    """launch/demo.py: sizes of the procedural world; the training is configs/experiment/demo.yaml."""
+
+    out: str = "runs/demo"
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    scene: int = 1536  # side of an orthomosaic, pixels
+    tile: int = 256
+    block: int = 768  # side of a spatial block of the split, pixels
+    intermediate_scenes: int = 3
+    target_scenes: int = 6
+    labelled: int = 10  # target tiles that keep their labels

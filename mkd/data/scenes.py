@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mkd.data.scene_ground import Canvas, paint_ground
-from mkd.data.scene_layout import build_layout
-from mkd.data.scene_objects import build, plant
-from mkd.data.scene_style import CLASS_OF, STYLES, Style
-from mkd.data.scene_textures import FloatArray, blur, cast_shadow, smooth_noise, smoothstep
+from mkd.data.scene_buildings import build
+from mkd.data.scene_canvas import Canvas
+from mkd.data.scene_domains import STYLES
+from mkd.data.scene_ground import paint_ground
+from mkd.data.scene_layout import FloatArray
+from mkd.data.scene_partition import build_layout
+from mkd.data.scene_style import Style
+from mkd.data.scene_textures import blur, cast_shadow, smooth_noise, smoothstep
+from mkd.data.scene_trees import plant
+from mkd.data.scene_ways import paint_ways
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
+
+_ORIGIN = (612_000.0, 2_842_000.0)  # easting and northing of the upper left corner, metres
+_PHOTOGRAPH = 300.0  # side of one photograph of the mosaic, pixels
 
 
 @dataclass(frozen=True)
@@ -28,43 +36,40 @@ class Scene:
 
 
 def _mosaic(rng: np.random.Generator, height: int, width: int, strength: float) -> FloatArray:
-    """Return the gain (H, W, 3) of an orthomosaic's single photographs, with the seams between them."""
-    size = 300.0
-    y, x = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
-    row = ((y + 12 * smooth_noise(rng, height, width, 60.0)) / size + 0.5).clip(0).astype(np.intp)
-    col = ((x + 12 * smooth_noise(rng, height, width, 60.0)) / size + 0.5).clip(0).astype(np.intp)
-    gains = 1 + strength * rng.standard_normal((int(row.max()) + 1, int(col.max()) + 1, 1))
-    tints = 1 + 0.3 * strength * rng.standard_normal((gains.shape[0], gains.shape[1], 3))
-    return (gains * tints).astype(np.float32)[row, col]
+    """Return the gain (H, W, 3) of an orthomosaic's single photographs, with seams between them."""
+    cell = []
+    for grid in np.indices((height, width), dtype=np.float32):
+        seam = grid + 12 * smooth_noise(rng, height, width, 60.0)
+        cell.append((seam / _PHOTOGRAPH + 0.5).clip(0).astype(np.intp))
+    rows, cols = int(cell[0].max()) + 1, int(cell[1].max()) + 1
+    gains = 1 + strength * rng.standard_normal((rows, cols, 1))
+    tints = 1 + 0.3 * strength * rng.standard_normal((rows, cols, 3))
+    return (gains * tints).astype(np.float32)[cell[0], cell[1]]
 
 
-def _light(
-    rng: np.random.Generator, canvas: Canvas, style: Style, sun: tuple[float, float], elevation: float
-) -> None:
-    """Light the canvas: cast shadows, relief, clouds and the mosaic's uneven exposure."""
-    height, width = canvas.cover.shape
+def _light(rng: np.random.Generator, canvas: Canvas, elevation: float) -> None:
+    """Light the canvas: cast shadows, relief, clouds, grain and the mosaic's uneven exposure."""
+    height, width = canvas.shape
+    style, sun = canvas.style, canvas.sun
     shadow = blur(cast_shadow(canvas.height, sun, elevation).astype(np.float32), 1)
     canvas.colour *= 1 - shadow[..., None] * (1 - np.array(style.shade, np.float32))
     relief = smooth_noise(rng, height, width, 220.0)
-    slope = sum(np.gradient(relief, axis=axis) * np.float32(sun[axis]) for axis in (0, 1))
-    cloud = smoothstep(0.3, 1.4, smooth_noise(rng, height, width, 260.0)) * np.float32(
-        rng.uniform(0, style.clouds)
-    )
-    bright = (1 - 9.0 * slope).clip(0.75, 1.25) * (1 - cloud)
+    down, right = np.gradient(relief)
+    cover = np.float32(rng.uniform(0, style.clouds))
+    cloud = smoothstep(0.3, 1.4, smooth_noise(rng, height, width, 260.0)) * cover
+    bright = (1 - 9 * (down * np.float32(sun[0]) + right * np.float32(sun[1]))).clip(0.75, 1.25) * (1 - cloud)
     bright *= 1 + canvas.grain * rng.standard_normal((height, width), dtype=np.float32)
     canvas.colour *= bright[..., None]
     canvas.colour *= _mosaic(rng, height, width, style.mosaic)
 
 
 def _expose(rng: np.random.Generator, colour: FloatArray, style: Style) -> npt.NDArray[np.uint8]:
-    """Photograph the lit canvas: white balance, haze, contrast, optics, chroma subsampling, sensor noise."""
+    """Photograph the lit canvas: white balance, contrast, haze, optics, chroma subsampling, sensor noise."""
     balance = np.array(style.gain) * (1 + 0.03 * rng.standard_normal(3)) * (1 + 0.06 * rng.standard_normal())
-    colour = (colour * balance.astype(np.float32) - 118) * np.float32(
-        style.contrast * rng.uniform(0.92, 1.08)
-    ) + 118
+    contrast = np.float32(style.contrast * rng.uniform(0.92, 1.08))
     haze = np.float32(style.haze * rng.uniform(0.6, 1.4))
-    colour = colour * (1 - haze) + np.array(style.haze_colour, np.float32) * haze
-    colour = blur(colour, style.blur)
+    colour = (colour * balance.astype(np.float32) - 118) * contrast + 118
+    colour = blur(colour * (1 - haze) + np.array(style.haze_colour, np.float32) * haze, style.blur)
     luma = colour.mean(axis=2, keepdims=True)
     colour = luma + blur(colour - luma, 1)  # cameras and JPEG keep colour at less resolution than brightness
     colour += np.float32(style.noise) * rng.standard_normal(luma.shape, dtype=np.float32)
@@ -76,7 +81,7 @@ def render(domain: str, height: int, width: int, seed: int) -> Scene:
     """Render a landscape; the same arguments give the same bytes.
 
     Args:
-        domain: "intermediate" (17 classes, satellite-like, summer) or "target" (6 classes, drone-like, dry season).
+        domain: "intermediate" (17 classes, satellite, summer) or "target" (6 classes, drone, dry season).
         height: rows, pixels, >= 64.
         width: columns, pixels, >= 64.
         seed: >= 0.
@@ -88,26 +93,26 @@ def render(domain: str, height: int, width: int, seed: int) -> Scene:
         ValueError: unknown domain, or a size or seed out of range.
     """
     if domain not in STYLES:
-        raise ValueError(f"domain {domain!r} is unknown; choose one of {', '.join(sorted(STYLES))}")
+        raise ValueError(f"domain {domain!r} is unknown: choose one of {', '.join(sorted(STYLES))}")
     if min(height, width) < 64 or seed < 0:
-        raise ValueError(
-            f"height {height}, width {width}, seed {seed}: sizes must be >= 64 pixels and the seed >= 0"
-        )
+        raise ValueError(f"size {height} x {width}, seed {seed}: take sizes >= 64 pixels and a seed >= 0")
     style = STYLES[domain]
     rng = np.random.default_rng((seed, sorted(STYLES).index(domain)))
     azimuth = math.radians(style.sun_azimuth + rng.uniform(-25, 25))
     elevation = math.radians(style.sun_elevation + rng.uniform(-6, 6))
     sun = (-math.cos(azimuth), math.sin(azimuth))  # rows run south, columns east
     layout = build_layout(rng, style.plan, width * style.gsd, height * style.gsd)
-    canvas = paint_ground(rng, layout, style, height, width)
-    build(rng, canvas, layout, style, sun)
-    plant(rng, canvas, layout, style, sun)
-    _light(rng, canvas, style, sun, elevation)
-    return Scene(_expose(rng, canvas.colour, style), CLASS_OF[domain][canvas.cover], style.gsd, domain)
+    canvas = paint_ground(rng, layout, style, sun, height, width)
+    paint_ways(rng, canvas)
+    build(rng, canvas)
+    plant(rng, canvas)
+    _light(rng, canvas, elevation)
+    label = np.array(style.to_class, np.uint8)[canvas.cover]
+    return Scene(_expose(rng, canvas.colour, style), label, style.gsd, domain)
 
 
 def write_orthomosaic(scene: Scene, folder: str | os.PathLike[str], name: str) -> tuple[str, str]:
-    """Write a scene as two GeoTIFFs, ``images/NAME.tif`` and ``labels/NAME.tif`` (with a colour table).
+    """Write a scene as two GeoTIFFs: ``images/NAME.tif`` and, with a colour table, ``labels/NAME.tif``.
 
     Args:
         scene: the scene.
@@ -122,14 +127,14 @@ def write_orthomosaic(scene: Scene, folder: str | os.PathLike[str], name: str) -
     """
     style = STYLES[scene.domain]
     height, width = scene.label.shape
-    transform = (scene.gsd, 0.0, 612_000.0, 0.0, -scene.gsd, 2_842_000.0)
+    transform = (scene.gsd, 0.0, _ORIGIN[0], 0.0, -scene.gsd, _ORIGIN[1])
+    table = dict(enumerate(style.palette))
     paths = []
-    for kind, array in (("images", scene.image), ("labels", scene.label)):
+    for kind, array, colormap in (("images", scene.image, None), ("labels", scene.label, table)):
         path = Path(folder) / kind / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
-        count = 3 if kind == "images" else 1
-        table = None if kind == "images" else dict(enumerate(style.palette))
-        with RasterWriter(path, height, width, count, "uint8", style.crs, transform, table) as raster:
+        bands = array[0, 0].size
+        with RasterWriter(path, height, width, bands, "uint8", style.crs, transform, colormap) as raster:
             raster.write(Window(0, 0, height, width), array)
         paths.append(str(path))
     return paths[0], paths[1]

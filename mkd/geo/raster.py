@@ -15,6 +15,7 @@ import numpy as np
 import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -234,3 +235,27 @@ def _info(data: Any) -> RasterInfo:
         nodata=None if data.nodata is None else float(data.nodata),
         colormap=colormap,
     )
+
+
+def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
+    """Say in which way two rasters do not lie pixel on pixel.
+
+    A transform or CRS is compared only where both have one; transforms may differ by 1/1000 pixel.
+
+    Args:
+        a: one raster.
+        b: the other.
+
+    Returns:
+        The first difference, such as "size 100 x 90 and 100 x 100", or None.
+    """
+    if (a.height, a.width) != (b.height, b.width):
+        return f"size {a.height} x {a.width} and {b.height} x {b.width} pixels (height x width)"
+    if a.transform is not None and b.transform is not None:
+        pixel = max(abs(a.transform[0]), abs(a.transform[1]), abs(a.transform[3]), abs(a.transform[4]))
+        scale = np.array([a.width, a.height, 1.0] * 2)  # how far an error reaches at the far corner
+        if (np.abs(np.subtract(a.transform, b.transform)) * scale > pixel / 1000).any():
+            return f"transform {a.transform} and {b.transform}"
+    if a.crs is not None and b.crs is not None and CRS.from_wkt(a.crs) != CRS.from_wkt(b.crs):
+        return f"CRS {a.crs[:60]}... and {b.crs[:60]}..."
+    return None

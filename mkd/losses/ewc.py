@@ -67,6 +67,32 @@ def _unit_mean(f: Tensor) -> Tensor:
     return (f / mean).float() if mean > 0 else f
 
 
+def stable_fisher(
+    fisher: Mapping[str, Tensor], lr: Mapping[str, float], momentum: float, weight: float
+) -> tuple[dict[str, Tensor], float]:
+    """Cap each F_i so that SGD with momentum cannot diverge on the penalty.
+
+    The penalty's curvature is w F_i, and heavy-ball descent diverges beyond 2 (1 + m) / lr. Normalised Fishers
+    have a long tail, and a single entry above the limit blows a run up, so with half the limit as margin::
+
+        F_i <- min(F_i, (1 + m) / (lr w))
+
+    Args:
+        fisher: name -> F >= 0.
+        lr: name -> largest learning rate of the parameter, > 0.
+        momentum: m in [0,1).
+        weight: w_ewc > 0, with lambda = 1.
+
+    Returns:
+        The capped Fisher, and the share of entries that were capped.
+
+    Source: stability of the heavy-ball method on a quadratic (Polyak 1964).
+    """
+    capped = {n: f.clamp(max=(1 + momentum) / (lr[n] * weight)) for n, f in fisher.items()}
+    count = sum(int((capped[n] < f).sum()) for n, f in fisher.items())
+    return capped, count / max(1, sum(f.numel() for f in fisher.values()))
+
+
 def ewc_penalty(
     parameters: Iterable[tuple[str, Tensor]],
     anchor: Mapping[str, Tensor],

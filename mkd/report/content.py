@@ -1,7 +1,7 @@
 """What a report can hold, as plain data: every part is optional, and the page says which parts are missing.
 
-Shapes: C classes, H W pixels. IoU, mIoU, accuracy and confidence are fractions in [0, 1] here; the page prints
-percentages.
+Shapes: C classes, H W pixels. IoU, mIoU and accuracy are fractions in [0, 1] here;
+the page prints percentages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -78,10 +78,12 @@ class Row:
     iou: Mapping[str, float | None] = field(default_factory=dict)
 
     @classmethod
-    def from_evaluations(cls, name: str, evaluations: Sequence[Evaluation], seeds: Sequence[int] = ()) -> "Row":
+    def from_evaluations(
+        cls, name: str, evaluations: Sequence[Evaluation], seeds: Sequence[int] = ()
+    ) -> "Row":
         """Average evaluations of one method that differ in their seed only.
 
-        std = sqrt( sum_k (m_k - mean)^2 / (n - 1) ) over n seeds, None for one seed. A class's IoU is the mean
+        std = sqrt( sum_k (m_k - mean)^2 / (n - 1) ) over n seeds, None for one. A class's IoU is the mean
         over the seeds in which it is present.
 
         Args:
@@ -97,7 +99,7 @@ class Row:
         """
         if not evaluations or (seeds and len(seeds) != len(evaluations)):
             raise ValueError(
-                f"row {name!r} has {len(evaluations)} evaluation(s) and {len(seeds)} seed(s): give one of each a run"
+                f"row {name!r} has {len(evaluations)} evaluations and {len(seeds)} seeds: give one each a run"
             )
         mious = [evaluation.miou for evaluation in evaluations]
         iou: dict[str, float | None] = {}
@@ -118,7 +120,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Panel:
-    """A test tile: image (H, W, 3) uint8, truth (H, W) ids or None, predictions (H, W) ids by method; 255 = none."""
+    """A test tile.
+
+    `image` is (H, W, 3) uint8; `truth` is (H, W) class ids with 255 = no label, or None; `predictions` are
+    (H, W) class ids by method, drawn from left to right.
+    """
 
     name: str
     image: Bytes
@@ -128,7 +134,11 @@ class Panel:
 
 @dataclass(frozen=True)
 class MapView:
-    """A map at page size: image (H, W, 3) or None, classes (H, W) ids, confidence (H, W) 0..254; 255 = no data."""
+    """A map at page size.
+
+    `image` is (H, W, 3) uint8 or None; `classes` (H, W) ids and `confidence` (H, W) uint8 = 255 p, where 255
+    means no data in both.
+    """
 
     image: Bytes | None
     classes: Bytes
@@ -140,7 +150,7 @@ class MapView:
 class Report:
     """A whole page.
 
-    `facts` are the key figures under the title (label to text); `configs` are resolved YAML texts by run name;
+    `facts` are the key figures under the title (label to text); `configs` are resolved YAML texts by run;
     `notes` are sentences that a reader must know to judge the figures; `created` is a date as text.
     """
 

@@ -1,10 +1,11 @@
-"""Training curves out of `metrics.jsonl`: losses by name, validation mIoU, and the kept share of pseudo-labels."""
+"""Training curves out of `metrics.jsonl`: losses by name, validation mIoU, kept share of pseudo-labels."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import cycle
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -15,7 +16,9 @@ from mkd.report.content import Run
 from mkd.report.figures import INK, MUTED, inline_svg, new_figure
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
-TERM_COLOURS = ["#2b6cb0", "#dd7a1e", "#2f855a", "#97539b", "#c0483f", "#8a6d3b"]
+COLOURS = ["#2b6cb0", "#dd7a1e", "#2f855a", "#97539b", "#c0483f", "#8a6d3b"]
+TERM_COLOURS = {"sup": COLOURS[0], "kd": COLOURS[1], "ewc": COLOURS[2]}  # the same in every card
+TOTAL = "#a9b4bf"  # broad and pale, so that a term that equals the total stays visible on it
 MAX_POINTS = 300
 
 
@@ -149,18 +152,20 @@ def _card(name: str, phases: list[Phase]) -> CurveCard:
 
 
 def _draw_terms(plot: Axes, phases: list[Phase], prefix: str, scale: float) -> None:
-    names = sorted({name for phase in phases for name in phase.named(prefix)})
-    colours = dict(zip([n for n in names if n != prefix], TERM_COLOURS * len(names), strict=False))
-    for name in names:
-        colour, label = colours.get(name, INK), name.removeprefix(prefix).strip("_/") or "total"
-        for phase in (phase for phase in phases if name in phase.series):
+    names = {name: name.removeprefix(prefix).strip("_/") for phase in phases for name in phase.named(prefix)}
+    order, others = ["", *TERM_COLOURS], cycle(COLOURS[3:])
+    ranks = {name: order.index(term) if term in order else len(order) for name, term in names.items()}
+    for name, term in sorted(names.items(), key=lambda item: (ranks[item[0]], item[0])):
+        colour, width = (TERM_COLOURS.get(term) or next(others), 1.4) if term else (TOTAL, 2.6)
+        for index, phase in enumerate(phase for phase in phases if name in phase.series):
             steps, values = thin(phase.series[name])
-            if len(phases) == 1 and len(steps) > 20:
+            if len(phases) == 1 and len(steps) > 20 and term:
                 plot.plot(steps, scale * values, color=colour, linewidth=0.6, alpha=0.3)
             mean = smooth(scale * values, max(1, len(values) // 20))
-            plot.plot(steps, mean, color=colour, linewidth=1.4, label=label)
-            label = "_nolegend_"
-    plot.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.1, handlelength=1.2)
+            label = "_nolegend_" if index else term or "total"
+            plot.plot(steps, mean, color=colour, linewidth=width, label=label, solid_capstyle="round")
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.1}
+    plot.legend(**place, ncols=4, frameon=False, handlelength=1.2, fontsize=8.5, labelcolor=INK)
 
 
 def _use_log_if_wide(plot: Axes, phases: list[Phase]) -> None:
@@ -169,13 +174,14 @@ def _use_log_if_wide(plot: Axes, phases: list[Phase]) -> None:
     typical = [float(np.nanmedian(values)) for values in lines]
     if min(typical) > 0 and max(typical) > 100 * min(typical) and all((v > 0).all() for v in lines):
         plot.set_yscale("log")
+        plot.yaxis.set_major_formatter("{x:g}")
 
 
 def _draw_validation(plot: Axes, phases: list[Phase]) -> str:
     best: list[float] = []
     for phase in (phase for phase in phases if "val_miou" in phase.series):
         steps, values = phase.series["val_miou"]
-        plot.plot(steps, 100 * values, color=TERM_COLOURS[0], linewidth=1.3, marker="o", markersize=2.6)
+        plot.plot(steps, 100 * values, color=COLOURS[0], linewidth=1.3, marker="o", markersize=2.6)
         top = int(np.nanargmax(values))
         plot.plot(steps[top], 100 * values[top], "o", color=INK, markersize=4.5)
         best.append(100 * float(values[top]))

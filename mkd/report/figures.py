@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,9 +18,8 @@ from PIL import Image
 from mkd.report.content import Bytes, Colour
 
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable, in the page's own typeface
-    "svg.hashsalt": "mkd",  # equal input gives equal bytes
     "font.size": 8.5,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": HAIRLINE,
@@ -47,7 +47,7 @@ def new_figure(heights: Sequence[float], width: float = 4.4) -> tuple[Figure, li
     axes: list[Axes] = list(grid[:, 0])
     for plot in axes:
         plot.spines[["top", "right", "left"]].set_visible(False)
-        plot.tick_params(length=0)
+        plot.tick_params(which="both", length=0)
         plot.grid(axis="y", color=HAIRLINE, linewidth=0.7)
         plot.set_axisbelow(True)
     return figure, axes
@@ -58,13 +58,14 @@ def inline_svg(figure: Figure, label: str) -> Markup:
 
     Args:
         figure: drawn figure; its text takes the page's typeface.
-        label: what a reader who cannot see it should hear.
+        label: what a reader who cannot see it should hear; another for each figure of a page.
 
     Returns:
-        The element, without prolog and without element names that would clash with other figures.
+        The element, without prolog.
     """
     out = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    # Element names are drawn from the salt: equal figures give equal bytes, and two of a page never clash.
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": label}):
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)

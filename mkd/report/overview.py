@@ -1,4 +1,4 @@
-"""Rasters of any size shrunk to page size, read in bands of rows, so that memory does not grow with their height."""
+"""Rasters of any size shrunk to page size, read in bands of rows: memory does not grow with their height."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, ca
     """Shrink a map, and the raster it was made from, for the page.
 
     Colours and confidence are means over the pixels with data in each square of s x s pixels; classes are the
-    class in the square's middle (a mean of ids means nothing, and the commonest class would erase thin roads).
+    class in the square's middle (ids have no mean, and the commonest class would erase thin roads).
     s = ceil(longest side / max_side).
 
     Args:
@@ -57,7 +57,7 @@ def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, ca
 def _shrunk(
     reader: RasterReader, bands: tuple[int, ...], step: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Bytes]:
-    """Give means over the squares' valid pixels, where there are any, and the pixel in each square's middle."""
+    """Give means over the squares' valid pixels, where there are any, and each square's middle pixel."""
     height, width = reader.info.height, reader.info.width
     rows = step * max(1, 256 // step)  # whole squares, and about one row of the file's blocks
     windows = (Window(top, 0, min(rows, height - top), width) for top in range(0, height, rows))

@@ -13,7 +13,7 @@ NODATA = 255
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the page: label above it, data URI, words for those who cannot see it, pixels when enlarged."""
+    """An image of the page: label above it, data URI, words for those who cannot see it, a note."""
 
     label: str
     uri: str
@@ -31,7 +31,11 @@ class PanelView:
 
 @dataclass(frozen=True)
 class MapPanel:
-    """The map as shown: pictures, share of each class (name, CSS colour, percent), colours of the confidence scale."""
+    """The map as shown.
+
+    `shares` are (class, CSS colour, percent of the mapped area), `scale` CSS colours of confidence 0 to 1,
+    `doubtful` is the percentage of mapped pixels with a low confidence.
+    """
 
     pictures: list[Picture]
     shares: list[tuple[str, str, float]]
@@ -40,7 +44,9 @@ class MapPanel:
     caption: str
 
 
-def panel_views(panels: Sequence[Panel], classes: Sequence[str], palette: Sequence[Colour]) -> list[PanelView]:
+def panel_views(
+    panels: Sequence[Panel], classes: Sequence[str], palette: Sequence[Colour]
+) -> list[PanelView]:
     """Encode test tiles for the page.
 
     Args:
@@ -49,7 +55,7 @@ def panel_views(panels: Sequence[Panel], classes: Sequence[str], palette: Sequen
         palette: one colour a class.
 
     Returns:
-        Image, truth and predictions of each tile, with the share of labelled pixels each prediction gets right.
+        Image, truth and predictions of each tile, with the share of labelled pixels that are right.
 
     Raises:
         ValueError: a label map of another size than its image, or an id that is no class.
@@ -62,14 +68,21 @@ def panel_views(panels: Sequence[Panel], classes: Sequence[str], palette: Sequen
         if panel.truth is not None:
             pictures.append(Picture("truth", ids_uri(panel.truth, palette, 512), f"{panel.name}: truth"))
         pictures += [
-            Picture(name, ids_uri(ids, palette, 512), f"{panel.name}: prediction of {name}", _right(ids, panel.truth))
+            Picture(
+                name,
+                ids_uri(ids, palette, 512),
+                f"{panel.name}: prediction of {name}",
+                _right(ids, panel.truth),
+            )
             for name, ids in panel.predictions.items()
         ]
         views.append(PanelView(panel.name, pictures))
     return views
 
 
-def map_panel(view: MapView, classes: Sequence[str], palette: Sequence[Colour], doubt: float = 0.6) -> MapPanel:
+def map_panel(
+    view: MapView, classes: Sequence[str], palette: Sequence[Colour], doubt: float = 0.6
+) -> MapPanel:
     """Encode a map for the page.
 
     Args:
@@ -82,7 +95,7 @@ def map_panel(view: MapView, classes: Sequence[str], palette: Sequence[Colour], 
         Orthomosaic, classes and confidence; class shares of the mapped area and the share of doubtful pixels,
         both in percent, counted on the shrunk map.
     """
-    scale = scale_colours("viridis", NODATA)
+    scale = scale_colours("magma", NODATA)  # doubt is dark and stands out on a pale map
     pictures = [] if view.image is None else [Picture("orthomosaic", photo_uri(view.image), "orthomosaic")]
     pictures.append(Picture("land cover", ids_uri(view.classes, palette), "predicted land-cover map"))
     pictures.append(Picture("confidence", ids_uri(view.confidence, scale), "confidence of the map"))
@@ -96,7 +109,9 @@ def map_panel(view: MapView, classes: Sequence[str], palette: Sequence[Colour], 
     ]
     confident = view.confidence[view.confidence != NODATA]
     doubtful = 100 * float((confident < doubt * 255).mean()) if confident.size else None
-    return MapPanel(pictures, shares, [css_colour(scale[i]) for i in range(0, NODATA, 32)], doubtful, view.caption)
+    return MapPanel(
+        pictures, shares, [css_colour(colour) for colour in scale_colours("magma", 9)], doubtful, view.caption
+    )
 
 
 def _right(ids: Bytes, truth: Bytes | None) -> str:

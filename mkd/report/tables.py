@@ -41,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class ConfusionCell:
-    """One cell of a confusion matrix: share of the true class's pixels, colours, and the words shown on hover."""
+    """One cell of a confusion matrix: share of the true class's pixels, colours, words shown on hover."""
 
     text: str
     background: str
@@ -75,14 +75,19 @@ def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine
         One line a row.
     """
     best_miou = max((row.miou_mean for row in rows), default=0.0)
-    best = {name: max((v for row in rows if (v := row.iou.get(name)) is not None), default=None) for name in classes}
+    best = {
+        name: max((v for row in rows if (v := row.iou.get(name)) is not None), default=None)
+        for name in classes
+    }
     several = len(rows) > 1
     return [
         ResultLine(
             name=row.name,
             miou=Cell(percent(row.miou_mean), several and row.miou_mean == best_miou),
             spread="" if row.miou_std is None else f"± {percent(row.miou_std)}",
-            gain="" if row is rows[0] else f"{100 * (row.miou_mean - rows[0].miou_mean):+.1f}".replace("-", "−"),
+            gain=""
+            if row is rows[0]
+            else f"{100 * (row.miou_mean - rows[0].miou_mean):+.1f}".replace("-", "−"),
             seeds=", ".join(map(str, row.seeds)),
             iou=[_iou_cell(row.iou, name, best[name] if several else None) for name in classes],
         )
@@ -91,19 +96,23 @@ def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine
 
 
 def iou_bars(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, list[Bar]]:
-    """Give the bars of each class, one a row, the last row in the strongest colour; then those of the mean.
+    """Give the bars of the mean and of each class, one a row, the last row in the strongest colour.
 
     Args:
         rows: methods; those without IoU by class are left out.
         classes: class names.
 
     Returns:
-        Class name, or "mIoU", to its bars.
+        "mIoU", then each class name, to its bars.
     """
     told = [row for row in rows if row.iou]
-    shades = [css_colour(colour) for colour in scale_colours("GnBu", len(told), low=0.42, high=0.92)]
-    groups = {name: [_bar(row, c, row.iou.get(name)) for row, c in zip(told, shades, strict=True)] for name in classes}
-    return groups | {"mIoU": [_bar(row, c, row.miou_mean) for row, c in zip(told, shades, strict=True)]}
+    shades = [css_colour(colour) for colour in scale_colours("Blues", len(told), low=0.35, high=0.92)]
+    bars = {"mIoU": [_bar(row, c, row.miou_mean) for row, c in zip(told, shades, strict=True)]}
+    groups = {
+        name: [_bar(row, c, row.iou.get(name)) for row, c in zip(told, shades, strict=True)]
+        for name in classes
+    }
+    return bars | groups
 
 
 def confusion_lines(evaluation: Evaluation) -> list[ConfusionLine]:
@@ -119,7 +128,7 @@ def confusion_lines(evaluation: Evaluation) -> list[ConfusionLine]:
             ConfusionCell(
                 text=f"{100 * count / total:.0f}" if count else "",
                 background=css_colour(shades[round(100 * count / total)]),
-                dark=count / total > 0.55,
+                dark=count / total > 0.75,
                 title=f"truth {truth}, predicted {name}: {count:,} pixels, {100 * count / total:.2f} %",
                 diagonal=truth == name,
             )
@@ -131,14 +140,16 @@ def confusion_lines(evaluation: Evaluation) -> list[ConfusionLine]:
 
 
 def worst_confusions(evaluation: Evaluation, count: int = 3, least: float = 0.02) -> list[str]:
-    """Say the largest errors as sentences, by share of the true class; shares under `least` are not worth one."""
+    """Say the largest errors, by share of the true class, as sentences; none for shares under `least`."""
     names, found = list(evaluation.iou), []
     for truth, counts in zip(names, evaluation.confusion.tolist(), strict=True):
         total = max(1, sum(counts))
         found += [(n / total, truth, name) for name, n in zip(names, counts, strict=True) if name != truth]
     found.sort(reverse=True)
     return [
-        f"{100 * share:.0f} % of {truth} is taken for {name}" for share, truth, name in found[:count] if share >= least
+        f"{100 * share:.0f} % of {truth} is taken for {name}"
+        for share, truth, name in found[:count]
+        if share >= least
     ]
 
 

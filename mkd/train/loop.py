@@ -102,7 +102,7 @@ def fit(
         lr = set_poly_lr(optimizer, phase.lr, step, phase.steps, phase.power)
         views = next(inputs)
         with engine.autocast():
-            losses = step_fn(views, step / phase.steps, diagnose=step % (10 * phase.log_every) == 0)
+            losses = step_fn(views, step / phase.steps, diagnose=(step + 1) % (5 * phase.log_every) == 0)
         engine.update(losses["loss"], optimizer)
         step_fn.updated()
         done, images = step + 1, images + len(views.images)
@@ -110,7 +110,7 @@ def fit(
         saves, validates = last or done % phase.save_every == 0, last or done % phase.val_every == 0
         # 2. log; the only place that waits for the device
         if done % phase.log_every == 0 or saves or validates:
-            values = _finite({k: float(v) for k, v in losses.items()}, phase, done, checkpoints)
+            values = _finite({k: float(v.detach()) for k, v in losses.items()}, phase, done, checkpoints)
             speed = images / (time.monotonic() - clock)
             journal.train(phase.name, done, done / phase.steps_an_epoch, lr, speed, values)
             clock, images = time.monotonic(), 0

@@ -1,0 +1,46 @@
+"""launch/evaluate.py: model folder + labelled data set -> results.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mkd.atomic import write_text
+from mkd.build import parts
+from mkd.build.run_folder import commit, versions
+from mkd.config.schema import EvaluateRun
+from mkd.data.loader import TileSet
+from mkd.dist.world import find_world
+from mkd.evaluate import confusion, results
+from mkd.store.model_folder import weights_digest
+
+
+def evaluate(config: EvaluateRun) -> dict[str, Any]:
+    """Evaluate a model on a labelled data set; write and return results.json.
+
+    Raises:
+        ValueError: classes of model and data differ, or the data set is not labelled.
+    """
+    world = find_world(config.device)
+    model, card = parts.load_checked("model", config.model)
+    index = parts.check_classes("data", config.data, card.classes, f"model={config.model}")
+    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world.device)
+    provenance = {
+        "model": config.model,
+        "model_sha256": weights_digest(config.model),
+        "data": config.data,
+        "data_index_sha256": index.sha256(),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    found = {**results(matrix, card.classes, provenance), "samples": index.samples}
+    write_text(Path(config.out), json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return results as a few lines of text."""
+    lines = [f"{name:>16}  {'absent' if v is None else f'{v:.4f}'}" for name, v in found["iou"].items()]
+    if found["absent"]:
+        lines.append(f"absent from the test set, left out of the mean: {', '.join(found['absent'])}")
+    lines.append(f"{'mIoU':>16}  {found['miou']:.4f}   pixel accuracy {found['pixel_accuracy']:.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""The page itself: a `Report` through the template into one HTML file, which needs no network."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from mkd.report.content import Evaluation, Report, Row
+from mkd.report.curves import draw_curves
+from mkd.report.panels import map_panel, panel_views
+from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
+
+
+def write_report(path: str | Path, report: Report) -> Path:
+    """Write a report as one HTML file, atomically.
+
+    Args:
+        path: where it goes; its folder must exist.
+        report: what it shows; every part is optional, and the page says what is missing.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: no such folder, another number of colours than classes, or a part that does not fit.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder of the report {path} does not exist: create it, or name another")
+    html = render_report(report)
+    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    try:
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(html)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise ValueError(f"cannot write the report {path}: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def render_report(report: Report) -> str:
+    """Give the HTML text of a report; equal reports give equal text.
+
+    Args:
+        report: what it shows.
+
+    Returns:
+        A complete HTML document.
+
+    Raises:
+        ValueError: another number of colours than classes, or a part that does not fit.
+    """
+    if len(report.palette) != len(report.classes):
+        raise ValueError(
+            f"the report has {len(report.classes)} classes and {len(report.palette)} colours: give one each"
+        )
+    # The page shows names and texts from files: everything is escaped, and an unknown name is an error.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.jinja").render(_views(report))
+
+
+def _views(report: Report) -> dict[str, Any]:
+    """Everything the template shows, as ready text and pictures."""
+    rows = list(report.rows) or [Row.from_evaluations(e.name, [e]) for e in report.evaluations]
+    classes = list(report.classes) or list(dict.fromkeys(name for row in rows for name in row.iou))
+    absent = [name for name in classes if rows and all(name in r.iou and r.iou[name] is None for r in rows)]
+    return {
+        "report": report,
+        "facts": dict(report.facts) or _facts(report.evaluations[-1] if report.evaluations else None),
+        "classes": classes,
+        "legend": legend(report.classes, report.palette),
+        "absent": absent,
+        "results": result_lines(rows, classes if any(row.iou for row in rows) else []),
+        "bars": iou_bars(rows, classes) if any(row.iou for row in rows) else {},
+        "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],
+        "cards": draw_curves(report.runs),
+        "unlabelled": any(panel.truth is not None and (panel.truth == 255).any() for panel in report.panels),
+        "panels": panel_views(report.panels, report.classes, report.palette),
+        "map": map_panel(report.map, report.classes, report.palette) if report.map else None,
+    }
+
+
+def _facts(evaluation: Evaluation | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    return {
+        "mIoU": f"{percent(evaluation.miou)} %",
+        "pixels right": f"{percent(evaluation.pixel_accuracy)} %",
+        "test tiles": f"{evaluation.samples:,}",
+    }

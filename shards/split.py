@@ -1,0 +1,155 @@
+"""Splitting a data set by spatial block or by source, and few-shot subsets; never by random tile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mkd.data.index import INDEX_NAME, DatasetIndex, read_index
+from shards.blocks import Parts
+from shards.encode import Tile
+from shards.inputs import fingerprint, is_done
+from shards.places import place_of, touching
+from shards.plan import PARTS, plan_parts, read_places
+from shards.reader import read_metas, read_tiles
+from shards.report import Say, counted, describe, progress
+from shards.writer import ShardWriter
+
+
+def split(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    by: str | None = None,
+    block: int = 2048,
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    labelled: int | None = None,
+    shard_size: int = 256,
+    say: Say = print,
+) -> dict[str, Any]:
+    """Write parts of a data set: OUT/train, val, test by place, OUT/labelled and unlabelled for few shots.
+
+    Args:
+        source: a data set.
+        out: folder for the parts.
+        by: "block" (squares of each source raster), "source" (whole rasters or images), or None: no such
+            split, all tiles count as training tiles for `labelled`.
+        block: edge of a block, pixels.
+        fractions: shares of train, val and test, sum 1; a part of share 0 is not made.
+        seed: decides which blocks and which few shots; one seed, one result.
+        labelled: number of training tiles that keep their labels in OUT/labelled; the others go to
+            OUT/unlabelled without theirs. A smaller number gives a subset of a larger one.
+        shard_size: tiles a shard, >= 1.
+        say: takes each line of the report.
+
+    Returns:
+        {part: folder, ...} with "dropped" (tiles a reason), "touching" (test tiles touching a training tile
+        in what was written; None without `by`), "absent" (classes not in OUT/labelled), "done_before".
+
+    Raises:
+        ValueError: too few blocks or labels, tiles without a place, or a part that is left empty.
+        OSError: a place that cannot be written.
+    """
+    index = read_index(source)
+    parts = plan_parts(read_places(source, index), by, block, fractions, seed, labelled, say)
+    asked: dict[str, Any] = {"command": "split", "by": by, "seed": seed, "labelled": labelled}
+    asked |= {"block": block if by == "block" else None, "fractions": list(fractions) if by else None}
+    inputs = fingerprint({**asked, "shard_size": shard_size, "index": index.sha256()})
+    folders = {part: Path(out) / part for part in parts.keys}
+    done_parts = [is_done(folder, inputs) for folder in folders.values()]
+    done = all(done_parts)
+    if done:
+        written = {part: read_index(folder) for part, folder in folders.items()}
+        say(f"already split: {out} ({', '.join(folders)})")
+    else:
+        origin: dict[str, Any] = {"source": index.name, "source_index_sha256": index.sha256()}
+        origin |= {"source_provenance": index.provenance, "dropped": parts.dropped}
+        written = _write(source, folders, parts, {**asked, **origin, "inputs_sha256": inputs}, shard_size)
+        _tell(parts, written, say)
+    report: dict[str, Any] = {part: str(folder) for part, folder in folders.items()}
+    report |= {"dropped": parts.dropped, "touching": _touching(written), "done_before": done}
+    return report | {"absent": _absent(written.get("labelled"), say)}
+
+
+def unlabelled_tile(tile: Tile) -> Tile:
+    """Return the tile without its label."""
+    return replace(tile, label=None, counts=None)
+
+
+def count_leaks(shards: Mapping[str, Sequence[Path]]) -> int:
+    """Count, in shards as written, the test tiles that touch a training tile.
+
+    Args:
+        shards: tars of "train" and of "test".
+
+    Returns:
+        Number of test tiles which share pixels, an edge or a corner with a training tile.
+    """
+    train = [place_of(key, meta) for key, meta, _ in read_metas(shards["train"])]
+    test = [place_of(key, meta) for key, meta, _ in read_metas(shards["test"])]
+    return len(touching(test, train))
+
+
+def _write(
+    source: str | os.PathLike[str],
+    folders: Mapping[str, Path],
+    parts: Parts,
+    provenance: Mapping[str, Any],
+    shard_size: int,
+) -> dict[str, DatasetIndex]:
+    """Stream the data set once, each tile into its parts; the leak check reads what came to the disk."""
+    index = read_index(source)
+    where: dict[str, list[str]] = {}
+    for part, keys in parts.keys.items():
+        for key in keys:
+            where.setdefault(key, []).append(part)
+    with ExitStack() as stack:
+        writers: dict[str, ShardWriter] = {}
+        for part, folder in folders.items():
+            (folder / INDEX_NAME).unlink(missing_ok=True)  # of the same inputs, see is_done: made again
+            name = f"{index.name}-{part}"
+            writer = ShardWriter(folder, name, index.classes, index.palette, shard_size)
+            writers[part] = stack.enter_context(writer)
+        for tile in progress(read_tiles(source), index.samples, "split"):
+            for part in where.get(tile.key, ()):
+                writers[part].add(unlabelled_tile(tile) if part == "unlabelled" else tile)
+        shards = {
+            part: [folders[part] / shard.file for shard in writer.commit()]
+            for part, writer in writers.items()
+        }
+        leaks = count_leaks(shards) if {"train", "test"} <= set(shards) else None
+        return {
+            part: writer.finish({**provenance, "part": part, "test_tiles_touching_training": leaks})
+            for part, writer in writers.items()
+        }
+
+
+def _tell(parts: Parts, written: Mapping[str, DatasetIndex], say: Say) -> None:
+    split_tiles = sum(written[part].samples for part in PARTS if part in written)
+    for part, index in written.items():
+        share = f", {index.samples / split_tiles:.1%} of the split" if part in PARTS else ""
+        say(f"{part}: {describe(index)}{share}")
+    for reason, tiles in parts.dropped.items():
+        say(f"left out, {reason}: {counted(tiles, 'tile')}")
+    if _touching(written) is not None:
+        say(f"test tiles touching a training tile: {_touching(written)}")
+
+
+def _touching(written: Mapping[str, DatasetIndex]) -> int | None:
+    touched: int | None = next(iter(written.values())).provenance["test_tiles_touching_training"]
+    return touched
+
+
+def _absent(index: DatasetIndex | None, say: Say) -> list[str]:
+    """Name the classes without a pixel in the few-shot set."""
+    if index is None:
+        return []
+    absent = [name for name, pixels in zip(index.classes, index.histogram, strict=True) if not pixels]
+    if absent:
+        say(f"classes absent among the {index.labelled} labelled tiles: {', '.join(absent)}")
+    return absent

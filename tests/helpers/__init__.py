@@ -1,0 +1,1 @@
+"""What several tests share: slow plain references, tiny networks and tiny data sets."""

@@ -1,0 +1,78 @@
+"""Tiny data sets on disk, and ways to damage them."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from shards.encode import encode_png, tile_from
+from shards.writer import ShardWriter
+
+CLASSES = ("field", "road", "water")
+PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))
+
+
+def pictures(count, size=(8, 8), seed=0):
+    """Make (image uint8 (H,W,3), ids uint8 (H,W) of which some are 255) pairs; `size` may be a list of sizes."""
+    rng = np.random.default_rng(seed)
+    sizes = size if isinstance(size, list) else [size] * count
+    values = np.array([0, 1, 2, 255], np.uint8)
+    return [(rng.integers(0, 256, (h, w, 3), np.uint8), values[rng.integers(0, 4, (h, w))]) for h, w in sizes]
+
+
+def write_dataset(folder, pairs, shard_size=4, labelled=True):
+    """Pack pairs as PNG tiles with keys tile0000, tile0001, ...; return the folder as text."""
+    with ShardWriter(folder, "tiny", CLASSES, PALETTE, shard_size) as writer:
+        for n, (image, ids) in enumerate(pairs):
+            meta = {"source": f"s{n}", "window": None, "size": list(ids.shape), "crs": None, "transform": None}
+            label = ids if labelled else None
+            writer.add(tile_from(f"tile{n:04d}", encode_png(image), "png", label, meta))
+        writer.finish({"command": "test"})
+    return str(folder)
+
+
+def jpeg(image):
+    """Encode uint8 (H,W,3) as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def rewrite(folder, change, shard=0):
+    """Pass each member (name, bytes) of a shard through `change`, which gives the new pair or None to drop it.
+
+    The index learns the new size, so that it still takes the shard for whole.
+    """
+    index = json.loads((Path(folder) / "index.json").read_text())
+    path = Path(folder) / index["shards"][shard]["file"]
+    with tarfile.open(path) as tar:
+        before = [(m.name, tar.extractfile(m).read()) for m in tar]
+    with tarfile.open(path, "w") as tar:
+        for name, data in filter(None, (change(name, data) for name, data in before)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    _reindex(folder, index, shard)
+    return path
+
+
+def overwrite(folder, offset, data, shard=0):
+    """Write bytes into a shard at an offset, as a bad disk would; the index goes on trusting its size."""
+    index = json.loads((Path(folder) / "index.json").read_text())
+    path = Path(folder) / index["shards"][shard]["file"]
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+    return path
+
+
+def _reindex(folder, index, shard):
+    entry = index["shards"][shard]
+    content = (Path(folder) / entry["file"]).read_bytes()
+    index["bytes"] += len(content) - entry["bytes"]
+    entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
+    (Path(folder) / "index.json").write_text(json.dumps(index))
