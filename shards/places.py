@@ -29,11 +29,14 @@ class Cells:
     def __init__(self, places: Sequence[Place]) -> None:
         """Sort tiles into cells as wide as the largest of them."""
         windows = [place.window for place in places if place.window is not None]
-        self._edge = max((max(window.height, window.width) for window in windows), default=1)
+        self._edge = max((max(window.height, window.width) for window in windows), default=1 << 40)
         self._cells: dict[tuple[str, int, int], list[Place]] = defaultdict(list)
         self._sources: dict[str, list[Place]] = defaultdict(list)
+        self._whole: dict[str, list[Place]] = defaultdict(list)
         for place in places:
             self._sources[place.source].append(place)
+            if place.window is None:
+                self._whole[place.source].append(place)
             for cell in self._reach(place):
                 self._cells[cell].append(place)
 
@@ -41,9 +44,11 @@ class Cells:
         """Give the tiles that touch a tile (and itself, if it is one of them), some several times."""
         if place.window is None:
             yield from self._sources.get(place.source, ())
+            return
+        yield from self._whole.get(place.source, ())
         for cell in self._reach(place):
             for other in self._cells.get(cell, ()):
-                if place.window is None or other.window is None or touches(place.window, other.window):
+                if other.window is not None and touches(place.window, other.window):
                     yield other
 
     def _reach(self, place: Place) -> Iterator[tuple[str, int, int]]:

@@ -136,6 +136,11 @@ def _tell(parts: Parts, written: Mapping[str, DatasetIndex], say: Say) -> None:
         say(f"{part}: {describe(index)}{share}")
     for reason, tiles in parts.dropped.items():
         say(f"left out, {reason}: {counted(tiles, 'tile')}")
+    lost = sum(parts.dropped.values())
+    if 10 * lost > split_tiles:
+        say(
+            f"note: {lost / (lost + split_tiles):.0%} of the tiles are left out; a larger --block loses fewer"
+        )
     if _touching(written) is not None:
         say(f"test tiles touching a training tile: {_touching(written)}")
 

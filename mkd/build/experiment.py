@@ -70,8 +70,7 @@ def _one_seed(config: Experiment, seed: int) -> None:
 
 def _train(config: Experiment, name: str, seed: int) -> None:
     step = config.runs[name]
-    known = [o for o in config.common if not (step.script == "semi" and o.startswith("model"))]
-    overrides = [_fill(config, o, seed) for o in [*known, *step.overrides]]
+    overrides = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
     overrides = [f"out={run_folder(config, name, seed)}", f"seed={seed}", *overrides]
     print(f"== {name}, seed {seed}: python launch/{step.script}.py {' '.join(overrides)}", flush=True)
     match step.script:

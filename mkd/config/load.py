@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mkd.config import schema
@@ -34,27 +35,39 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
     for arg in argv:
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
-    ConfigStore.instance().store(name=f"schema_{name}", node=kind)
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            composed = compose(name, overrides=list(argv))
+        composed = _compose(kind, name, argv)
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
         config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(_explain(error, kind, argv)) from None
     assert isinstance(config, kind)
     check(config)
     return config
 
 
+def _compose(kind: type[Any], name: str, argv: Sequence[str]) -> DictConfig:
+    """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere put overrides on the schema.
+
+    Without choices Hydra would take ``model=RUN/model`` for a file of ``configs/model/``.
+    """
+    if not (CONFIGS / f"{name}.yaml").is_file():
+        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(list(argv)))
+        assert isinstance(merged, DictConfig)
+        return merged
+    ConfigStore.instance().store(name=f"schema_{name}", node=kind)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose(name, overrides=list(argv))
+
+
 def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
     """Turn a Hydra or OmegaConf error into one sentence with the key and the nearest allowed ones."""
     causes = [error, error.__cause__, error.__context__]
-    text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split("\n")[0].split())
-    known = [*_keys(OmegaConf.structured(kind)), "model"]
+    text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split())
+    known = [*_keys(OmegaConf.structured(kind)), "model", "experiment"]
     for arg in argv:
         key = arg.split("=", 1)[0].lstrip("+~")
         if key not in known:

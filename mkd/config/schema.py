@@ -167,7 +167,7 @@ class Experiment:
     title: str = ""
     test: str = MISSING  # labelled data set every row is evaluated on
     frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
-    common: list[str] = field(default_factory=list)  # overrides of every run
+    common: dict[str, list[str]] = field(default_factory=dict)  # script -> overrides of its runs
     runs: dict[str, "ExperimentStep"] = field(default_factory=dict)
     rows: dict[str, str] = field(default_factory=dict)  # row title -> run
 

@@ -134,7 +134,7 @@ def _parse(content: Any, path: Path) -> DatasetIndex:
             bytes=int(content["bytes"]),
             histogram=tuple(int(count) for count in content["histogram"]),
             ignored_pixels=int(content["ignored_pixels"]),
-            shards=tuple(ShardInfo(**shard) for shard in content["shards"]),
+            shards=tuple(_shard(shard) for shard in content["shards"]),
             provenance=dict(content["provenance"]),
             ignore_index=int(content["ignore_index"]),
         )
@@ -144,6 +144,11 @@ def _parse(content: Any, path: Path) -> DatasetIndex:
         raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
     _check_sums(index, path)
     return index
+
+
+def _shard(content: Any) -> ShardInfo:
+    samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
+    return ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
 
 
 def _check_sums(index: DatasetIndex, path: Path) -> None:

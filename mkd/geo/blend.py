@@ -42,7 +42,8 @@ def window_weight(height: int, width: int, floor: float = 1e-3) -> Floats:
 
     Source: separable Hann window, sampled at pixel centres.
     """
-    assert height > 0 and width > 0 and 0 < floor <= 1, (height, width, floor)
+    assert min(height, width) > 0, (height, width)
+    assert 0 < floor <= 1, floor
 
     def one_axis(length: int) -> NDArray[np.float64]:
         return floor + (1 - floor) * np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2

@@ -201,6 +201,8 @@ class RasterWriter:
         try:
             with _told(str(self.path), "write"):
                 self._data.close()
+                if kind is None:
+                    self._read_back()
             if kind is None:
                 with open(self._aside, "rb") as file:
                     os.fsync(file.fileno())
@@ -208,12 +210,21 @@ class RasterWriter:
         finally:
             self._aside.unlink(missing_ok=True)
 
+    def _read_back(self) -> None:
+        """Decode the whole file once: GDAL keeps silent about a disk that fills up while it closes."""
+        try:
+            with rasterio.open(self._aside) as data:
+                for _, block in data.block_windows(1):
+                    data.read(window=block)
+        except RasterioError as error:
+            raise OSError(f"it is damaged after writing, is the disk full? ({error})") from error
+
 
 @contextmanager
 def _told(path: str, verb: str) -> Iterator[None]:
     """Turn rasterio's errors into one sentence with the path; files without a place on Earth are no news."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rasterio.Env():  # the Env keeps GDAL's own words off stderr
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:

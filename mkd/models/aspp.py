@@ -18,7 +18,7 @@ def conv_bn_relu(
         out_channels: output channels.
         kernel: odd kernel size.
         dilation: step between the kernel's taps, pixels.
-        separable: split a kernel above 1 into a depthwise and a 1x1 convolution, each with BatchNorm and ReLU.
+        separable: split a kernel above 1 into depthwise and 1x1 convolution, each with BatchNorm and ReLU.
     """
     padding = dilation * (kernel // 2)
     if not separable or kernel == 1:
@@ -49,7 +49,9 @@ class PooledBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x, (B,C,H,W)."""
         if self.training and x.numel() == x.shape[1]:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(x)
 
 
@@ -74,7 +76,9 @@ class ASPP(nn.Module):
             conv_bn_relu(channels, out_channels, 3, dilation=rate, separable=separable) for rate in rates
         )
         self.pooled = nn.Sequential(
-            nn.Conv2d(channels, out_channels, 1, bias=False), PooledBatchNorm(out_channels), nn.ReLU(inplace=True)
+            nn.Conv2d(channels, out_channels, 1, bias=False),
+            PooledBatchNorm(out_channels),
+            nn.ReLU(inplace=True),
         )
         self.project = conv_bn_relu(out_channels * (2 + len(rates)), out_channels, 1)
 

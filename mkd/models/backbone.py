@@ -167,7 +167,7 @@ def _restore_shortcuts(body: Any, reference: Any) -> None:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the images that timm's weights of this backbone were trained on."""
+    """Return mean and standard deviation of the images that timm's weights were trained on."""
     cfg = timm.get_pretrained_cfg(name.removesuffix("_ibn_a"))
     assert cfg is not None
     return tuple(cfg.mean), tuple(cfg.std)
@@ -179,4 +179,3 @@ def _widen(transition: Any, branches: list[Tensor]) -> list[Tensor]:
         branches[i] if isinstance(step, nn.Identity) else step(branches[-1])
         for i, step in enumerate(transition)
     ]
-

@@ -55,7 +55,9 @@ class Architecture:
         if len(self.dropout) != 2 or not all(0 <= p < 1 for p in self.dropout):
             raise ValueError(f"model.dropout: {self.dropout} must be two numbers from 0 to below 1")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"model.mean {self.mean} and model.std {self.std} must be three numbers each, std > 0")
+            raise ValueError(
+                f"model.mean {self.mean} and model.std {self.std} must be three numbers each, std > 0"
+            )
 
 
 class DeepLabV3Plus(nn.Module):
@@ -63,7 +65,7 @@ class DeepLabV3Plus(nn.Module):
 
     .. math::
         d &= \mathrm{ASPP}(\mathrm{PSA}_s(\mathrm{PSA}_p(\mathrm{neck}(\mathrm{deep})))) \\
-        z &= \mathrm{up}\big(W\,\mathrm{decoder}([\mathrm{up}(d), \mathrm{conv}_{1\times1}(\mathrm{low})])\big)
+        z &= \mathrm{up}\big(W\,\mathrm{decoder}([\mathrm{up}(d), \mathrm{conv}_1(\mathrm{low})])\big)
 
     The neck (1x1 and 3x3 convolution) exists on HRNet only. The ASPP's rates are 6, 12, 18 on HRNet and at
     output stride 16, doubled at 8 and halved at 32. Weights are random until loaded.
@@ -130,12 +132,13 @@ class DeepLabV3Plus(nn.Module):
         if num_classes < 2:
             raise ValueError(f"model: {num_classes} classes make no segmentation, use 2 or more")
         old = self.classifier.weight
-        weight = torch.empty(num_classes, old.shape[1], 1, 1)
+        new = nn.Conv2d(old.shape[1], num_classes, 1, device=old.device, dtype=old.dtype)
+        weight = torch.empty(new.weight.shape)
         nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
-        self.classifier = nn.Conv2d(old.shape[1], num_classes, 1, device=old.device, dtype=old.dtype)
         with torch.no_grad():
-            self.classifier.weight.copy_(weight)
-            self.classifier.bias.zero_()
+            new.weight.copy_(weight)
+            nn.init.zeros_(cast(Tensor, new.bias))
+        self.classifier = new
         self.num_classes = num_classes
 
     def head_modules(self) -> list[nn.Module]:
@@ -207,7 +210,7 @@ def _warn_of_normalisation(architecture: Architecture) -> None:
     mean, std = normalisation(architecture.backbone)
     if architecture.mean != mean or architecture.std != std:
         _log.warning(
-            "model.mean %s and model.std %s differ from what the ImageNet weights of %s were trained with: %s and %s",
+            "model.mean %s, model.std %s: the ImageNet weights of %s were trained with %s, %s",
             architecture.mean,
             architecture.std,
             architecture.backbone,

@@ -22,13 +22,13 @@ class IBN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.half = channels // 2
-        self.IN = nn.InstanceNorm2d(self.half, affine=True)
-        self.BN = nn.BatchNorm2d(channels - self.half)
+        self.split = channels // 2
+        self.IN = nn.InstanceNorm2d(self.split, affine=True)
+        self.BN = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x, (B,C,H,W)."""
-        first, second = x[:, : self.half], x[:, self.half :]
+        first, second = x[:, : self.split], x[:, self.split :]
         return torch.cat([self.IN(first), self.BN(second)], dim=1)
 
 

@@ -35,7 +35,7 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
         backbone: as ``create_backbone(name, ...)`` gives it.
         name: the backbone's name, for the messages and for the choice of timm weights.
         source: ``bundled``; a path to a ``.safetensors`` file with timm's key names; or a timm tag
-            (``resnet101.a1_in1k``, ``timm:resnet101``), which needs a network unless timm has it in its cache.
+            (``resnet101.a1_in1k``, ``timm:resnet101``), from the network or timm's cache.
 
     Raises:
         ValueError: the source does not exist, cannot be read or fetched, or does not fit the backbone.
@@ -80,10 +80,14 @@ def fill(backbone: Backbone, state: dict[str, Tensor], what: str) -> None:
     }
     found = "; ".join(f"{_listing(keys)} {problem}" for problem, keys in problems.items() if keys)
     if found:
-        raise ValueError(f"{what}: the weights do not fit: {found}; use weights of this backbone with timm's names")
+        raise ValueError(
+            f"{what}: the weights do not fit: {found}; use weights of this backbone with timm's names"
+        )
     backbone.body.load_state_dict(given, strict=False)
     parts = sorted({key.split(".")[0] for key in skipped})
-    _log.info("%s: %d tensors loaded, ImageNet head skipped: %s", what, len(given), ", ".join(parts) or "none")
+    _log.info(
+        "%s: %d tensors loaded, ImageNet head skipped: %s", what, len(given), ", ".join(parts) or "none"
+    )
 
 
 def bundled_lite0_weights() -> dict[str, Tensor]:
@@ -125,11 +129,15 @@ def _read_file(path: str) -> dict[str, Tensor]:
     if not os.path.isfile(path):
         raise ValueError(f"model.pretrained: there is no file {path!r}; give an existing .safetensors file")
     if not path.endswith(".safetensors"):
-        raise ValueError(f"model.pretrained: {path!r} is not a .safetensors file; convert it, pickles are not read")
+        raise ValueError(
+            f"model.pretrained: {path!r} is not a .safetensors file; convert it, pickles are not read"
+        )
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"model.pretrained: {path!r} cannot be read ({error}); get the file again") from error
+        raise ValueError(
+            f"model.pretrained: {path!r} cannot be read ({error}); get the file again"
+        ) from error
 
 
 def _fetch(tag: str, name: str) -> dict[str, Tensor]:
@@ -140,8 +148,8 @@ def _fetch(tag: str, name: str) -> dict[str, Tensor]:
         state: dict[str, Tensor] = timm.create_model(tag, pretrained=True).state_dict()
     except Exception as error:  # each transport of the hub has its own exceptions
         raise ValueError(
-            f"model.pretrained: {tag!r} could not be fetched ({error}); connect to a network, or give a local "
-            ".safetensors file"
+            f"model.pretrained: {tag!r} could not be fetched ({error}); "
+            "connect to a network, or give a local .safetensors file"
         ) from error
     return state
 

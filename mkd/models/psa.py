@@ -1,6 +1,6 @@
 """Polarized self-attention: a channel gate and a spatial gate that keep full internal resolution."""
 
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,9 @@ class PolarizedSelfAttention(nn.Module):
         self.form, self.variant = form, variant
         self.channel_query = nn.Conv2d(channels, 1, 1, bias=False)
         self.channel_value = nn.Conv2d(channels, inner, 1, bias=False)
-        self.channel_up = _plain_up(inner, channels) if form == "parallel" else _bottleneck_up(inner, channels)
+        self.channel_up = (
+            _plain_up(inner, channels) if form == "parallel" else _bottleneck_up(inner, channels)
+        )
         self.spatial_query = nn.Conv2d(channels, inner, 1, bias=False)
         self.spatial_value = nn.Conv2d(channels, inner, 1, bias=False)
         for conv in (self.channel_query, self.channel_value, self.spatial_query, self.spatial_value):
@@ -62,7 +64,7 @@ class PolarizedSelfAttention(nn.Module):
         query = self.channel_query(x).flatten(2).softmax(dim=2)  # (B,1,n)
         value = self.channel_value(x).flatten(2)  # (B,c,n)
         context = torch.matmul(value, query.transpose(1, 2))  # (B,c,1)
-        return cast(Tensor, torch.sigmoid(self.channel_up(context.unsqueeze(-1))))
+        return torch.sigmoid(self.channel_up(context.unsqueeze(-1)))
 
     def spatial_gate(self, x: Tensor) -> Tensor:
         """Return A_sp(x), (B,1,H,W) in (0,1), for x (B,C,H,W)."""
@@ -75,7 +77,7 @@ class PolarizedSelfAttention(nn.Module):
             score = torch.matmul(query, value).softmax(dim=2)
         else:
             score = torch.matmul(query, value.softmax(dim=2))
-        return torch.sigmoid(score).unflatten(2, x.shape[2:])
+        return torch.sigmoid(score).view(-1, 1, *x.shape[2:])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated x, same shape."""

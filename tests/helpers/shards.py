@@ -17,7 +17,7 @@ PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))
 
 
 def pictures(count, size=(8, 8), seed=0):
-    """Make (image uint8 (H,W,3), ids uint8 (H,W) of which some are 255) pairs; `size` may be a list of sizes."""
+    """Make pairs of image uint8 (H,W,3) and ids uint8 (H,W), some 255; `size` may be a list of sizes."""
     rng = np.random.default_rng(seed)
     sizes = size if isinstance(size, list) else [size] * count
     values = np.array([0, 1, 2, 255], np.uint8)
@@ -28,7 +28,13 @@ def write_dataset(folder, pairs, shard_size=4, labelled=True):
     """Pack pairs as PNG tiles with keys tile0000, tile0001, ...; return the folder as text."""
     with ShardWriter(folder, "tiny", CLASSES, PALETTE, shard_size) as writer:
         for n, (image, ids) in enumerate(pairs):
-            meta = {"source": f"s{n}", "window": None, "size": list(ids.shape), "crs": None, "transform": None}
+            meta = {
+                "source": f"s{n}",
+                "window": None,
+                "size": list(ids.shape),
+                "crs": None,
+                "transform": None,
+            }
             label = ids if labelled else None
             writer.add(tile_from(f"tile{n:04d}", encode_png(image), "png", label, meta))
         writer.finish({"command": "test"})
@@ -43,7 +49,7 @@ def jpeg(image):
 
 
 def rewrite(folder, change, shard=0):
-    """Pass each member (name, bytes) of a shard through `change`, which gives the new pair or None to drop it.
+    """Pass each member (name, bytes) of a shard through `change`, which gives a new pair, or None to drop it.
 
     The index learns the new size, so that it still takes the shard for whole.
     """

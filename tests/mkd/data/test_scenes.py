@@ -28,7 +28,7 @@ def target() -> Scene:
 
 @pytest.fixture(scope="module")
 def large() -> Scene:
-    return render("intermediate", 1536, 1536, 4)
+    return render("intermediate", 1024, 1024, 4)
 
 
 def digest(scene: Scene) -> str:
@@ -49,8 +49,9 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(domain: str) -> Non
 def test_any_size_and_seed_gives_a_valid_scene(domain: str, height: int, width: int, seed: int) -> None:
     """Image and label have the size asked for, and every label is one of the domain's classes."""
     scene = render(domain, height, width, seed)
-    assert scene.image.shape == (height, width, 3) and scene.image.dtype == np.uint8
-    assert scene.label.shape == (height, width) and scene.label.dtype == np.uint8
+    assert scene.image.shape == (height, width, 3)
+    assert scene.label.shape == (height, width)
+    assert (scene.image.dtype, scene.label.dtype) == (np.uint8, np.uint8)
     assert scene.image.flags.c_contiguous
     assert scene.label.max() < len(STYLES[domain].classes)
     assert (scene.gsd, scene.domain) == (STYLES[domain].gsd, domain)
@@ -74,8 +75,8 @@ def test_every_target_class_is_common(target: Scene) -> None:
 
 
 def test_every_intermediate_class_is_there(large: Scene) -> None:
-    """A large intermediate scene holds all 17 classes, each with hundreds of pixels."""
-    assert np.bincount(large.label.ravel(), minlength=17).min() > 500
+    """A large intermediate scene holds all 17 classes, each with a few hundred pixels."""
+    assert np.bincount(large.label.ravel(), minlength=17).min() > 300
 
 
 def test_domains_look_different(target: Scene, large: Scene) -> None:
@@ -104,7 +105,7 @@ def directedness(window: np.ndarray) -> float:
 
 def test_farmland_and_grassland_share_colours_but_not_texture() -> None:
     """Their colour histograms overlap by more than half, while rows give farmland the clearer direction."""
-    scenes = [render("target", 768, 768, seed) for seed in (11, 12, 13)]
+    scenes = [render("target", 768, 768, seed) for seed in (11, 12)]
     bins = []
     for name in (FARMLAND, GRASSLAND):
         pixels = np.concatenate([s.image[s.label == name] for s in scenes]) // 24
@@ -138,7 +139,7 @@ def test_shadows_darken_the_ground_and_keep_its_label(monkeypatch: pytest.Monkey
 
 
 def test_orthomosaic_is_written_with_place_and_colours(tmp_path: Path) -> None:
-    """The GeoTIFFs hold the scene's pixels, the domain's CRS, the ground sampling and the label colours."""
+    """The GeoTIFFs hold the scene's pixels, the domain's CRS, ground sampling and label colours."""
     scene = render("target", 96, 128, 0)
     image, label = write_orthomosaic(scene, tmp_path / "out", "a")
     assert [Path(p).relative_to(tmp_path / "out").as_posix() for p in (image, label)] == [
@@ -152,7 +153,8 @@ def test_orthomosaic_is_written_with_place_and_colours(tmp_path: Path) -> None:
         assert photo.info.transform == truth.info.transform
         assert photo.info.transform is not None
         assert (photo.info.transform[0], photo.info.transform[4]) == (0.5, -0.5)
-        assert photo.info.crs is not None and "UTM zone 47N" in photo.info.crs
+        assert photo.info.crs is not None
+        assert "UTM zone 47N" in photo.info.crs
         assert truth.info.colormap is not None
         assert [truth.info.colormap[i][:3] for i in range(6)] == list(STYLES["target"].palette)
 
@@ -173,7 +175,7 @@ PLAN = Plan(90.0, {Use.CROP: 0.5, Use.HOUSES: 0.3, Use.LAKE: 0.2}, (1.5, 2.5))
 
 
 def test_locate_agrees_with_the_polygons() -> None:
-    """The tree look-up finds the parcel whose polygon holds the point, and the distance to its nearest side."""
+    """The tree look-up finds the parcel that holds the point and the distance to its nearest side."""
     layout = build_layout(np.random.default_rng(1), PLAN, 300, 200)
     rng = np.random.default_rng(2)
     x = rng.uniform(0, 300, (1, 200)).astype(np.float32)
@@ -206,7 +208,7 @@ def test_parcels_tile_the_scene_and_roads_are_there() -> None:
     st.integers(0, 9),
 )
 def test_deal_keeps_to_the_shares(shares: dict[Use, float], count: int, seed: int) -> None:
-    """Exactly ``count`` uses are dealt, each at least once when there is room, and the largest share leads."""
+    """``count`` uses are dealt, each at least once when there is room, and the largest share leads."""
     dealt = deal(np.random.default_rng(seed), shares, count)
     assert len(dealt) == count
     assert len(set(dealt)) == min(count, len(shares))
@@ -243,7 +245,7 @@ def test_shadow_agrees_with_walking_to_the_sun(seed: int, azimuth: float, elevat
 
 
 def test_crowns_agree_with_the_highest_dome() -> None:
-    """Each pixel shows the crown whose dome is highest there, wherever crowns overlap or leave the picture."""
+    """Each pixel shows the crown whose dome is highest there, where crowns overlap or leave it."""
     rng = np.random.default_rng(3)
     centres = rng.uniform(-3, 33, (40, 2)).astype(np.float32)
     radii = rng.uniform(1.5, 5, 40).astype(np.float32)

@@ -1,4 +1,4 @@
-"""L_KD against a pixel loop, in its limits (T = 1, T -> infinity, sure teacher), its gradient and its laws."""
+"""L_KD against a pixel loop, in its limits (sure teacher, T = 1, T -> infinity), its gradient, its laws."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,11 @@ def case(seed=0, batch=2, classes=4, height=3, width=4, spread=2.0):
     """Random student logits, teacher logits (float64 arrays) and valid pixels (bool array)."""
     rng = np.random.default_rng(seed)
     shape = (batch, classes, height, width)
-    return rng.normal(0, spread, shape), rng.normal(0, spread, shape), rng.random((batch, height, width)) < 0.7
+    return (
+        rng.normal(0, spread, shape),
+        rng.normal(0, spread, shape),
+        rng.random((batch, height, width)) < 0.7,
+    )
 
 
 def loss_of(student, teacher, temperature=3.0, valid=None):
@@ -50,9 +54,7 @@ def test_gradient_equals_finite_differences():
     """Backward is the derivative of the reference; masked pixels and the teacher get none."""
     student, teacher, valid = case(seed=4)
     gradient, to_teacher = gradients(student, teacher, 3.0, valid)
-    expected = references.numeric_gradient(
-        lambda z: references.distillation(z, teacher, 3.0, valid), student
-    )
+    expected = references.numeric_gradient(lambda z: references.distillation(z, teacher, 3.0, valid), student)
     np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-3, atol=1e-6)
     assert not gradient.movedim(1, -1)[torch.as_tensor(~valid)].any()
     assert to_teacher is None
@@ -77,11 +79,13 @@ def test_a_sure_teacher_at_temperature_one_is_cross_entropy():
     student, _, _ = case()
     labels = np.random.default_rng(9).integers(0, 4, (2, 3, 4))
     teacher = 100.0 * np.moveaxis(np.eye(4)[labels], -1, 1)
-    assert loss_of(student, teacher, 1.0) == pytest.approx(references.cross_entropy(student, labels), rel=1e-5)
+    assert loss_of(student, teacher, 1.0) == pytest.approx(
+        references.cross_entropy(student, labels), rel=1e-5
+    )
 
 
 def test_a_high_temperature_matches_logits():
-    """For T -> infinity the loss goes to the mean squared difference of centred logits, halved (Hinton 2015)."""
+    """For T -> infinity the loss goes to half the mean square of the centred difference (Hinton 2015)."""
     student, teacher, _ = case()
     difference = (student - teacher) - (student - teacher).mean(axis=1, keepdims=True)
     assert loss_of(student, teacher, 100.0) == pytest.approx(0.5 * (difference**2).mean(), rel=0.02)
@@ -91,7 +95,9 @@ def test_more_pixels_or_classes_without_news_change_nothing():
     """The mean is over pixels, not over images and not over classes: METHOD's one named reduction."""
     student, teacher, _ = case()
     alone = loss_of(student, teacher)
-    assert loss_of(np.tile(student, (3, 1, 1, 2)), np.tile(teacher, (3, 1, 1, 2))) == pytest.approx(alone, rel=1e-5)
+    assert loss_of(np.tile(student, (3, 1, 1, 2)), np.tile(teacher, (3, 1, 1, 2))) == pytest.approx(
+        alone, rel=1e-5
+    )
     dead = np.full((2, 1, 3, 4), -1e4)  # a class that neither of them ever predicts
     assert loss_of(np.concatenate([student, dead], 1), np.concatenate([teacher, dead], 1)) == pytest.approx(
         alone, rel=1e-5
@@ -101,7 +107,9 @@ def test_more_pixels_or_classes_without_news_change_nothing():
 def test_not_symmetric():
     """The teacher is the first argument of KL: exchanging the two gives another number."""
     student, teacher, valid = case()
-    assert loss_of(student, teacher, 3.0, valid) != pytest.approx(loss_of(teacher, student, 3.0, valid), rel=1e-3)
+    assert loss_of(student, teacher, 3.0, valid) != pytest.approx(
+        loss_of(teacher, student, 3.0, valid), rel=1e-3
+    )
 
 
 def test_bfloat16_logits_are_compared_in_float32():

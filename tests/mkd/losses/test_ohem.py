@@ -132,10 +132,17 @@ def test_confident_mistakes_stay_finite():
     assert torch.isfinite(gradient).all()
 
 
+def test_a_network_gone_nan_is_not_hidden():
+    """A NaN logit at a valid pixel makes the loss NaN, so that the run can stop, however few are kept."""
+    logits, labels = case(ignored=0)
+    logits[1, 2, 0, 0] = np.nan
+    assert np.isnan(loss_and_gradient(logits, labels, 0.0, 1)[0])
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 1), st.integers(0, 40), st.floats(0, 1))
 def test_keeps_enough_and_the_hardest(seed, threshold, min_kept, ignored):
-    """At least min(min_kept, valid) pixels learn, all below the threshold do, and no easier one before a harder."""
+    """At least min(min_kept, valid) pixels learn, all below the threshold do, and the hardest first."""
     logits, labels = case(seed, ignored=ignored)
     _, gradient = loss_and_gradient(logits, labels, threshold, min_kept)
     learns = gradient.abs().sum(dim=1)[torch.as_tensor(labels != IGNORE)] > 0

@@ -16,11 +16,13 @@ def _norm(x, bn):
 
 def _block(x, block, dilation=1):
     kernel = block[0].weight.shape[-1]
-    return _norm(F.conv2d(x, block[0].weight, padding=dilation * (kernel // 2), dilation=dilation), block[1]).relu()
+    return _norm(
+        F.conv2d(x, block[0].weight, padding=dilation * (kernel // 2), dilation=dilation), block[1]
+    ).relu()
 
 
 def test_equals_reference():
-    """The result is the projection of point, dilated (each at its own rate) and pooled branches, in this order."""
+    """The result projects point, dilated (each at its own rate) and pooled branches, in this order."""
     torch.manual_seed(0)
     aspp = ASPP(5, 4, rates=(2, 3)).double()
     x = torch.randn(3, 5, 9, 7, dtype=torch.float64)

@@ -18,7 +18,7 @@ def _named(names):
 
 @pytest.mark.parametrize("name", _named(NAMES))
 def test_forward_and_backward(name):
-    """Every backbone runs in training mode on a tiny image; the shallow map lies at H/4, both as announced."""
+    """Every backbone trains on a tiny image; both maps have the strides and channels announced."""
     torch.manual_seed(0)
     backbone = create_backbone(name, 16)
     low, deep = backbone(torch.randn(1, 3, 64, 96))
@@ -42,7 +42,7 @@ def test_output_stride(name, stride):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_do_not_depend_on_output_stride(name):
-    """Dilation changes no parameter: weights trained at stride 32 fit at 8 and 16 (timm drops Xception shortcuts)."""
+    """Weights trained at stride 32 fit at 8 and 16 (timm alone drops Xception shortcuts there)."""
     shapes = []
     for stride in (8, 16, 32):
         with torch.device("meta"):
@@ -53,7 +53,7 @@ def test_weights_do_not_depend_on_output_stride(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_timms(name):
-    """Every tensor has the name and shape that it has in timm's ImageNet network (but for IBN's own norms)."""
+    """Every tensor has the name and shape of timm's ImageNet network, but for IBN's own norms."""
     with torch.device("meta"):
         ours = create_backbone(name, 16).body.state_dict()
         theirs = timm.create_model(name.removesuffix("_ibn_a")).state_dict()
@@ -63,7 +63,7 @@ def test_names_are_timms(name):
 
 
 def test_hrnet_is_timms():
-    """The deep map is timm's four branches upsampled and concatenated; the shallow one is stage 1's output."""
+    """The deep map is timm's four branches upsampled, the shallow one stage 1's output."""
     torch.manual_seed(0)
     backbone = create_backbone("hrnet_w18_small", 16).eval()
     stage1 = []
@@ -82,7 +82,9 @@ def test_xception_is_timms():
     torch.manual_seed(0)
     backbone = create_backbone("xception71", 16).eval()
     theirs = timm.create_model("xception71", features_only=True, output_stride=16, out_indices=(1, 4)).eval()
-    renamed = {k.replace("_", ".", 1) if k.startswith(("stem_", "blocks_")) else k: k for k in theirs.state_dict()}
+    renamed = {
+        k.replace("_", ".", 1) if k.startswith(("stem_", "blocks_")) else k: k for k in theirs.state_dict()
+    }
     ours = backbone.body.state_dict()
     theirs.load_state_dict({key: ours[name] for name, key in renamed.items()})
     x = torch.randn(1, 3, 64, 64)
@@ -103,7 +105,9 @@ def test_normalisation():
     assert normalisation("resnet101_ibn_a") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize(("name", "stride", "word"), [("resnet9", 16, "resnet101"), ("resnet101", 4, "8, 16 or 32")])
+@pytest.mark.parametrize(
+    ("name", "stride", "word"), [("resnet9", 16, "resnet101"), ("resnet101", 4, "8, 16 or 32")]
+)
 def test_refuses_impossible(name, stride, word):
     """Unknown names and strides are refused with what is allowed."""
     with pytest.raises(ValueError, match=word):

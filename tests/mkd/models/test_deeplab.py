@@ -37,7 +37,7 @@ def _images(*shape):
     [("hrnet_w48", 78.03e6, 1158.7), ("hrnet_w48_psa", 79.94e6, 1260.8)],
 )
 def test_cost_of_table_1(file, parameters, gmac):
-    """The HRNet rows of the paper's Table 1 come out as giga multiply-accumulates at 1024 x 1024, 6 classes."""
+    """Table 1's HRNet rows come out as giga multiply-accumulates at 1024 x 1024, 6 classes."""
     _, architecture = _read(next(path for path in CONFIGS if path.stem == file))
     with torch.device("meta"):
         found = cost(build(architecture, 6), 1024)
@@ -46,11 +46,14 @@ def test_cost_of_table_1(file, parameters, gmac):
 
 
 def test_parts_of_the_hrnet_form():
-    """HRNet: neck 720-720, ASPP rates 6, 12, 18, low level 256-256, decoder 512-256-256, dropout 0.5 and 0.1."""
+    """HRNet: neck 720-720, ASPP rates 6, 12, 18, low level 256, decoder 512-256-256, dropout 0.5, 0.1."""
     _, architecture = _read(next(path for path in CONFIGS if path.stem == "hrnet_w48"))
     with torch.device("meta"):
         model = build(architecture, 6)
-    assert [(b[0].in_channels, b[0].out_channels, b[0].kernel_size[0]) for b in model.neck] == [(720, 720, 1), (720, 720, 3)]
+    assert [(b[0].in_channels, b[0].out_channels, b[0].kernel_size[0]) for b in model.neck] == [
+        (720, 720, 1),
+        (720, 720, 3),
+    ]
     assert [branch[0].dilation[0] for branch in model.aspp.dilated] == [6, 12, 18]
     assert (model.low[0].in_channels, model.low[0].out_channels) == (256, 256)
     assert (model.decoder[0][0].in_channels, model.decoder[0][0].out_channels) == (512, 256)
@@ -68,7 +71,7 @@ def test_rates_follow_the_output_stride(stride, rates):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs(path):
-    """Every model config is an architecture whose weights exist and whose normalisation is that of the weights."""
+    """Every model config builds, its weights exist and its normalisation is theirs."""
     pretrained, architecture = _read(path)
     with torch.device("meta"):
         assert build(architecture, 6)(torch.empty(1, 3, 65, 70)).shape == (1, 6, 65, 70)
@@ -83,7 +86,7 @@ def test_configs_cover_every_backbone():
 
 @pytest.mark.parametrize("architecture", [LITE0, HRNET], ids=lambda a: a.backbone)
 def test_forward_by_hand(architecture):
-    """Logits are normalise, backbone, neck, attention, ASPP, upsample, concatenate, decode, classify, upsample."""
+    """Logits: normalise, backbone, neck, attention, ASPP, upsample, concat, decode, classify, upsample."""
     model = build(architecture, 5).eval()
     x = _images(2, 3, 64, 96)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (architecture.mean, architecture.std))
@@ -91,7 +94,9 @@ def test_forward_by_hand(architecture):
     deep = model.aspp(model.attention(model.neck(deep)))
     deep = F.interpolate(deep, size=(16, 24), mode="bilinear", align_corners=False)
     z = model.classifier(model.decoder(torch.cat([deep, model.low(low)], 1)))
-    torch.testing.assert_close(model(x), F.interpolate(z, scale_factor=4, mode="bilinear", align_corners=False))
+    torch.testing.assert_close(
+        model(x), F.interpolate(z, scale_factor=4, mode="bilinear", align_corners=False)
+    )
 
 
 @settings(max_examples=12, deadline=None)
@@ -114,7 +119,7 @@ _LITE0_MODEL = build(LITE0, 5).eval().requires_grad_(False)
 @pytest.mark.parametrize("architecture", [LITE0, HRNET], ids=lambda a: a.backbone)
 @pytest.mark.parametrize("shape", [(1, 3, 300, 300), (1, 3, 20, 33)])
 def test_batch_of_one_trains(architecture, shape):
-    """One image of an odd or tiny size in training mode gives finite logits and a gradient for every weight."""
+    """One image of an odd or tiny size trains: finite logits and a gradient for every weight."""
     model = build(architecture, 5).train()
     z = model(_images(*shape))
     assert z.shape == (1, 5, *shape[2:])
@@ -175,11 +180,11 @@ def test_other_normalisation_is_said(caplog):
     assert caplog.text == ""
     with caplog.at_level(logging.WARNING):
         build(LITE0, 5, "bundled")
-    assert "differ from what the ImageNet weights" in caplog.text
+    assert "were trained with" in caplog.text
 
 
 def test_safetensors_round_trip(tmp_path):
-    """Saved and loaded into another start, the model gives the same logits; the normalisation is not stored."""
+    """Saved and loaded into another start, the logits are the same; mean and std are not stored."""
     trained = copy.deepcopy(_LITE0_MODEL).train()
     trained(_images(2, 3, 64, 64))
     trained.eval()

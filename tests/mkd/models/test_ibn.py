@@ -13,7 +13,9 @@ def test_halves_are_instance_and_batch_norm():
     x = torch.randn(3, 6, 5, 4, dtype=torch.float64) * 3 + 1
     y = IBN(6).double()(x)
     first, second = x[:, :3], x[:, 3:]
-    per_image = (first - first.mean((2, 3), keepdim=True)) / (first.var((2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+    per_image = (first - first.mean((2, 3), keepdim=True)) / (
+        first.var((2, 3), unbiased=False, keepdim=True) + 1e-5
+    ).sqrt()
     per_batch = (second - second.mean((0, 2, 3), keepdim=True)) / (
         second.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5
     ).sqrt()

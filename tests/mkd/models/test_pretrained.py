@@ -46,7 +46,10 @@ def test_counters_may_be_absent():
     [
         (lambda s: s.pop("conv_stem.weight"), "conv_stem.weight missing"),
         (lambda s: s.update({"odd.weight": torch.zeros(1)}), "odd.weight not known"),
-        (lambda s: s.update({"conv_stem.weight": torch.zeros(1, 3)}), r"conv_stem.weight \(1, 3\) instead of"),
+        (
+            lambda s: s.update({"conv_stem.weight": torch.zeros(1, 3)}),
+            r"conv_stem.weight \(1, 3\) instead of",
+        ),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("blocks.6")], "and 10 more missing"),
     ],
 )
@@ -101,7 +104,9 @@ def test_wrong_sources(name, source, words):
         load_pretrained(backbone, name, source)
 
 
-@pytest.mark.parametrize(("file", "words"), [("w.pth", "pickles are not read"), ("w.safetensors", "cannot be read")])
+@pytest.mark.parametrize(
+    ("file", "words"), [("w.pth", "pickles are not read"), ("w.safetensors", "cannot be read")]
+)
 def test_unreadable_files(tmp_path, file, words):
     """Pickles and broken files are refused by path."""
     (tmp_path / file).write_bytes(b"not weights")

@@ -73,7 +73,11 @@ def _slow(psa: PolarizedSelfAttention, image: Tensor) -> Tensor:
 @pytest.mark.parametrize("form", ["parallel", "sequential"])
 @settings(max_examples=15, deadline=None)
 @given(
-    batch=st.integers(1, 3), half=st.integers(4, 9), height=st.integers(1, 5), width=st.integers(1, 5), seed=st.integers(0, 999)
+    batch=st.integers(1, 3),
+    half=st.integers(4, 9),
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    seed=st.integers(0, 999),
 )
 def test_equals_reference(form, variant, batch, half, height, width, seed):
     """Both forms of both variants are the equations, written out pixel by pixel in float64."""
@@ -86,7 +90,7 @@ def test_equals_reference(form, variant, batch, half, height, width, seed):
 
 @pytest.mark.parametrize("form", ["parallel", "sequential"])
 def test_only_the_paper_gate_varies_in_space(form):
-    """At 720 channels the paper's spatial gate varies over the image and the published one is nearly constant."""
+    """At 720 channels the paper's spatial gate varies and the published one is nearly constant."""
     torch.manual_seed(0)
     x = torch.randn(1, 720, 64, 64).relu()
     quarters = torch.tensor([0.25, 0.75])

@@ -1,0 +1,103 @@
+"""Files are whole or not there, whatever interrupts the writer."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import mkd.atomic
+from mkd.atomic import write_text, written_aside
+
+
+def test_writes_new_folders_and_utf8(tmp_path):
+    """Text arrives as UTF-8, in folders made on the way, and nothing is left beside it."""
+    write_text(tmp_path / "a" / "b" / "x.txt", "Grünland\n")
+    assert (tmp_path / "a" / "b" / "x.txt").read_bytes() == "Grünland\n".encode()
+    assert os.listdir(tmp_path / "a" / "b") == ["x.txt"]
+
+
+def test_a_reader_never_sees_a_part(tmp_path):
+    """Until the block ends the old content stands; afterwards the new one does."""
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    with written_aside(path) as aside:
+        aside.write_text("half of the n")
+        assert path.read_text() == "old"
+        assert aside.parent == path.parent  # the same file system, or a rename is no rename
+        aside.write_text("new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt(), ValueError("bad")]
+)
+def test_an_error_leaves_the_old_file(tmp_path, error):
+    """When the writer fails, its error comes through, the old file stays and the part is removed."""
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def write():
+        with written_aside(path) as aside:
+            aside.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        write()
+    assert raised.value is error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_disk_that_fills_at_the_last_moment(tmp_path, monkeypatch):
+    """An fsync that fails counts as a failed write: the old file stays."""
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(mkd.atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_the_content_is_on_disk_before_the_name(tmp_path, monkeypatch):
+    """The file is synced before it is renamed and the folder after: a power cut leaves no empty file."""
+    path, calls = tmp_path / "x.txt", []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        calls.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def replaced(source, target):
+        calls.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(mkd.atomic.os, "fsync", synced)
+    monkeypatch.setattr(mkd.atomic.os, "replace", replaced)
+    write_text(path, "new")
+    assert calls == [path.stat().st_ino, "rename", tmp_path.stat().st_ino]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    """kill -9 in the middle of a write leaves the old content, and a later write works."""
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    script = (
+        "import os, signal, sys\n"
+        "from mkd.atomic import written_aside\n"
+        "with written_aside(sys.argv[1]) as aside:\n"
+        "    aside.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert path.read_text() == "new"

@@ -1,0 +1,81 @@
+"""The command line: commands do what the functions do, errors are one sentence and an exit code."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mkd.data.index import read_index
+from shards.__main__ import main
+
+
+def arguments(folder, out):
+    """Give a pack command."""
+    return ["pack", "--source", str(folder.root), "--classes", str(folder.classfile), "--out", str(out)]
+
+
+def test_the_commands_in_a_row(folder, tmp_path, capsys):
+    """pack, split, info and verify from the command line, in a process of their own for the first."""
+    command = [sys.executable, "-m", "shards", *arguments(folder, tmp_path / "all"), "--slice", "1:"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("packed 4 tiles (4 labelled) in 1 shard")
+    fewer = ["split", "--source", str(tmp_path / "all"), "--out", str(tmp_path / "few"), "--labelled", "1"]
+    assert main([*fewer, "--seed", "2"]) == 0
+    assert read_index(tmp_path / "few/labelled").samples == 1
+    assert main(["info", str(tmp_path / "all"), str(tmp_path / "few/unlabelled")]) == 0
+    assert "no labels" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "all"), str(tmp_path / "few/labelled")]) == 0
+    assert capsys.readouterr().out.count("all well") == 2
+
+
+def test_verify_tells_by_its_exit_code(folder, tmp_path, capsys):
+    """One bad data set among good ones makes 1."""
+    for name in ("a", "b"):
+        assert main(arguments(folder, tmp_path / name)) == 0
+    shard = tmp_path / "a/toy-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert main(["verify", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    assert "1 problem" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["info", "nowhere"], "mkd-shards: no data set at nowhere: the folder does not exist"),
+        (["verify", "nowhere"], "mkd-shards: no data set at nowhere"),
+        (
+            ["split", "--source", "nowhere", "--out", "x", "--labelled", "3"],
+            "mkd-shards: no data set at nowhere",
+        ),
+        (
+            ["tile", "--source", "x.tif", "--classes", "none.yaml", "--out", "y"],
+            "mkd-shards: no class file at none.yaml",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(command, words, capsys):
+    """No traceback: one line on stderr."""
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(words) and error.count("\n") == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(folder, tmp_path, capsys):
+    """A file where the folder should be: the system's reason and the path."""
+    (tmp_path / "file").write_text("")
+    assert main(arguments(folder, tmp_path / "file" / "out")) == 2
+    assert capsys.readouterr().err == f"mkd-shards: Not a directory: {tmp_path}/file/out\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[], ["pack"], ["split", "--source", "a", "--out", "b", "--fractions", "a"], ["split", "--random"]],
+)
+def test_a_command_that_cannot_be_read_exits_with_2(command, capsys):
+    """The parser names what is missing or unknown; there is no split by random tiles."""
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert "mkd-shards" in capsys.readouterr().err
