@@ -48,7 +48,13 @@ def demo(config: DemoRun) -> None:
         results = experiment(table)
         best = run_folder(table, list(table.rows.values())[-1], config.seeds[0]) / "model"
         scene = out / "scenes" / "images" / f"{UNSEEN}.tif"
-        print(predict(PredictRun(model=str(best), input=str(scene), output=str(out / "map.tif"), tile=256, overlap=64)))
+        print(
+            predict(
+                PredictRun(
+                    model=str(best), input=str(scene), output=str(out / "map.tif"), tile=256, overlap=64
+                )
+            )
+        )
     results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
     experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
@@ -66,7 +72,9 @@ def _data(config: DemoRun, out: Path) -> None:
         print(f"{domain}: drawing {count} orthomosaics of {config.scene} x {config.scene} pixels", flush=True)
         images, labels = [], []
         for n in range(count):
-            image, label = write_orthomosaic(render(domain, config.scene, config.scene, n), scenes, f"{domain}_{n}")
+            image, label = write_orthomosaic(
+                render(domain, config.scene, config.scene, n), scenes, f"{domain}_{n}"
+            )
             images.append(image)
             labels.append(label)
         classes = CONFIGS / "classes" / f"demo_{domain}.yaml"
@@ -79,7 +87,9 @@ def _data(config: DemoRun, out: Path) -> None:
     unseen = scenes / "images" / f"{UNSEEN}.tif"
     if not unseen.is_file():
         write_orthomosaic(render("target", config.scene, config.scene, 1000), scenes, UNSEEN)
-    counts = {name: read_index(data / "target" / name).samples for name in ("labelled", "unlabelled", "val", "test")}
+    counts = {
+        name: read_index(data / "target" / name).samples for name in ("labelled", "unlabelled", "val", "test")
+    }
     print("target tiles: " + ", ".join(f"{n} {name}" for name, n in counts.items()), flush=True)
 
 
@@ -88,4 +98,6 @@ def _verdict(results: dict[str, Any]) -> None:
     rows = results["rows"]
     for before, after in zip(rows, rows[1:], strict=False):
         gain = 100 * (after["miou_mean"] - before["miou_mean"])
-        print(f"{after['name']}: {gain:+.2f} mIoU points over '{before['name']}'{'' if gain > 0 else ': NO GAIN'}")
+        print(
+            f"{after['name']}: {gain:+.2f} mIoU points over '{before['name']}'{'' if gain > 0 else ': NO GAIN'}"
+        )

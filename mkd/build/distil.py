@@ -43,7 +43,9 @@ def kd(config: schema.KdRun) -> Path:
     step = KdStep(student, teacher, parts.ohem(config.ohem), config.kd.temperature, config.kd.weight, ewc)
     phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
     weights = run.fit(phase, step, unlabelled=config.kd.tiles == "all")
-    run.write_model(student, weights, {"stage": "kd", "source": config.kd.source, "init": config.kd.student_init})
+    run.write_model(
+        student, weights, {"stage": "kd", "source": config.kd.source, "init": config.kd.student_init}
+    )
     return run.folder
 
 
@@ -54,7 +56,9 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
         return load_model(folder)[0].requires_grad_(False)
     kd = config.kd
     if source is None:
-        model = build(parts.architecture(config.model), run.index.num_classes, config.model.pretrained, seed=config.seed)
+        model = build(
+            parts.architecture(config.model), run.index.num_classes, config.model.pretrained, seed=config.seed
+        )
     else:
         model, _ = load_model(str(kd.source))
         model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
@@ -64,12 +68,16 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     for module in tuned:
         module.requires_grad_(True)
     frozen = [m for m in model.children() if not any(m is t for t in tuned)]
-    run.journal.say(f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained")
+    run.journal.say(
+        f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained"
+    )
     step = SupervisedStep(model, parts.ohem(config.ohem), frozen)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
     phase = parts.phase(config, "teacher", kd.teacher_epochs, None, run.index.samples, lr)
     model.load_state_dict(run.fit(phase, step, unlabelled=False))
-    run.write_model(model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher")
+    run.write_model(
+        model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
+    )
     return model.requires_grad_(False).eval()
 
 
@@ -84,7 +92,11 @@ def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> 
 
 
 def _consolidation(
-    config: schema.KdRun, run: Run, source: DeepLabV3Plus | None, teacher: DeepLabV3Plus, student: DeepLabV3Plus
+    config: schema.KdRun,
+    run: Run,
+    source: DeepLabV3Plus | None,
+    teacher: DeepLabV3Plus,
+    student: DeepLabV3Plus,
 ) -> Consolidation:
     """Return EWC's anchor and Fisher; the Fisher is an artefact of the run folder.
 
@@ -99,7 +111,11 @@ def _consolidation(
     assert model is not None
     path = run.folder / "fisher.safetensors"
     if not path.is_file():
-        whose = "the student's start" if kd.anchor == "init" else ("the source model" if on_source else "the teacher")
+        whose = (
+            "the student's start"
+            if kd.anchor == "init"
+            else ("the source model" if on_source else "the teacher")
+        )
         run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
         model.to(run.world.device).requires_grad_(True)
         fisher = fisher_diagonal(model, _plain_crops(config, data, run.world.device))

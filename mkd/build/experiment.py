@@ -90,7 +90,9 @@ def _fill(config: Experiment, text: str, seed: int) -> str:
     for name in config.runs:
         text = text.replace(f"{{run:{name}}}", str(run_folder(config, name, seed)))
     if "{" in text:
-        raise ValueError(f"override '{text}': only {{data}}, {{out}}, {{seed}} and {{run:NAME}} are filled in")
+        raise ValueError(
+            f"override '{text}': only {{data}}, {{out}}, {{seed}} and {{run:NAME}} are filled in"
+        )
     return text
 
 

@@ -21,7 +21,12 @@ PANELS = 6  # test tiles shown
 
 
 def experiment_report(
-    config: Experiment, results: dict[str, Any], path: Path, raster: Path | None, map: Path | None, command: str
+    config: Experiment,
+    results: dict[str, Any],
+    path: Path,
+    raster: Path | None,
+    map: Path | None,
+    command: str,
 ) -> None:
     """Write the page of an experiment: table, curves, confusion, test tiles, map, configs.
 
@@ -38,7 +43,8 @@ def experiment_report(
     folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
     tiles = TileSet(config.test.replace("{data}", config.data), labelled=True)
     rows = [
-        Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"]) for r in results["rows"]
+        Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
+        for r in results["rows"]
     ]
     runs = [Run(n, run_folder(config, n, s) / "metrics.jsonl", s) for n in config.runs for s in config.seeds]
     found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
@@ -59,7 +65,9 @@ def experiment_report(
             panels=panels(tiles, {t: f / "model" for t, f in folders.items()}),
             map=None if map is None else map_view(raster, map),
             configs={
-                f"{n}, seed {first}": (run_folder(config, n, first) / "config.yaml").read_text(encoding="utf-8")
+                f"{n}, seed {first}": (run_folder(config, n, first) / "config.yaml").read_text(
+                    encoding="utf-8"
+                )
                 for n in config.runs
             },
             versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
@@ -74,7 +82,9 @@ def run_report(config: EvaluateRun) -> None:
     model = Path(config.model)
     shown = panels(TileSet(config.data, labelled=True), {"prediction": model})
     command = f"python launch/evaluate.py model={config.model} data={config.data} out={config.out} report={config.report}"
-    page = report_of_run(model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat())
+    page = report_of_run(
+        model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
+    )
     write_report(str(config.report), page)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,8 +25,9 @@ from mkd.train.views import Feed
 
 def architecture(config: schema.ModelConfig) -> Architecture:
     """Return the network's plan; `pretrained` says where weights come from and is no part of it."""
-    fields = {k: v for k, v in asdict(config).items() if k != "pretrained"}
-    return Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asdict(config).items()}
+    del fields["pretrained"]
+    return Architecture(**fields)
 
 
 def ohem(config: schema.OhemConfig) -> Ohem:
@@ -78,16 +80,28 @@ def load_checked(key: str, path: str, wanted: Architecture | None = None) -> tup
             for k, v in asdict(card.architecture).items()
             if v != asdict(wanted)[k]
         ]
-        raise ValueError(f"{key}={path} has another architecture ({'; '.join(differs)}); choose the same model=")
+        raise ValueError(
+            f"{key}={path} has another architecture ({'; '.join(differs)}); choose the same model="
+        )
     return model, card
 
 
-def phase(config: schema.RunConfig, name: str, epochs: float, steps: int | None, tiles: int, lr: float) -> Phase:
+def phase(
+    config: schema.RunConfig, name: str, epochs: float, steps: int | None, tiles: int, lr: float
+) -> Phase:
     """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
     an_epoch = tiles / config.data.batch
     total = steps if steps is not None else max(1, round(epochs * an_epoch))
     return Phase(
-        name, total, an_epoch, lr, config.optim.power, config.seed, config.log_every, config.save_every, config.val_every
+        name,
+        total,
+        an_epoch,
+        lr,
+        config.optim.power,
+        config.seed,
+        config.log_every,
+        config.save_every,
+        config.val_every,
     )
 
 

@@ -21,7 +21,9 @@ def predict(config: PredictRun) -> str:
         device=world.device,
         autocast=world.device.type == "cuda",
     )
-    shares = {c: n / max(1, sum(done.class_pixels)) for c, n in zip(card.classes, done.class_pixels, strict=True)}
+    shares = {
+        c: n / max(1, sum(done.class_pixels)) for c, n in zip(card.classes, done.class_pixels, strict=True)
+    }
     covers = ", ".join(f"{c} {100 * s:.1f} %" for c, s in shares.items())
     sure = "no data" if done.mean_confidence is None else f"mean confidence {done.mean_confidence:.2f}"
     return f"{config.output}: {done.height} x {done.width} pixels; {covers}; {sure}"

@@ -28,7 +28,9 @@ def open_run(config: RunConfig) -> Path:
     path = folder / "config.yaml"
     text = to_yaml(config)
     if path.is_file() and (changed := _difference(path.read_text(encoding="utf-8"), text)):
-        raise ValueError(f"out={folder} holds a run of another config ({changed}); give another out=, or delete it")
+        raise ValueError(
+            f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
+        )
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"out={folder} is not empty and no run folder; give another out=")

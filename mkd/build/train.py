@@ -49,7 +49,9 @@ def semi(config: schema.SemiRun) -> Path:
     world = find_world(config.device)
     index = labelled_index(config)
     model, card = parts.load_checked("semi.start", config.semi.start)
-    parts.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={config.semi.start}")
+    parts.check_classes(
+        "data.labelled", config.data.labelled, card.classes, f"semi.start={config.semi.start}"
+    )
     run = Run(config, world, index)
     if run.ended():
         return run.folder
@@ -106,17 +108,28 @@ class Run:
             + (f" and {len(feed.unlabelled)} unlabelled tiles" if feed.unlabelled is not None else " tiles")
         )
         if validate is None and validated:
-            self.journal.say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
+            self.journal.say(
+                f"{phase.name}: data.val is not given, so the last weights are kept, not the best"
+            )
         try:
             return fit(phase, step, feed, engine, optimizer, checkpoints, self.journal, validate)
         finally:
             self.journal.end()
 
     def write_model(
-        self, model: DeepLabV3Plus, weights: dict[str, Tensor], provenance: dict[str, object], name: str = "model"
+        self,
+        model: DeepLabV3Plus,
+        weights: dict[str, Tensor],
+        provenance: dict[str, object],
+        name: str = "model",
     ) -> None:
         """Write the run's model folder; for the last phase this ends the run."""
-        about = {**provenance, "seed": self.config.seed, "data": self.config.data.labelled, "versions": versions()}
+        about = {
+            **provenance,
+            "seed": self.config.seed,
+            "data": self.config.data.labelled,
+            "versions": versions(),
+        }
         card = ModelCard(model.architecture, tuple(self.index.classes), tuple(self.index.palette), about)
         save_model(self.folder / name, weights, card)
 
@@ -127,5 +140,3 @@ def labelled_index(config: schema.RunConfig) -> DatasetIndex:
     if config.data.val is not None:
         parts.check_classes("data.val", config.data.val, index.classes, "data.labelled")
     return index
-
-

@@ -66,14 +66,22 @@ def _check_run(c: s.RunConfig) -> None:
 def _check_model(m: s.ModelConfig) -> None:
     _choice("model.psa", m.psa, ("none", "paper", "published"))
     _choice("model.output_stride", m.output_stride, (8, 16, 32))
-    if m.pretrained is not None and m.pretrained.endswith(".safetensors") and not Path(m.pretrained).is_file():
-        raise ValueError(f"model.pretrained={m.pretrained}: no such file; give a weights file, a timm tag or null")
+    if (
+        m.pretrained is not None
+        and m.pretrained.endswith(".safetensors")
+        and not Path(m.pretrained).is_file()
+    ):
+        raise ValueError(
+            f"model.pretrained={m.pretrained}: no such file; give a weights file, a timm tag or null"
+        )
 
 
 def _check_start(c: s.SupervisedRun) -> None:
     _check_model(c.model)
     if c.student_init == "imagenet" and c.model.pretrained is None:
-        raise ValueError("student_init=imagenet needs model.pretrained: a timm tag, a weights file or 'bundled'")
+        raise ValueError(
+            "student_init=imagenet needs model.pretrained: a timm tag, a weights file or 'bundled'"
+        )
     if c.student_init not in ("random", "imagenet"):
         _model_folder("student_init", c.student_init)
 
@@ -98,7 +106,9 @@ def _check_kd(c: s.KdRun) -> None:
     if kd.student_init == "imagenet" and c.model.pretrained is None:
         raise ValueError("kd.student_init=imagenet needs model.pretrained: a timm tag, a file or 'bundled'")
     if kd.tiles == "all" and c.data.unlabelled is None:
-        raise ValueError("kd.tiles=all distils on unlabelled tiles too: give data.unlabelled or kd.tiles=labelled")
+        raise ValueError(
+            "kd.tiles=all distils on unlabelled tiles too: give data.unlabelled or kd.tiles=labelled"
+        )
     if kd.source_data is not None:
         _dataset("kd.source_data", kd.source_data)
 
@@ -108,7 +118,9 @@ def _check_semi(c: s.SemiRun) -> None:
     _choice("semi.result", c.semi.result, ("student", "teacher"))
     _model_folder("semi.start", c.semi.start)
     if c.data.unlabelled is None:
-        raise ValueError("data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles")
+        raise ValueError(
+            "data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles"
+        )
     _share("semi.confidence", c.semi.confidence)
     for key in ("drop_start", "drop_end"):
         if not 0 <= getattr(c.semi, key) < 1:
@@ -119,15 +131,21 @@ def _check_semi(c: s.SemiRun) -> None:
 
 def _dataset(key: str, path: str) -> None:
     if not Path(path).is_dir():
-        raise ValueError(f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'")
+        raise ValueError(
+            f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'"
+        )
     if not (Path(path) / "index.json").is_file():
-        raise ValueError(f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end")
+        raise ValueError(
+            f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end"
+        )
 
 
 def _model_folder(key: str, path: str) -> None:
     for name in ("model.yaml", "model.safetensors"):
         if not (Path(path) / name).is_file():
-            raise ValueError(f"{key}={path}: no {name} in it; give a model folder, such as RUN/model of an ended run")
+            raise ValueError(
+                f"{key}={path}: no {name} in it; give a model folder, such as RUN/model of an ended run"
+            )
 
 
 def _choice(key: str, value: object, allowed: Sequence[object]) -> None:

@@ -85,7 +85,7 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
     for key in node:
         full = f"{prefix}{key}"
         child = None if OmegaConf.is_missing(node, key) else node[key]
-        keys += _keys(child, f"{full}.") if OmegaConf.is_dict(child) and len(child) else [full]
+        keys += _keys(child, f"{full}.") if isinstance(child, DictConfig) and len(child) else [full]
     return keys
 
 
@@ -109,7 +109,9 @@ def main(kind: type[T], name: str, work: Callable[[T], None], argv: Sequence[str
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print(f"{name}: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        print(
+            f"{name}: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr
+        )
         raise SystemExit(130) from None
 
 

@@ -63,7 +63,9 @@ class KdConfig:
 
     source: str | None = None  # model folder of the last stage; none starts from the ImageNet backbone
     source_data: str | None = None  # labelled data set of the source domain, for the Fisher
-    teacher_tunes: str | None = None  # classifier | head; none: classifier for a source model, head for ImageNet
+    teacher_tunes: str | None = (
+        None  # classifier | head; none: classifier for a source model, head for ImageNet
+    )
     teacher_epochs: float = 20.0
     teacher_lr: float | None = None  # none is 10 x optim.lr: only a few layers are trained
     student_init: str = "random"  # random | imagenet | teacher

@@ -130,7 +130,8 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
     def _decode(self, shard: int, row: int, part: tuple[int, int], mode: ImageReadMode) -> Tensor:
         data = bytearray(self._read(shard, part))
         try:
-            return decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=mode)
+            tensor: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=mode)
+            return tensor
         except RuntimeError as error:
             reason = str(error).split("\n")[0]
             raise ValueError(

@@ -63,13 +63,16 @@ def read_card(folder: str | Path) -> ModelCard:
     path = Path(folder) / "model.yaml"
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        architecture = {k: tuple(v) if isinstance(v, list) else v for k, v in content["architecture"].items()}
+        fields = content["architecture"].items()
+        architecture: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields}
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
         card = ModelCard(
             Architecture(**architecture), tuple(content["classes"]), palette, content.get("provenance", {})
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a model card ({error}); give a folder that a training run wrote") from None
+        raise ValueError(
+            f"{path}: not a model card ({error}); give a folder that a training run wrote"
+        ) from None
     return card
 
 

@@ -38,7 +38,9 @@ class Checkpoints:
             state: dict[str, Any] = torch.load(self.latest, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{self.latest}: damaged checkpoint ({reason}); delete it to start the phase again") from None
+            raise ValueError(
+                f"{self.latest}: damaged checkpoint ({reason}); delete it to start the phase again"
+            ) from None
         return state
 
     def save_best(self, state: dict[str, Tensor]) -> None:

@@ -45,12 +45,17 @@ class Journal:
             self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
         if self.console.is_terminal:
             self.progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeRemainingColumn()
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeRemainingColumn(),
             )
             self.progress.start()
             self._task = self.progress.add_task(phase, total=steps, completed=step, text="")
 
-    def train(self, phase: str, step: int, epoch: float, lr: float, speed: float, values: dict[str, float]) -> None:
+    def train(
+        self, phase: str, step: int, epoch: float, lr: float, speed: float, values: dict[str, float]
+    ) -> None:
         """Record one training row.
 
         Args:

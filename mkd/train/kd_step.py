@@ -78,7 +78,8 @@ class KdStep:
         assert self.ewc is not None
         params = [p for n, p in self.model.named_parameters() if n in self.ewc.fisher]
         grads = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-        return torch.stack([g.float().norm() for g in grads if g is not None]).norm()
+        squares = [g.float().square().sum() for g in grads if g is not None]
+        return torch.stack(squares).sum().sqrt()
 
     def updated(self) -> None:
         """Nothing follows an update."""

@@ -160,7 +160,11 @@ def _finite(values: dict[str, float], phase: Phase, step: int, checkpoints: Chec
     bad = [k for k, v in values.items() if not math.isfinite(v)]
     if "loss" in bad:
         parts = ", ".join(b for b in bad if b != "loss") or "loss"
-        kept = f"the last good checkpoint is {checkpoints.latest}" if checkpoints.latest.exists() else "no checkpoint yet"
+        kept = (
+            f"the last good checkpoint is {checkpoints.latest}"
+            if checkpoints.latest.exists()
+            else "no checkpoint yet"
+        )
         raise ValueError(
             f"{phase.name} phase, step {step}: {parts} is not finite; {kept}; "
             "lower optim.lr or set optim.clip=1.0 in a new run folder"

@@ -7,7 +7,13 @@ from torch import nn
 
 
 def make_optimizer(
-    name: str, model: nn.Module, head: set[str], lr: float, head_factor: float, momentum: float, weight_decay: float
+    name: str,
+    model: nn.Module,
+    head: set[str],
+    lr: float,
+    head_factor: float,
+    momentum: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
     """Return SGD or AdamW over the parameters that require a gradient.
 

@@ -37,7 +37,9 @@ class SemiStep:
 
     def __call__(self, views: Views, progress: float, diagnose: bool) -> dict[str, Tensor]:
         """Return the losses by name and the shares that the filters kept."""
-        assert views.weak is not None and views.inside is not None and views.draws is not None
+        assert views.weak is not None
+        assert views.inside is not None
+        assert views.draws is not None
         pseudo = self.teacher.label(views.weak, progress)
         labels = pseudo.labels.masked_fill(~views.inside, 255)
         kept_pixels = (labels != 255).float().mean()

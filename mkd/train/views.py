@@ -63,7 +63,9 @@ class Feed:
             for batch in labelled:
                 yield self._labelled(batch)
             return
-        for batch, other in zip(labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True):
+        for batch, other in zip(
+            labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True
+        ):
             views = self._labelled(batch)
             views.weak, views.inside, views.draws = self._weak(other)
             yield views
@@ -88,5 +90,3 @@ class Feed:
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Seed torch's own generators for one step, so that dropout after a resume is that of a run never stopped."""
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
-
-

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from mkd.geo.grid import Window, tile_windows
@@ -65,9 +65,8 @@ def test_no_tile_touches_a_tile_of_another_part(tiling, block, seed, sources):
     places = tiles(40, 33, *tiling, sources=sources)
     try:
         parts = split_places(places, block, FRACTIONS, seed)
-    except ValueError as error:
-        assert "no tile is left" in str(error) or "cannot fill" in str(error)
-        return
+    except ValueError:  # too few blocks, or none left: see test_too_few_blocks_...
+        reject()  # hypothesis complains when most of them are
     by_key = {place.key: place for place in places}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         pairs = product(parts.keys[one], parts.keys[other])
@@ -95,7 +94,8 @@ def test_shares_come_within_one_block_of_the_fractions(sizes, seed):
     total, got = sum(sizes), Counter[str]()
     for unit, part in parts.items():
         got[part] += units[unit]
-    assert set(parts) == set(units) and set(got) == set(FRACTIONS), "each block has a part, no part is empty"
+    assert set(parts) == set(units), "each block has a part"
+    assert set(got) == set(FRACTIONS), "no part is empty"
     for part, share in FRACTIONS.items():
         assert abs(got[part] - share * total) <= 2 * max(sizes)
 
@@ -146,7 +146,8 @@ def test_few_shot_draws_are_even():
     """Over many seeds each key is drawn about equally often: 5 of 20 is a quarter."""
     keys = [f"k{number}" for number in range(20)]
     counts = Counter(key for seed in range(400) for key in draw(keys, 5, seed))
-    assert set(counts) == set(keys) and all(60 < counts[key] < 140 for key in keys)
+    assert set(counts) == set(keys)
+    assert all(60 < counts[key] < 140 for key in keys)
 
 
 @pytest.mark.parametrize("number", [0, 21, -1])

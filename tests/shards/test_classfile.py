@@ -65,9 +65,11 @@ def test_star_patterns_give_back_what_they_matched(parts):
     """One star matches one folder's name or a part of it, and reports it; two match any folders."""
     path = "/".join(parts) + "/x.png"
     match = star_pattern("/".join("*" for _ in parts) + "/*.png").fullmatch(path)
-    assert match is not None and match.groups() == (*parts, "x")
+    assert match is not None
+    assert match.groups() == (*parts, "x")
     deep = star_pattern("**/*.png").fullmatch(path)
-    assert deep is not None and deep.groups() == ("/".join(parts) + "/", "x")
+    assert deep is not None
+    assert deep.groups() == ("/".join(parts) + "/", "x")
     assert star_pattern("*.png").fullmatch(path) is None
 
 

@@ -60,7 +60,8 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, words, capsys):
     """No traceback: one line on stderr."""
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert error.startswith(words) and error.count("\n") == 1
+    assert error.startswith(words)
+    assert error.count("\n") == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(folder, tmp_path, capsys):

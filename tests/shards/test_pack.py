@@ -84,7 +84,8 @@ def test_packing_again_does_nothing_unless_the_input_changed(folder, tmp_path):
     folder.mask("masks/t0.png", np.zeros((12, 16)))
     with pytest.raises(ValueError, match="made of other inputs"):
         run(folder, tmp_path / "out")
-    assert shard_bytes(tmp_path / "out") == before and verify(tmp_path / "out") == []
+    assert shard_bytes(tmp_path / "out") == before
+    assert verify(tmp_path / "out") == []
 
 
 def test_a_data_set_is_not_written_among_other_files(folder, tmp_path):
@@ -131,7 +132,8 @@ def test_unlabelled_sets_need_no_masks(folder, tmp_path):
     folder.describe(layout={"images": "images/*.*", "masks": None})
     shutil.rmtree(folder.root / "masks")
     report = run(folder, tmp_path / "out")
-    assert report["labelled"] == 0 and all(sample.label is None for sample in read_dataset(tmp_path / "out"))
+    assert report["labelled"] == 0
+    assert all(sample.label is None for sample in read_dataset(tmp_path / "out"))
     assert read_index(tmp_path / "out").histogram == (0, 0, 0)
 
 
@@ -248,11 +250,12 @@ def test_unknown_ids_are_listed_over_all_masks(folder, tmp_path):
         ids = folder.ids(number)
         ids[0, :2] = value
         folder.mask(f"masks/t{number}.png", ids)
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="2 values") as caught:
         run(folder, tmp_path / "out", shard_size=1)
     text = str(caught.value)
-    assert "2 values" in text and "7: 4 pixels in masks/t0.png, masks/t3.png" in text
-    assert "9: 2 pixels in masks/t4.png" in text and "toy.yaml" in text
+    assert "7: 4 pixels in masks/t0.png, masks/t3.png" in text
+    assert "9: 2 pixels in masks/t4.png" in text
+    assert "toy.yaml" in text
     assert not list((tmp_path / "out").iterdir())
 
 

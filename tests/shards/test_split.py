@@ -96,7 +96,8 @@ def test_a_split_by_source_keeps_sources_whole(tmp_path):
         )
         found = [{s.meta["source"] for s in read_dataset(report[part])} for part in ("train", "val", "test")]
         assert [len(sources) for sources in found] == [5, 2, 3]
-        assert len(set.union(*found)) == 10 and report["touching"] == 0
+        assert len(set.union(*found)) == 10
+        assert report["touching"] == 0
         assert any("each image counts as a source of its own" in line for line in said) is (not windows)
 
 
@@ -118,13 +119,18 @@ def test_few_shots_of_a_split_set(tmp_path):
         assert sorted(path.name for path in out.iterdir()) == ["labelled", "unlabelled"]
         shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
         kept.append(set(shots))
-        assert len(shots) == number and set(shots) | set(rest) == set(before) and not set(shots) & set(rest)
+        assert len(shots) == number
+        assert set(shots) | set(rest) == set(before)
+        assert not set(shots) & set(rest)
         assert all(tile == before[key] and tile[1] is not None for key, tile in shots.items())
         for key, (image, label, meta) in rest.items():
-            assert label is None and image == before[key][0] and meta == {**before[key][2], "labelled": False}
+            assert label is None
+            assert image == before[key][0]
+            assert meta == {**before[key][2], "labelled": False}
         assert verify(report["labelled"]) == verify(report["unlabelled"]) == []
     assert kept[0] < kept[1]
-    assert report["touching"] is None and report["absent"] == ["rare"]
+    assert report["touching"] is None
+    assert report["absent"] == ["rare"]
     assert "classes absent among the 10 labelled tiles: rare" in said
 
 
@@ -134,7 +140,8 @@ def test_few_shots_beside_a_block_split(tmp_path):
     report = split(source, tmp_path / "out", by="block", block=16, labelled=4, say=lambda line: None)
     train = tiles_of(report["train"])
     shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
-    assert len(shots) == 4 and set(shots) | set(rest) == set(train)
+    assert len(shots) == 4
+    assert set(shots) | set(rest) == set(train)
 
 
 def test_splitting_again_does_nothing_and_an_interrupted_split_is_made_again(tmp_path):

@@ -51,7 +51,8 @@ def test_each_tile_is_its_window_of_the_raster(scene, folder, tmp_path):
         crs = raster.info.crs
     for sample in read_dataset(tmp_path / "out"):
         row, col, height, width = sample.meta["window"]
-        assert sample.key == f"ortho_{row:06d}_{col:06d}" and sample.meta["source"] == "ortho"
+        assert sample.key == f"ortho_{row:06d}_{col:06d}"
+        assert sample.meta["source"] == "ortho"
         assert np.array_equal(sample.image, image[row : row + height, col : col + width, :3])
         assert np.array_equal(sample.label, label[row : row + height, col : col + width])
         a, b, c, d, e, f = sample.meta["transform"]
@@ -88,7 +89,8 @@ def test_tiles_without_data_are_left_out_and_counted(scene, folder, tmp_path):
     report = cut(folder, tmp_path)
     assert (report["samples"], report["no_data"], report["blank"]) == (10, 1, 1)
     (partly,) = (sample for sample in read_dataset(tmp_path / "out") if sample.meta["window"][:2] == [0, 16])
-    assert (partly.label[:4] == 255).all() and np.array_equal(partly.label[4:], label[4:16, 16:32])
+    assert (partly.label[:4] == 255).all()
+    assert np.array_equal(partly.label[4:], label[4:16, 16:32])
     assert cut(folder, tmp_path, "strict", min_valid=0.9)["no_data"] == 2
 
 

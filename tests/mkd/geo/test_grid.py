@@ -41,7 +41,10 @@ def test_covering_windows_cover_and_overlap(height, width, size, overlap):
     assert painted(windows, height, width).shape == (height, width)
     for row, col, tall, wide in windows:
         assert (tall, wide) == (min(size, height), min(size, width))
-        assert row >= 0 and col >= 0 and row + tall <= height and col + wide <= width
+        assert row >= 0
+        assert col >= 0
+        assert row + tall <= height
+        assert col + wide <= width
     assert windows == sorted(set(windows)), "row-major, none twice"
     starts = sorted({window.row for window in windows})
     assert all(low + size - high >= overlap for low, high in zip(starts, starts[1:], strict=False))

@@ -26,14 +26,16 @@ def test_colouring_and_reading_back_is_the_identity(values):
     """ids -> colours -> ids gives the same ids, ignored pixels included."""
     ids = np.array(values, np.uint8)[:, None]
     again, unknown = ids_from_rgb(rgb_from_ids(ids, PALETTE), PALETTE, [(0, 0, 0)])
-    assert np.array_equal(again, ids) and unknown == {}
+    assert np.array_equal(again, ids)
+    assert unknown == {}
 
 
 def test_colours_next_to_each_other_are_kept_apart():
     """Colours that differ by one in one part are different, and no part spills into the next."""
     palette = [(0, 0, 255), (0, 1, 0), (1, 0, 0), (0, 255, 255)]
     ids, unknown = ids_from_rgb(np.array([palette], np.uint8), palette)
-    assert ids.tolist() == [[0, 1, 2, 3]] and unknown == {}
+    assert ids.tolist() == [[0, 1, 2, 3]]
+    assert unknown == {}
 
 
 def test_an_id_without_colour_is_an_error():

@@ -1,5 +1,8 @@
 """GeoTIFFs by windows: what is written is what is read, and nothing half written is left."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,13 @@ def write(path, array, size=100, **options):
             raster.write(window, array[row : row + tall, col : col + wide])
 
 
+def write_wrong(path):
+    """Write one good window, then one of a wrong shape."""
+    with RasterWriter(path, 300, 300, 1, "uint8") as raster:
+        raster.write(Window(0, 0, 100, 100), np.ones((100, 100), np.uint8))
+        raster.write(Window(0, 100, 100, 100), np.ones((100, 99), np.uint8))
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_windows_read_back_what_was_written(tmp_path, dtype):
     """Pixels, size, type, CRS and transform survive, for any window, and any choice of bands."""
@@ -27,7 +37,9 @@ def test_windows_read_back_what_was_written(tmp_path, dtype):
     with RasterReader(tmp_path / "a.tif") as raster:
         info = raster.info
         assert (info.height, info.width, info.bands, info.dtype) == (300, 450, 3, dtype)
-        assert info.transform == PLACE and info.crs is not None and "32648" in info.crs
+        assert info.transform == PLACE
+        assert info.crs is not None
+        assert "32648" in info.crs
         window = Window(190, 230, 77, 101)
         assert np.array_equal(raster.read(window), pixels[190:267, 230:331])
         assert np.array_equal(raster.read(window, [3, 1]), pixels[190:267, 230:331][..., [2, 0]])
@@ -56,7 +68,8 @@ def test_colour_table_of_a_class_map(tmp_path, bands):
     write(tmp_path / "map.tif", pixels, colormap={0: (10, 20, 30), 1: (200, 100, 0)})
     with RasterReader(tmp_path / "map.tif") as raster:
         assert raster.info.colormap is not None
-        assert raster.info.colormap[0][:3] == (10, 20, 30) and raster.info.colormap[1][:3] == (200, 100, 0)
+        assert raster.info.colormap[0][:3] == (10, 20, 30)
+        assert raster.info.colormap[1][:3] == (200, 100, 0)
         assert np.array_equal(raster.read(Window(0, 0, 20, 20)), pixels)
         assert raster.valid(Window(0, 0, 20, 20)).all()
 
@@ -70,9 +83,8 @@ def test_colour_table_where_tiff_allows_none(tmp_path):
 def test_an_error_leaves_nothing_behind(tmp_path):
     """When writing stops half-way, no new file and no draft is there, and an old file stays as it was."""
     (tmp_path / "a.tif").write_bytes(b"old")
-    with pytest.raises(KeyError), RasterWriter(tmp_path / "a.tif", 300, 300, 1, "uint8") as raster:
-        raster.write(Window(0, 0, 100, 100), np.ones((100, 100), np.uint8))
-        raise KeyError
+    with pytest.raises(ValueError, match="needs|takes"):
+        write_wrong(tmp_path / "a.tif")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.tif", b"old")]
 
 
@@ -103,6 +115,27 @@ def test_a_truncated_raster_is_told(tmp_path):
         RasterReader(tmp_path / "b.tif") as raster,
     ):
         raster.read(Window(400, 400, 200, 200))
+
+
+def test_a_disk_that_fills_up_leaves_no_file(tmp_path):
+    """When the file cannot grow, at whatever moment, there is an error with the path, and no broken map."""
+    code = f"""
+import resource, signal
+import numpy as np
+from mkd.geo.grid import Window
+from mkd.geo.raster import RasterWriter
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+try:
+    with RasterWriter("{tmp_path}/a.tif", 600, 600, 1, "uint8") as raster:
+        noise = np.random.default_rng(0).integers(0, 255, (600, 600), np.uint8)
+        raster.write(Window(0, 0, 600, 600), noise)
+except ValueError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"cannot write the raster {tmp_path}/a.tif")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
