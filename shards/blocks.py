@@ -129,6 +129,10 @@ def draw(keys: Iterable[str], number: int, seed: int) -> set[str]:
         ValueError: more than there are.
     """
     pool = sorted(keys, key=lambda key: seeded_rank(seed, key))
+    if not pool:
+        raise ValueError(
+            f"--labelled {number}: no training tile has a label, so there are no few shots to draw"
+        )
     if not 1 <= number <= len(pool):
         raise ValueError(
             f"--labelled {number}: the training tiles with labels are {len(pool)}, choose 1..{len(pool)}"

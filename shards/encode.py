@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from mkd.geo.palette import ids_from_rgb
 from shards.classfile import IGNORE, ClassFile
@@ -66,7 +66,7 @@ def encode_png(array: NDArray[np.uint8]) -> bytes:
         A PNG file.
     """
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", compress_level=6)
+    Image.fromarray(array).save(buffer, "PNG", compress_level=3)  # twice as fast as 6, as small
     return buffer.getvalue()
 
 
@@ -90,6 +90,10 @@ def decode(data: bytes, name: str) -> Image.Image:
             picture.load()
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large for a tile: cut it into tiles with `shards tile`") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be decoded: it is no picture, or empty ({len(data):,} bytes)"
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever their format's library does
         raise ValueError(f"{name} cannot be decoded ({error}): is it truncated? copy it again") from error
     return picture

@@ -40,11 +40,16 @@ def is_done(folder: str | os.PathLike[str], inputs_sha256: str) -> bool:
         True when it is there, False when there is none.
 
     Raises:
-        ValueError: another data set is there.
+        ValueError: another data set is there, or a damaged one.
     """
     if not (Path(folder) / INDEX_NAME).exists():
         return False
-    index = read_index(folder)
+    try:
+        index = read_index(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} holds a damaged data set ({error}): remove it, or choose another --out"
+        ) from None
     if index.provenance.get("inputs_sha256") == inputs_sha256:
         return True
     raise ValueError(

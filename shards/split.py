@@ -49,7 +49,7 @@ def split(
 
     Returns:
         {part: folder, ...} with "dropped" (tiles a reason), "touching" (test tiles touching a training tile
-        in what was written; None without `by`), "absent" (classes not in OUT/labelled), "done_before".
+        in what was written; None = unknown), "absent" (classes not in OUT/labelled), "done_before".
 
     Raises:
         ValueError: too few blocks or labels, tiles without a place, or a part that is left empty.
@@ -81,18 +81,20 @@ def unlabelled_tile(tile: Tile) -> Tile:
     return replace(tile, label=None, counts=None)
 
 
-def count_leaks(shards: Mapping[str, Sequence[Path]]) -> int:
+def count_leaks(shards: Mapping[str, Sequence[Path]]) -> int | None:
     """Count, in shards as written, the test tiles that touch a training tile.
 
     Args:
         shards: tars of "train" and of "test".
 
     Returns:
-        Number of test tiles which share pixels, an edge or a corner with a training tile.
+        Number of test tiles which share pixels, an edge or a corner with a training tile; None where tiles
+        have no window, so that nobody can know.
     """
     train = [place_of(key, meta) for key, meta, _ in read_metas(shards["train"])]
     test = [place_of(key, meta) for key, meta, _ in read_metas(shards["test"])]
-    return len(touching(test, train))
+    known = all(place.window is not None for place in [*train, *test])
+    return len(touching(test, train)) if known else None
 
 
 def _write(
@@ -141,8 +143,11 @@ def _tell(parts: Parts, written: Mapping[str, DatasetIndex], say: Say) -> None:
         say(
             f"note: {lost / (lost + split_tiles):.0%} of the tiles are left out; a larger --block loses fewer"
         )
-    if _touching(written) is not None:
-        say(f"test tiles touching a training tile: {_touching(written)}")
+    if {"train", "test"} <= set(written):
+        touched = _touching(written)
+        say(
+            f"test tiles touching a training tile: {'unknown, tiles without window' if touched is None else touched}"
+        )
 
 
 def _touching(written: Mapping[str, DatasetIndex]) -> int | None:

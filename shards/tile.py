@@ -60,7 +60,7 @@ def tile(
     """
     if not 0 <= min_valid <= 1:
         raise ValueError(f"min_valid {min_valid} is not in 0..1: it is the least share of pixels with data")
-    classfile, step = read_classfile(classes), stride or size
+    classfile, step = read_classfile(classes), size if stride is None else stride
     scenes = list_scenes(source, labels, classfile)
     title = name or classfile.name
     asked = {"command": "tile", "name": title, "shard_size": shard_size}
@@ -81,10 +81,7 @@ def tile(
         origin = {"source": [scene.image.name for scene in scenes], "origin": classfile.source}
         index = writer.finish({**asked, **origin, **left_out, "inputs_sha256": inputs})
     say(f"tiled {describe(index)} into {out}")
-    say(f"left out: {left_out['no_data']:,} without enough data, {left_out['blank']:,} of one colour")
-    total = sum(scene.info.height * scene.info.width for scene in scenes)
-    share = left_out["uncovered_pixels"] / total
-    say(f"edge pixels in no whole tile: {left_out['uncovered_pixels']:,} of {total:,} ({share:.1%})")
+    _tell(scenes, left_out, say)
     return _result(out, index.samples, index.labelled, left_out, done_before=False)
 
 
@@ -175,6 +172,13 @@ def _label_ids(
     ids[usable] = found[:, 0]
     unknown.add(wrong, str(label.path))
     return ids
+
+
+def _tell(scenes: list[Scene], left_out: dict[str, int], say: Say) -> None:
+    say(f"left out: {left_out['no_data']:,} without enough data, {left_out['blank']:,} of one colour")
+    total = sum(scene.info.height * scene.info.width for scene in scenes)
+    share = left_out["uncovered_pixels"] / total
+    say(f"edge pixels in no whole tile: {left_out['uncovered_pixels']:,} of {total:,} ({share:.1%})")
 
 
 def _result(

@@ -21,6 +21,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from mkd.geo.grid import Window
 
+_CACHE_MIB = 256
+
 Transform = tuple[float, float, float, float, float, float]
 
 
@@ -224,7 +226,8 @@ class RasterWriter:
 def _told(path: str, verb: str) -> Iterator[None]:
     """Turn rasterio's errors into one sentence with the path; files without a place on Earth are no news."""
     try:
-        with warnings.catch_warnings(), rasterio.Env():  # the Env keeps GDAL's own words off stderr
+        # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:

@@ -224,7 +224,7 @@ BROKEN = {
     "truncated mask": (lambda f: truncate(f.root / "masks/t1.png"), r"masks/t1.png cannot be decoded"),
     "text for a picture": (
         lambda f: (f.root / "images/t1.png").write_text("hello"),
-        "t1.png cannot be decoded",
+        r"t1.png cannot be decoded: it is no picture, or empty \(5 bytes\)",
     ),
     "double key": (lambda f: f.image("images/t1.jpg"), "t1.jpg and images/t1.png would share the key 't1'"),
     "16 bits": (lambda f: sixteen_bits(f.root / "images/t1.png"), "16 bits a channel"),

@@ -97,7 +97,7 @@ def test_a_split_by_source_keeps_sources_whole(tmp_path):
         found = [{s.meta["source"] for s in read_dataset(report[part])} for part in ("train", "val", "test")]
         assert [len(sources) for sources in found] == [5, 2, 3]
         assert len(set.union(*found)) == 10
-        assert report["touching"] == 0
+        assert report["touching"] == (0 if windows else None), "contact of images without a place is unknown"
         assert any("each image counts as a source of its own" in line for line in said) is (not windows)
 
 

@@ -143,6 +143,7 @@ def test_several_scenes_by_pattern_and_again(scene, folder, tmp_path):
         ({"labels": "{stem}_truth.tif"}, "no raster at .*ortho_truth.tif"),
         ({"size": 512}, "no tile of 512 x 512 pixels with data"),
         ({"size": 0}, "size is 0"),
+        ({"stride": 0}, "stride is 0"),
         ({"min_valid": 2.0}, "min_valid 2.0 is not in 0..1"),
     ],
 )

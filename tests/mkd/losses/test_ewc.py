@@ -125,15 +125,27 @@ def test_fisher_covers_what_is_trained():
     assert all(f.dtype == torch.float32 and (f >= 0).all() for f in fisher.values())
 
 
-def test_the_model_is_left_as_it_was():
-    """Weights, gradients and BatchNorm statistics stay untouched, and every module keeps its own mode."""
+def test_fisher_is_that_of_the_network_in_eval_mode():
+    """Dropout and batch statistics play no part, whichever mode the network comes in."""
+    found = fisher_diagonal(tiny_net().train(), [samples()], normalise=False)
+    assert_same(found, fisher_diagonal(tiny_net().eval(), [samples()], normalise=False), rtol=1e-6)
+
+
+def test_the_model_keeps_its_tensors():
+    """Weights, gradients and BatchNorm statistics stay untouched."""
     net = tiny_net().train()
-    net[1].eval()  # a frozen BatchNorm inside a training network
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    modes = {n: m.training for n, m in net.named_modules()}
     fisher_diagonal(net, [samples()])
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_every_module_gets_its_own_mode_back():
+    """A BatchNorm that is frozen (eval) inside a training network is still frozen afterwards."""
+    net = tiny_net().train()
+    net[1].eval()
+    modes = {n: m.training for n, m in net.named_modules()}
+    fisher_diagonal(net, [samples()])
     assert {n: m.training for n, m in net.named_modules()} == modes
 
 

@@ -146,12 +146,12 @@ def test_the_forward_pass_runs_in_the_given_precision():
 def test_goes_on_from_a_checkpoint():
     """A teacher that took up the state answers and follows like the one that was never stopped."""
     student = tiny_net()
-    teacher = teacher_of(student, limit=TileLimit())
+    teacher = teacher_of(student, limit=TileLimit(drop_start=0.5, drop_end=0.5))
     for step in range(3):
         perturb(student, step)
         teacher.follow(student)
         teacher.label(weak_views(step), 0.1)
-    other = teacher_of(tiny_net(seed=7), limit=TileLimit())
+    other = teacher_of(tiny_net(seed=7), limit=TileLimit(drop_start=0.5, drop_end=0.5))
     other.load_state_dict(copy.deepcopy(teacher.state_dict()))
     for step in range(3, 6):
         one, two = (t.label(weak_views(step), 0.2) for t in (teacher, other))
@@ -160,3 +160,4 @@ def test_goes_on_from_a_checkpoint():
         perturb(student, step)
         teacher.follow(student)
         other.follow(student)
+    assert teacher.tile_limit.limit(0.2) == other.tile_limit.limit(0.2) < 1

@@ -1,0 +1,138 @@
+"""Tiny training runs: in this process, or as processes of their own that a test can kill."""
+
+import contextlib
+import hashlib
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mkd.data.augment import Geometry
+from mkd.data.loader import TileSet
+from mkd.dist.engine import Engine
+from mkd.dist.world import World
+from mkd.train.checkpoint import Checkpoints
+from mkd.train.journal import Journal
+from mkd.train.loop import Phase, fit
+from mkd.train.optim import make_optimizer
+from mkd.train.views import Feed
+from tests.helpers.shards import CLASSES
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = World(0, 1, torch.device("cpu"))
+LITE0 = ("model=lite0", "model.pretrained=null")  # the small network, from random weights
+QUICK = ("data.crop=32", "data.batch=2", "data.workers=0", "device=cpu")
+
+
+def coloured(count, size=(40, 40), seed=0):
+    """Make pairs of image and ids whose class shows in the colour, with some pixels 255: a learnable set."""
+    rng = np.random.default_rng(seed)
+    colours = np.array([[40, 160, 60], [150, 150, 150], [30, 60, 200]])
+    pairs = []
+    for _ in range(count):
+        ids = np.kron(rng.integers(0, 3, (size[0] // 4, size[1] // 4)), np.ones((4, 4), int))
+        image = (colours[ids] + rng.normal(0, 12, (*ids.shape, 3))).clip(0, 255).astype(np.uint8)
+        ids[rng.random(ids.shape) < 0.1] = 255
+        pairs.append((image, ids.astype(np.uint8)))
+    return pairs
+
+
+def feed_of(labelled, unlabelled=None, crop=8, batch=2, seed=0, scale=(0.5, 2.0)):
+    """Open tiles as training does, decoding in this process."""
+    other = None if unlabelled is None else TileSet(unlabelled, labelled=False)
+    geometry = Geometry(crop, scale, aerial=True)
+    return Feed(TileSet(labelled, labelled=True), other, batch, seed, geometry, CPU, workers=0)
+
+
+def phase_of(name="student", steps=8, **more):
+    """Describe a phase that logs every step, saves every third and validates every second."""
+    given = {"steps_an_epoch": 3.0, "lr": 0.05, "power": 0.9, "seed": 0}
+    often = {"log_every": 1, "save_every": 3, "val_every": 2}
+    return Phase(name, steps, **(given | often | more))
+
+
+class Killed(BaseException):
+    """What a test raises where a kill would end the process."""
+
+
+def killed_at(feed, step):
+    """Let a feed end the run before this step."""
+
+    def cut(start, stop):
+        for n, views in zip(range(start, stop), feed(start, stop), strict=True):
+            if n == step:
+                raise Killed
+            yield views
+
+    return cut
+
+
+def fit_in(folder, step, feed, phase, validate=None, kill=None):
+    """Train one phase in a run folder; `kill` ends it before that step, and nothing after it happens."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    engine = Engine(CPU, step.model, None)
+    optimizer = make_optimizer("sgd", step.model, set(), phase.lr, 1.0, 0.9, 1e-3)
+    checkpoints = Checkpoints(Path(folder) / "checkpoints" / phase.name)
+    journal = Journal(Path(folder), CLASSES)
+    if kill is None:
+        weights = fit(phase, step, feed, engine, optimizer, checkpoints, journal, validate)
+        journal.end()
+        return {name: t.clone() for name, t in weights.items()}
+    with contextlib.suppress(Killed):
+        fit(phase, step, killed_at(feed, kill), engine, optimizer, checkpoints, journal, validate)
+        raise AssertionError(f"the run ended before step {kill}")
+    return None
+
+
+def rows(run):
+    """Read a run's metrics without the speed, which no two runs share."""
+    lines = (Path(run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "img_s"} for line in lines]
+
+
+def digests(folder):
+    """Map each file below a folder to the SHA-256 of its content."""
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def launch(script, *overrides):
+    """Run launch/SCRIPT.py in this process as if typed; return its exit status."""
+    before = sys.argv, sys.path[:]
+    sys.argv = [f"launch/{script}.py", *overrides]
+    try:
+        runpy.run_path(str(ROOT / "launch" / f"{script}.py"), run_name="__main__")
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv, sys.path[:] = before
+    return 0
+
+
+def start(script, *overrides):
+    """Start launch/SCRIPT.py as a process of one thread."""
+    command = [sys.executable, str(ROOT / "launch" / f"{script}.py"), *overrides]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
+
+
+def kill_once(process, file):
+    """Kill -9 a process as soon as a file is there; it must not have ended before."""
+    while process.poll() is None and not Path(file).is_file():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, output
+
+
+def finish(process):
+    """Wait for a process; return exit status and what it printed."""
+    output, _ = process.communicate()
+    return process.returncode, output

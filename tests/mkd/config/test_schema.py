@@ -1,0 +1,72 @@
+"""The schema's defaults are the method's figures."""
+
+from dataclasses import asdict
+
+import pytest
+import yaml
+
+from mkd.config.load import CONFIGS
+from mkd.config.schema import KdRun, ModelConfig, SemiRun, SupervisedRun
+
+METHOD = {
+    "epochs": 100,
+    "data.batch": 8,
+    "data.crop": 512,
+    "data.scale": (0.5, 2.0),
+    "data.aerial": True,
+    "optim.name": "sgd",
+    "optim.lr": 1e-3,
+    "optim.momentum": 0.9,
+    "optim.weight_decay": 1e-3,
+    "optim.power": 0.9,
+    "ohem.threshold": 0.7,
+    "ohem.min_kept": 1 / 16,
+    "kd.temperature": 3,
+    "kd.weight": 1,
+    "kd.ewc_weight": 1,
+    "kd.anchor": "teacher",
+    "kd.tiles": "labelled",
+    "kd.student_init": "random",
+    "semi.weight": 1,
+    "semi.confidence": 0.95,
+    "semi.drop_start": 0.2,
+    "semi.drop_end": 0,
+    "semi.tile_entropy": None,
+    "semi.ema_decay": 0.999,
+    "student_init": "random",
+}
+
+
+def value(config, key):
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+@pytest.mark.parametrize("key", METHOD)
+def test_default_is_the_methods(key):
+    """A run that only names its folders trains with the figures of the paper."""
+    runs = [kind() for kind in (SupervisedRun, KdRun, SemiRun)]
+    having = [run for run in runs if hasattr(run, key.split(".")[0])]
+    assert having
+    assert [value(run, key) for run in having] == [METHOD[key]] * len(having)
+
+
+@pytest.mark.parametrize("name", ["supervised", "kd", "cost", "speed"])
+def test_the_default_network_is_the_papers(name):
+    """Without model= a run takes HRNetV2-W48 with the paper's attention and stage 1's 256 channels."""
+    defaults = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["defaults"]
+    assert {"model": "hrnet_w48_psa"} in defaults
+    model = yaml.safe_load((CONFIGS / "model" / "hrnet_w48_psa.yaml").read_text())
+    network = asdict(ModelConfig()) | model
+    assert (network["backbone"], network["psa"], network["low_channels"]) == ("hrnet_w48", "paper", 256)
+    assert (network["aspp_channels"], network["decoder_channels"]) == (256, 256)
+    assert (network["dropout"], network["separable"]) == ((0.5, 0.1), False)
+
+
+def test_configs_are_not_shared():
+    """Two runs never share a part: changing one's optimizer leaves the other's."""
+    one, other = KdRun(), KdRun()
+    one.optim.lr = 7.0
+    one.kd.weight = 7.0
+    assert (other.optim.lr, other.kd.weight) == (1e-3, 1.0)

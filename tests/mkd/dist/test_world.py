@@ -1,0 +1,59 @@
+"""Where a process stands: one rank, its device, and a clear word when that cannot be."""
+
+import pytest
+import torch
+
+from mkd.dist.world import World, find_world
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No torchrun around this test."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
+@pytest.mark.parametrize("ranks", [None, "1"])
+def test_one_process(monkeypatch, ranks):
+    """Started plainly or by torchrun with one process, this is rank 0 of 1."""
+    if ranks is not None:
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+    world = find_world("cpu")
+    assert world == World(0, 1, torch.device("cpu"))
+    assert world.first
+
+
+def test_several_ranks_are_refused(monkeypatch):
+    """More ranks than this version supports are said, with the flags to use."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"4 ranks.*--nproc-per-node 1"):
+        find_world("cpu")
+
+
+def test_device_is_found(monkeypatch):
+    """Without a wish the first GPU is taken when there is one, else the CPU; a wish is granted."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_world(None).device == torch.device("cuda")
+    assert find_world("cuda:1").device == torch.device("cuda:1")
+    assert find_world("cpu").device == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_world(None).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_an_absent_gpu_is_said(monkeypatch, device):
+    """A GPU that is asked for and not there is one sentence with the fix."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=rf"device={device}.*use device=cpu"):
+        find_world(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpux"])
+def test_an_unknown_device_names_the_key(device):
+    """A device that torch does not know is a user's mistake: ValueError with the key."""
+    with pytest.raises(ValueError, match=f"device={device}"):
+        find_world(device)
+
+
+def test_only_rank_0_is_first():
+    """Later ranks do not write files."""
+    assert not World(1, 2, torch.device("cpu")).first

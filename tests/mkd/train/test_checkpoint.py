@@ -1,0 +1,129 @@
+"""Checkpoints: whole or not there, read back bit for bit, and one sentence for a damaged one."""
+
+import pytest
+import torch
+
+from mkd.train.checkpoint import Checkpoints
+from tests.helpers.nets import perturb, tiny_net
+
+
+def state_of(step=3):
+    """Make what the loop saves: weights, an optimizer with momentum, a step's own state."""
+    model = tiny_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.rand(2, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    extra = {"ema": {"state.w": torch.rand(3), "updates": 4}, "tile_limit": {"scores": [0.1, 0.2]}}
+    return {
+        "step": step,
+        "best": 0.5,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step_state": extra,
+    }
+
+
+def equal(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(v, other[k]) for k, v in one.items())
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    return Checkpoints(tmp_path / "student")
+
+
+def test_round_trip(checkpoints):
+    """What is saved is read back equal: weights, momentum, averages, scores, step."""
+    state = state_of()
+    checkpoints.save(state)
+    assert equal(checkpoints.load(), state)
+
+
+def test_nothing_saved_yet(checkpoints):
+    """Without a checkpoint there is none, and nothing is made by asking."""
+    assert checkpoints.load() is None
+    assert not checkpoints.latest.parent.exists()
+
+
+def test_the_latest_replaces_the_one_before(checkpoints):
+    """One file each, no leftovers."""
+    for step in (1, 2):
+        checkpoints.save(state_of(step))
+    checkpoints.save_best(tiny_net().state_dict())
+    assert checkpoints.load()["step"] == 2
+    assert {p.name for p in checkpoints.latest.parent.iterdir()} == {"latest.pt", "best.safetensors"}
+
+
+def test_a_save_that_fails_keeps_the_one_before(checkpoints, monkeypatch):
+    """A disk that fills up while saving leaves the last checkpoint whole and nothing beside it."""
+    checkpoints.save(state_of(1))
+
+    def full(state, file):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoints.save(state_of(2))
+    assert checkpoints.load()["step"] == 1
+    assert [p.name for p in checkpoints.latest.parent.iterdir()] == ["latest.pt"]
+
+
+def test_best_round_trip(checkpoints):
+    """The best weights come back bit for bit, integer buffers and channels-last weights included."""
+    model = tiny_net().to(memory_format=torch.channels_last)
+    perturb(model, 1)
+    checkpoints.save_best(model.state_dict())
+    assert equal(dict(checkpoints.load_best()), dict(model.state_dict()))
+
+
+DAMAGE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "text": lambda data: b"this is not a checkpoint",
+    "zeros": lambda data: bytes(len(data)),
+    "head overwritten": lambda data: b"x" * 512 + data[512:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_latest_is_one_sentence(checkpoints, damage):
+    """However it was damaged: the file, what to do, no traceback of a reader."""
+    checkpoints.save(state_of())
+    checkpoints.latest.write_bytes(DAMAGE[damage](checkpoints.latest.read_bytes()))
+    with pytest.raises(ValueError, match="damaged checkpoint") as caught:
+        checkpoints.load()
+    assert str(checkpoints.latest) in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_best_is_one_sentence(checkpoints, damage):
+    """The same for the best weights."""
+    checkpoints.save_best(tiny_net().state_dict())
+    checkpoints.best.write_bytes(DAMAGE[damage](checkpoints.best.read_bytes()))
+    with pytest.raises(ValueError, match="damaged") as caught:
+        checkpoints.load_best()
+    assert str(checkpoints.best) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_code_is_run(checkpoints, tmp_path):
+    """A checkpoint that would run code when unpickled is refused, not run."""
+
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    checkpoints.latest.parent.mkdir()
+    torch.save({"step": Payload()}, checkpoints.latest)
+    with pytest.raises(ValueError, match="damaged checkpoint"):
+        checkpoints.load()
+    assert not (tmp_path / "ran").exists()

@@ -1,0 +1,110 @@
+"""From shards to views: entered at any step, deterministic, and blind to what it must not see."""
+
+import numpy as np
+import pytest
+import torch
+
+from mkd.train.views import seed_step
+from tests.helpers.runs import coloured, feed_of
+from tests.helpers.shards import pictures, write_dataset
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """5 labelled and 3 unlabelled tiles, and the latter once more with labels."""
+    root = tmp_path_factory.mktemp("views")
+    other = coloured(3, (16, 16), seed=1)
+    return {
+        "labelled": write_dataset(root / "labelled", coloured(5, (16, 16))),
+        "unlabelled": write_dataset(root / "unlabelled", other, labelled=False),
+        "with labels": write_dataset(root / "with", other),
+    }
+
+
+def same(one, other):
+    pairs = [(getattr(one, k), getattr(other, k)) for k in ("images", "labels", "weak", "inside")]
+    equal = all((a is None and b is None) or torch.equal(a, b) for a, b in pairs)
+    draws = [[g.random() for g in (v.draws or [])] for v in (one, other)]
+    return equal and draws[0] == draws[1]
+
+
+@pytest.mark.parametrize("unlabelled", [None, "unlabelled"])
+def test_entered_at_a_step_it_is_the_same_stream(folders, unlabelled):
+    """feed(5, 9) gives the views that feed(0, 9) gives from step 5 on, the strong view's draws included."""
+    feed = feed_of(folders["labelled"], unlabelled and folders[unlabelled])
+    whole, rest = list(feed(0, 9)), list(feed(5, 9))
+    assert len(whole) == 9
+    assert len(rest) == 4
+    assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
+    assert not same(*list(feed(0, 2)))
+
+
+def test_kinds_and_ranges(folders):
+    """Images float in [0,1], labels and weak views uint8, and one generator for each unlabelled tile."""
+    views = next(feed_of(folders["labelled"], folders["unlabelled"], crop=8, batch=3)(0, 1))
+    assert (views.images.dtype, views.images.shape) == (torch.float32, (3, 3, 8, 8))
+    assert 0 <= views.images.min() < views.images.max() <= 1
+    assert (views.labels.dtype, views.labels.shape) == (torch.uint8, (3, 8, 8))
+    assert (views.weak.dtype, views.weak.shape) == (torch.uint8, (3, 3, 8, 8))
+    assert (views.inside.dtype, views.inside.shape) == (torch.bool, (3, 8, 8))
+    assert len(views.draws) == 3
+
+
+def test_without_unlabelled_tiles_there_are_no_weak_views(folders):
+    """A supervised stream holds labelled tiles only."""
+    views = next(feed_of(folders["labelled"])(0, 1))
+    assert (views.weak, views.inside, views.draws) == (None, None, None)
+
+
+def test_labels_of_unlabelled_tiles_are_never_read(folders):
+    """The unlabelled stream is the same whether its data set has labels or not."""
+    streams = [feed_of(folders["labelled"], folders[k])(0, 4) for k in ("unlabelled", "with labels")]
+    assert all(same(a, b) for a, b in zip(*streams, strict=True))
+
+
+def test_the_seed_changes_order_and_views(folders):
+    """Another seed trains on other views; the same seed on the same."""
+    one, again, other = (next(feed_of(folders["labelled"], seed=s)(0, 1)) for s in (0, 0, 1))
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_a_tile_in_both_streams_gets_two_views(folders):
+    """A data set used as labelled and as unlabelled does not show the same crops in both."""
+    for views in feed_of(folders["labelled"], folders["labelled"], batch=5, scale=(1.0, 1.0))(0, 3):
+        plain = (views.images * 255).round().to(torch.uint8)
+        assert not any(torch.equal(a, b) for a in plain for b in views.weak)
+
+
+def test_inside_marks_the_tile(tmp_path):
+    """A crop twice the tile shows it in the middle: inside is its square, beyond it images are mirrored."""
+    white = [(np.full((8, 8, 3), 200, np.uint8), np.zeros((8, 8), np.uint8))]
+    folder = write_dataset(tmp_path / "white", white)
+    views = next(feed_of(folder, folder, crop=16, batch=1, scale=(1.0, 1.0))(0, 1))
+    middle = torch.zeros(16, 16, dtype=torch.bool)
+    middle[4:12, 4:12] = True
+    assert torch.equal(views.inside[0], middle)
+    assert torch.equal(views.labels[0] != 255, middle)
+    assert views.weak.float().std() == 0  # mirrored, not black
+
+
+def test_streams_have_epochs_of_their_own(tmp_path):
+    """Each set is passed through at its own pace: 4 labelled and 2 unlabelled tiles, each once an epoch."""
+    sets = [write_dataset(tmp_path / str(n), pictures(n, (8, 8), seed=n)) for n in (4, 2)]
+    feed = feed_of(*sets, crop=8, batch=1, scale=(1.0, 1.0))
+    looks = [(v.images.mean().item(), v.weak.float().mean().item()) for v in feed(0, 4)]
+    assert len({round(a, 4) for a, _ in looks}) == 4
+    assert len({v for _, v in looks[:2]}) == 2
+
+
+def test_seed_step_is_a_function_of_seed_step_and_rank():
+    """Torch's draws of a step do not depend on what was drawn before, and differ by seed, step and rank."""
+
+    def draw(*where):
+        seed_step(*where)
+        return torch.rand(4).tolist()
+
+    first = draw(0, 3, 0)
+    torch.rand(100)
+    assert draw(0, 3, 0) == first
+    assert len({tuple(draw(*w)) for w in [(0, 3, 0), (1, 3, 0), (0, 4, 0), (0, 3, 1), (3, 0, 0)]}) == 5
