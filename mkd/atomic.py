@@ -11,17 +11,21 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path``; at a clean exit it is synced and takes the place of ``path``.
 
     Raises:
-        OSError: as the writer raised it, with the aside file removed.
+        OSError: the file cannot be written (disk full, say), naming it; what stood there before stays whole.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.parent / f".tmp-{os.getpid()}-{path.name}"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
         _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); nothing was lost; mend it, start again"
+        ) from None
     finally:
         aside.unlink(missing_ok=True)
 
@@ -30,6 +34,21 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def append_line(path: str | Path, line: str) -> None:
+    """Append one line of UTF-8 text.
+
+    Raises:
+        OSError: the line cannot be written, naming the file.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); mend it, start again"
+        ) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import written_aside
@@ -121,7 +121,7 @@ def _consolidation(
         fisher = fisher_diagonal(model, _plain_crops(config, data, run.world.device))
         model.requires_grad_(model is student)
         with written_aside(path) as aside:
-            save_file({k: v.cpu().contiguous() for k, v in fisher.items()}, aside)
+            aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
     anchor = student if kd.anchor == "init" else teacher
     weights = {n: p.detach().clone().to(run.world.device) for n, p in anchor.named_parameters()}
     loaded = {n: f.to(run.world.device) for n, f in load_file(path).items()}

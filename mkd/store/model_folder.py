@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import write_text, written_aside
@@ -44,7 +44,7 @@ def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) ->
     folder = Path(folder)
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     with written_aside(folder / "model.safetensors") as aside:
-        save_file(tensors, aside)
+        aside.write_bytes(save(tensors))
     content = {
         "architecture": _plain(asdict(card.architecture)),
         "classes": list(card.classes),

@@ -1,10 +1,11 @@
 """Checkpoints of one phase: `latest.pt` to go on from, `best.safetensors` for model selection."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import written_aside
@@ -24,7 +25,10 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Replace the latest checkpoint, whole or not at all."""
         with written_aside(self.latest) as aside:
-            torch.save(state, aside)
+            try:
+                torch.save(state, aside)
+            except RuntimeError:  # torch's writer gives no reason; the state itself can always be saved
+                raise OSError(errno.ENOSPC, "the disk is full or failing") from None
 
     def load(self) -> dict[str, Any] | None:
         """Return the latest checkpoint on the CPU, or None when there is none.
@@ -46,7 +50,7 @@ class Checkpoints:
     def save_best(self, state: dict[str, Tensor]) -> None:
         """Replace the best weights."""
         with written_aside(self.best) as aside:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, aside)
+            aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
 
     def load_best(self) -> dict[str, Tensor]:
         """Return the best weights on the CPU."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from mkd.atomic import append_line, write_text
 from mkd.metrics.confusion import ConfusionMatrix
 
 
@@ -109,8 +109,7 @@ class Journal:
         self.tensorboard.close()
 
     def _append(self, row: dict[str, Any]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.path, json.dumps(row))
 
     def _drop_after(self, phase: str, step: int) -> None:
         """Keep the rows of other phases and those up to ``step``; a half-written last line goes too."""
@@ -124,6 +123,4 @@ class Journal:
                 continue
             if row["phase"] != phase or row["step"] <= step:
                 kept.append(line + "\n")
-        aside = self.path.with_name(f".tmp-{os.getpid()}-metrics.jsonl")
-        aside.write_text("".join(kept), encoding="utf-8")
-        os.replace(aside, self.path)
+        write_text(self.path, "".join(kept))

@@ -61,7 +61,10 @@ def ewc_by_hand(step):
     total = 0.0
     for name, theta in step.model.named_parameters():
         if name in step.ewc.fisher:
-            f, a, t = (np.asarray(x.detach(), np.float64) for x in (step.ewc.fisher[name], step.ewc.anchor[name], theta))
+            f, a, t = (
+                np.asarray(x.detach(), np.float64)
+                for x in (step.ewc.fisher[name], step.ewc.anchor[name], theta)
+            )
             total += (f * (t - a) ** 2).sum()
     return total / 2
 
@@ -125,13 +128,18 @@ def test_diagnosis_is_the_ratio_of_gradients():
     torch.manual_seed(9)
     z = student(views.images)
     valid = views.labels != 255
-    loss = torch.nn.functional.cross_entropy(z, views.labels.long(), ignore_index=255, reduction="none")[valid]
+    loss = torch.nn.functional.cross_entropy(z, views.labels.long(), ignore_index=255, reduction="none")[
+        valid
+    ]
     p = torch.exp(-loss.detach())
     keep = (p < 0.7) | (p <= p.sort().values[int(0.1 * views.labels.numel()) - 1])
     loss[keep].mean().backward()
     own = dict(student.named_parameters())
     sup = sum(own[n].grad.double().square().sum() for n in step.ewc.fisher) ** 0.5
-    pull = sum((f * (own[n].detach() - step.ewc.anchor[n])).double().square().sum() for n, f in step.ewc.fisher.items())
+    pull = sum(
+        (f * (own[n].detach() - step.ewc.anchor[n])).double().square().sum()
+        for n, f in step.ewc.fisher.items()
+    )
     assert losses["ewc_ratio"].item() == pytest.approx((W_EWC * pull**0.5 / sup).item(), rel=1e-3)
 
 
