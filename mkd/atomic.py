@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -14,20 +14,21 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         OSError: the file cannot be written (disk full, say), naming it; what stood there before stays whole.
     """
     path = Path(path)
-    aside = path.parent / f".tmp-{os.getpid()}-{path.name}"
+    aside = path.parent / f".tmp-{path.name}"  # one name: what a killed writer left is overwritten
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise OSError(
-            f"{path}: cannot be written ({error.strerror or error}); nothing was lost; mend it, start again"
+            f"{path}: cannot be written ({error.strerror or error}); mend it, start again"
         ) from None
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink()
+    _sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -118,7 +118,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--classes", required=True, metavar="FILE.yaml", help="one of configs/classes/, or yours"
+        "--classes", required=True, metavar="FILE.yaml", help="one of configs/datasets/, or yours"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")

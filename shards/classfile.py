@@ -55,7 +55,7 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     """Read and check a class file.
 
     Args:
-        path: a YAML file, see `configs/classes/`.
+        path: a YAML file, see `configs/datasets/`.
 
     Returns:
         Its content, consistent in itself.
@@ -65,7 +65,7 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     """
     name = str(path)
     if not Path(path).is_file():
-        raise ValueError(f"no class file at {name}: give one of configs/classes/*.yaml, or your own")
+        raise ValueError(f"no class file at {name}: give one of configs/datasets/*.yaml, or your own")
     try:
         content = yaml.safe_load(Path(path).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -140,13 +140,13 @@ def mask_name(classfile: ClassFile, image: str) -> str:
 
 def _check_keys(content: Any, name: str) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f"{name} holds no keys: see configs/classes/ for examples")
+        raise ValueError(f"{name} holds no keys: see configs/datasets/ for examples")
     unknown = sorted(str(key) for key in set(content) - _KEYS)
     if unknown:
         raise ValueError(f"{name} has unknown keys {unknown}: allowed are {sorted(_KEYS)}")
     missing = [key for key in _REQUIRED if content.get(key) is None]
     if missing:
-        raise ValueError(f"{name} lacks {missing}: see configs/classes/ for examples")
+        raise ValueError(f"{name} lacks {missing}: see configs/datasets/ for examples")
     layout = content["layout"]
     if not isinstance(layout, dict) or set(layout) != {"images", "masks"}:
         raise ValueError(

@@ -77,7 +77,7 @@ def _data(config: DemoRun, out: Path) -> None:
             )
             images.append(image)
             labels.append(label)
-        classes = CONFIGS / "classes" / f"demo_{domain}.yaml"
+        classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
         tile(images, classes, data / domain / "all", labels=labels, size=config.tile)
         few = config.labelled if domain == "target" else None
         parts: dict[str, Any] = split(

@@ -81,7 +81,8 @@ def run_report(config: EvaluateRun) -> None:
     """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
     model = Path(config.model)
     shown = panels(TileSet(config.data, labelled=True), {"prediction": model})
-    command = f"python launch/evaluate.py model={config.model} data={config.data} out={config.out} report={config.report}"
+    keys = ("model", "data", "out", "report")
+    command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
     page = report_of_run(
         model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
     )

@@ -59,8 +59,9 @@ class Geometry:
         """Return the 2x3 matrix from crop to tile coordinates, both in [-1,1]."""
         scale = math.exp(g.uniform(math.log(self.scale[0]), math.log(self.scale[1])))
         # Whole-pixel offsets, so that a crop at scale 1 copies pixels exactly.
-        span_x, span_y = self.crop / scale / width, self.crop / scale / height
-        offset_x, offset_y = _offset(width, span_x, g.random()), _offset(height, span_y, g.random())
+        extent = self.crop / scale
+        span_x, span_y = extent / width, extent / height
+        offset_x, offset_y = _offset(width, extent, g.random()), _offset(height, extent, g.random())
         flip_x = -1.0 if g.random() < 0.5 else 1.0
         flip_y = -1.0 if self.aerial and g.random() < 0.5 else 1.0
         if self.aerial and g.random() < 0.5:
@@ -68,13 +69,11 @@ class Geometry:
         return torch.tensor([[span_x * flip_x, 0.0, offset_x], [0.0, span_y * flip_y, offset_y]])
 
 
-def _offset(size: int, span: float, u: float) -> float:
-    """Return the crop centre in [-1,1]: uniform where the crop fits, centred on the tile where it does not."""
-    slack = size * (1 - span)  # pixels
-    if slack <= 0:
-        return 0.0
-    start = math.floor(u * (math.floor(slack) + 1))
-    return (2 * start + size * span) / size - 1
+def _offset(size: int, extent: float, u: float) -> float:
+    """Return the centre, in [-1,1], of a crop of ``extent`` pixels: uniform where it fits, else about the middle."""
+    slack = size - extent
+    start = math.floor(u * (math.floor(slack) + 1)) if slack > 0 else math.floor(slack / 2)
+    return (2 * start + extent) / size - 1
 
 
 def weak_colour(images: Tensor, draws: Sequence[np.random.Generator], strength: float = 0.1) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from mkd.data.index import DatasetIndex, read_index
 from mkd.data.plan import Plan
 
 IGNORE = 255
+MAX_OPEN = 64  # shard files a process keeps open
 
 
 @dataclass
@@ -24,8 +26,8 @@ class Batch:
     """Tiles as they lie in the shards.
 
     Attributes:
-        images: uint8 (B,3,H,W); smaller tiles of a batch are padded at the right and bottom with 0.
-        labels: uint8 (B,H,W), class ids; 255 = ignore or padding. Unlabelled tiles are 0 inside, 255 in padding.
+        images: uint8 (B,3,H,W).
+        labels: uint8 (B,H,W), class ids; 255 = ignore. Unlabelled tiles are 0.
         ids: B pairs (epoch, sample), which seed each sample's own generator.
     """
 
@@ -98,7 +100,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
         return {**meta, "key": self._keys[shard][row]}
 
     def _locate(self, sample: int) -> tuple[int, int]:
-        shard = next(i for i in range(len(self._starts) - 1) if sample < self._starts[i + 1])
+        shard = bisect_right(self._starts, sample) - 1
         return shard, sample - self._starts[shard]
 
     def _shard(self, shard: int) -> list[dict[str, tuple[int, int]]]:
@@ -106,7 +108,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
             path = self.folder / self.index.shards[shard].file
             keys: dict[str, dict[str, tuple[int, int]]] = {}
             try:
-                with tarfile.open(path) as tar:
+                with tarfile.open(path, "r:") as tar:
                     for member in tar:
                         key, _, kind = member.name.partition(".")
                         keys.setdefault(key, {})[kind] = (member.offset_data, member.size)
@@ -124,6 +126,8 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
 
     def _read(self, shard: int, part: tuple[int, int]) -> bytes:
         if shard not in self._files:
+            if len(self._files) >= MAX_OPEN:
+                os.close(self._files.pop(next(iter(self._files))))
             self._files[shard] = os.open(self.folder / self.index.shards[shard].file, os.O_RDONLY)
         return os.pread(self._files[shard], part[1], part[0])
 
@@ -132,7 +136,7 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
         try:
             tensor: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=mode)
             return tensor
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
                 f"{self._name(shard, row)}: cannot be decoded ({reason}); run 'shards verify'"
@@ -147,15 +151,19 @@ class TileSet(Dataset[tuple[Tensor, Tensor, tuple[int, int]]]):
 
 
 def collate(items: list[tuple[Tensor, Tensor, tuple[int, int]]]) -> Batch:
-    """Stack samples; smaller tiles are padded at the right and bottom (image 0, label 255)."""
-    height = max(i[0].shape[1] for i in items)
-    width = max(i[0].shape[2] for i in items)
-    images = torch.zeros(len(items), 3, height, width, dtype=torch.uint8)
-    labels = torch.full((len(items), height, width), IGNORE, dtype=torch.uint8)
-    for n, (image, label, _) in enumerate(items):
-        images[n, :, : image.shape[1], : image.shape[2]] = image
-        labels[n, : label.shape[0], : label.shape[1]] = label
-    return Batch(images, labels, [i[2] for i in items])
+    """Stack samples.
+
+    Raises:
+        ValueError: tiles of different sizes. Padding them would let a tile's view depend on its batch mates.
+    """
+    sizes = sorted({tuple(image.shape[1:]) for image, _, _ in items})
+    if len(sizes) > 1:
+        shown = " and ".join(f"{h} x {w}" for h, w in sizes[:2])
+        raise ValueError(
+            f"tiles of {shown} pixels in one batch; pack tiles of one size ('shards tile --size'), or use batch=1"
+        )
+    images, labels, ids = zip(*items, strict=True)
+    return Batch(torch.stack(images), torch.stack(labels), list(ids))
 
 
 def stream(tiles: TileSet, plan: Plan, start: int, stop: int, workers: int, pin: bool) -> Iterator[Batch]:

@@ -40,7 +40,7 @@ def fisher_diagonal(
     """
     names, params = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     total = [torch.zeros_like(p, dtype=torch.float32) for p in params]
-    count, training = 0, model.training
+    count, modes = 0, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         for images, labels in samples:
@@ -55,7 +55,8 @@ def fisher_diagonal(
                         t += g.float() ** 2
                 count += 1
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     if count == 0:
         raise ValueError("EWC's Fisher needs at least one labelled tile with a valid pixel; found none")
     fisher = {n: t / count for n, t in zip(names, total, strict=True)}

@@ -32,7 +32,7 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     p = log_p.exp()
     # p log p -> 0 for p -> 0; a logit of -inf would give 0 * -inf.
     h = -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim=1)
-    return h.clamp(min=0) / math.log(num_classes) if num_classes > 1 else torch.zeros_like(h)
+    return (h / math.log(num_classes)).clamp(0, 1) if num_classes > 1 else torch.zeros_like(h)
 
 
 @dataclass(frozen=True)

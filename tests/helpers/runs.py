@@ -44,6 +44,18 @@ def coloured(count, size=(40, 40), seed=0):
     return pairs
 
 
+def retitle(folder, classes):
+    """Give a data set other classes; its label ids stay."""
+    path = Path(folder) / "index.json"
+    index = json.loads(path.read_text())
+    more = len(classes) - len(index["classes"])
+    index["classes"] = list(classes)
+    index["palette"] += [[n, n, n] for n in range(more)]
+    index["histogram"] += [0] * more
+    path.write_text(json.dumps(index))
+    return folder
+
+
 def feed_of(labelled, unlabelled=None, crop=8, batch=2, seed=0, scale=(0.5, 2.0)):
     """Open tiles as training does, decoding in this process."""
     other = None if unlabelled is None else TileSet(unlabelled, labelled=False)
@@ -123,9 +135,9 @@ def start(script, *overrides):
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
 
 
-def kill_once(process, file):
-    """Kill -9 a process as soon as a file is there; it must not have ended before."""
-    while process.poll() is None and not Path(file).is_file():
+def kill_once(process, ready):
+    """Kill -9 a process as soon as `ready()` is true; it must not have ended before."""
+    while process.poll() is None and not ready():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     output, _ = process.communicate()

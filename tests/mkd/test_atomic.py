@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import mkd.atomic
-from mkd.atomic import write_text, written_aside
+from mkd.atomic import append_line, write_text, written_aside
 
 
 def test_writes_new_folders_and_utf8(tmp_path):
@@ -31,39 +31,60 @@ def test_a_reader_never_sees_a_part(tmp_path):
     assert path.read_text() == "new"
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "no space left"), KeyboardInterrupt(), ValueError("bad")]
-)
+def failing_write(path, error):
+    with written_aside(path) as aside:
+        aside.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("bad")])
 def test_an_error_leaves_the_old_file(tmp_path, error):
     """When the writer fails, its error comes through, the old file stays and the part is removed."""
     path = tmp_path / "x.txt"
     write_text(path, "old")
-
-    def write():
-        with written_aside(path) as aside:
-            aside.write_text("half")
-            raise error
-
     with pytest.raises(type(error)) as raised:
-        write()
+        failing_write(path, error)
     assert raised.value is error
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
-def test_a_disk_that_fills_at_the_last_moment(tmp_path, monkeypatch):
-    """An fsync that fails counts as a failed write: the old file stays."""
-    path = tmp_path / "x.txt"
+@pytest.mark.parametrize("moment", ["writing", "syncing"])
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch, moment):
+    """A disk that fills while writing, or only at the sync, names the file and leaves the old one."""
+    path, full = tmp_path / "x.txt", OSError(errno.ENOSPC, "no space left")
     write_text(path, "old")
 
-    def full(handle):
-        raise OSError(errno.ENOSPC, "no space left")
+    def sync(handle):
+        raise full
 
-    monkeypatch.setattr(mkd.atomic.os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
-        write_text(path, "new")
+    if moment == "syncing":
+        monkeypatch.setattr(mkd.atomic.os, "fsync", sync)
+    with pytest.raises(OSError, match=rf"{path}: cannot be written \(no space left\)") as raised:
+        write_text(path, "new") if moment == "syncing" else failing_write(path, full)
+    assert "\n" not in str(raised.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_file_where_a_folder_is_needed_is_one_sentence(tmp_path):
+    """A path below a file names the path that was asked for, not the one beside it."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=f"^{tmp_path / 'file' / 'x.txt'}: cannot be written"):
+        write_text(tmp_path / "file" / "x.txt", "new")
+
+
+def test_lines_are_appended(tmp_path):
+    """Each call adds one line of UTF-8; the file is made by the first."""
+    append_line(tmp_path / "log", "one")
+    append_line(tmp_path / "log", "zwölf")
+    assert (tmp_path / "log").read_bytes() == "one\nzwölf\n".encode()
+
+
+def test_a_line_that_cannot_be_written_names_the_file(tmp_path):
+    """Appending where nothing can be written says which file it is."""
+    with pytest.raises(OSError, match=f"^{tmp_path}: cannot be written"):
+        append_line(tmp_path, "one")
 
 
 def test_the_content_is_on_disk_before_the_name(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shards.classfile import mask_name, read_classfile, star_pattern
 
-FOLDER = Path(__file__).parents[2] / "configs" / "classes"
+FOLDER = Path(__file__).parents[2] / "configs" / "datasets"
 COUNTS = {
     "cityscapes": 19,
     "colombia": 5,

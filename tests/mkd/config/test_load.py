@@ -44,7 +44,7 @@ def test_a_model_choice_can_be_adjusted(base):
 
 
 def test_the_number_of_classes_is_a_value(tmp_path):
-    """classes=6 sets a number, although class files lie in configs/classes."""
+    """classes=6 sets a number, although class files lie in configs/datasets."""
     assert load(CostRun, "cost", ["model=hrnet_w48_psa", "size=1024", "classes=6"]).classes == 6
 
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.data.augment import Geometry, generators, strong_colour, weak_colour
-from mkd.data.loader import collate
 
 STEP = 17  # grey values between neighbouring columns (red) and rows (green) of a position tile
 
@@ -165,19 +164,6 @@ def test_a_view_does_not_depend_on_batch_mates():
             assert torch.equal(other[0][at], together[0][n]), f"labels of {pair}"
             assert torch.equal(other[1][at], together[1][n]), f"weak view of {pair}"
             torch.testing.assert_close(other[2][at], together[2][n], rtol=0, atol=1e-6)
-
-
-def test_a_small_tile_keeps_its_view_beside_a_large_one():
-    """A batch that pads a small tile to a large mate's size does not change the small tile's view."""
-    image, label = (torch.as_tensor(a) for a in position_tile(8, 8))
-    large = torch.zeros(3, 15, 15, dtype=torch.uint8), torch.zeros(15, 15, dtype=torch.uint8)
-    for sample in range(10):
-        small = (image, label, (0, sample))
-        alone, mixed = collate([small]), collate([small, (*large, (0, 99))])
-        one, two = (full_view(b.images, b.labels, b.ids) for b in (alone, mixed))
-        assert torch.equal(one[0][0], two[0][0]), (
-            f"sample {sample}:\n{one[0][0]}\nbeside a larger tile:\n{two[0][0]}"
-        )
 
 
 def test_generators_are_a_samples_own():

@@ -17,7 +17,7 @@ from mkd.data.scenes import Scene, render, write_orthomosaic
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 
-CONFIGS = Path(__file__).parents[3] / "configs" / "classes"
+CONFIGS = Path(__file__).parents[3] / "configs" / "datasets"
 FARMLAND, GRASSLAND = 2, 5
 
 

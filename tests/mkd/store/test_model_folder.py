@@ -165,6 +165,7 @@ def test_what_is_no_card(folder, card):
     with pytest.raises(ValueError, match=r"model\.yaml: not a model card") as caught:
         read_card(folder)
     assert "give a folder that a training run wrote" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_card_that_is_not_text(folder):

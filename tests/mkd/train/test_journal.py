@@ -93,11 +93,11 @@ def test_lines_are_json_for_any_reader(tmp_path):
     """A value that is not a number is null, as JSON knows no NaN."""
     journal = Journal(tmp_path, CLASSES)
     journal.start("student", 0, 10)
-    journal.train("student", 1, 0.1, 0.1, 1.0, {"loss": 1.0, "ewc_ratio": float("nan")})
-    journal.validation("student", 1, ConfusionMatrix(3))
+    for step, ratio in ((1, float("nan")), (2, float("inf"))):  # a batch without labels has |grad L_sup| = 0
+        journal.train("student", step, 0.1, 0.1, 1.0, {"loss": 1.0, "ewc_ratio": ratio})
     journal.end()
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=pytest.fail)
+        assert json.loads(line, parse_constant=pytest.fail)["ewc_ratio"] is None
 
 
 def test_curves(tmp_path):

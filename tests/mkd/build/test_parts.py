@@ -1,0 +1,99 @@
+"""From config to parts: fields that must agree, classes that must match, arithmetic of a phase."""
+
+from dataclasses import asdict, fields
+
+import pytest
+import torch
+
+from mkd.build import parts
+from mkd.config.load import CONFIGS, load
+from mkd.config.schema import CostRun, DataConfig, ModelConfig, OhemConfig, SupervisedRun
+from mkd.models.deeplab import Architecture, build
+from tests.helpers.runs import CPU
+from tests.helpers.shards import CLASSES
+
+
+def test_config_and_architecture_have_the_same_fields():
+    """ModelConfig is Architecture with `pretrained`, and their defaults agree."""
+    ours = asdict(ModelConfig())
+    del ours["pretrained"]
+    assert set(ours) == {f.name for f in fields(Architecture)}
+    assert parts.architecture(ModelConfig()) == Architecture(ModelConfig().backbone)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml")))
+def test_every_model_file_is_an_architecture(name):
+    """Each file of configs/model arrives as tuples and numbers that Architecture accepts."""
+    found = parts.architecture(load(CostRun, "cost", [f"model={name}"]).model)
+    assert isinstance(found.mean, tuple)
+    assert isinstance(hash(found), int)
+
+
+def test_the_feed_is_the_configs(sets):
+    """Crop, scale, turns, batch, seed and workers arrive; the unlabelled stream only where it is asked for."""
+    data = DataConfig(sets["labelled"], sets["unlabelled"], crop=48, batch=3, scale=(1.0, 1.5), aerial=False)
+    feed = parts.feed(data, 9, CPU, unlabelled=True)
+    assert (feed.batch, feed.seed, feed.workers) == (3, 9, 2)
+    assert (feed.geometry.crop, feed.geometry.scale, feed.geometry.aerial) == (48, (1.0, 1.5), False)
+    assert (len(feed.labelled), len(feed.unlabelled)) == (6, 6)
+    assert parts.feed(data, 9, CPU, unlabelled=False).unlabelled is None
+
+
+def test_ohem_is_the_configs():
+    """Threshold and least share arrive."""
+    assert asdict(parts.ohem(OhemConfig(0.6, 0.25))) == {"threshold": 0.6, "min_kept": 0.25}
+
+
+def test_check_classes(sets):
+    """Equal classes give the index; others are one sentence that names both sides in full."""
+    assert parts.check_classes("data", sets["labelled"], CLASSES, "model").samples == 6
+    with pytest.raises(
+        ValueError, match=r"^data=.*has 3 classes \(field, road, water\) but model has 2 \(a, b\)"
+    ):
+        parts.check_classes("data", sets["labelled"], ("a", "b"), "model")
+
+
+def test_load_checked(runs):
+    """A model folder of the wanted architecture is loaded; of another it is refused by the values that differ."""
+    folder = f"{runs['kd'].out}/model"
+    wanted = parts.architecture(runs["kd"].model)
+    assert parts.load_checked("kd.source", folder, wanted)[1].classes == CLASSES
+    other = Architecture(**(asdict(wanted) | {"low_channels": 9}))
+    with pytest.raises(ValueError, match=r"kd\.source=.*\(low_channels 32 there, 9 here\)"):
+        parts.load_checked("kd.source", folder, other)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps", "tiles", "total"),
+    [(100, None, 880, 11000), (3, None, 10, 4), (0.01, None, 8, 1), (9, 5, 80, 5)],
+)
+def test_a_phase_counts_steps(epochs, steps, tiles, total):
+    """epochs passes over the tiles in batches of 8, at least one step; `steps` overrides them."""
+    phase = parts.phase(SupervisedRun(), "student", epochs, steps, tiles, 0.1)
+    assert (phase.steps, phase.steps_an_epoch, phase.lr) == (total, tiles / 8, 0.1)
+    assert (phase.power, phase.log_every, phase.save_every, phase.val_every) == (0.9, 10, 200, 200)
+
+
+def test_the_head_learns_faster(runs):
+    """optim.head_factor multiplies the rate of everything but the backbone; each trained weight is in one group."""
+    config = SupervisedRun()
+    config.optim.head_factor = 10.0
+    model = build(parts.architecture(runs["kd"].model), 3, None)
+    model.classifier.requires_grad_(False)
+    engine, optimizer = parts.engine_and_optimizer(config, model, CPU, 0.01)
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    for name, p in model.named_parameters():
+        if name.startswith("classifier."):
+            assert id(p) not in rates
+        else:
+            assert rates[id(p)] == pytest.approx(0.01 if name.startswith("backbone.") else 0.1)
+    assert engine.model is model
+
+
+def test_validation_is_on_whole_tiles_or_not_at_all(sets, runs):
+    """Without data.val there is no validation; with it every pixel of it counts."""
+    assert parts.validator(DataConfig(sets["labelled"]), CPU) is None
+    model = build(parts.architecture(runs["kd"].model), 3, None)
+    data = DataConfig(sets["labelled"], val=sets["val"], batch=2, workers=0)
+    matrix = parts.validator(data, CPU)(model)
+    assert matrix.matrix.sum() == torch.tensor(parts.read_index(sets["val"]).histogram).sum()
