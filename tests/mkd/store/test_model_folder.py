@@ -1,6 +1,7 @@
 """Model folders: bit for bit there and back, and one sentence for every way to be wrong."""
 
 import hashlib
+import os
 from dataclasses import replace
 
 import pytest
@@ -86,7 +87,7 @@ def test_the_card_is_written_last(model, tmp_path, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mkd.store.model_folder.save_file", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_model(tmp_path / "model", model.state_dict(), CARD)
     assert not any((tmp_path / "model").iterdir())

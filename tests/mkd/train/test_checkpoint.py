@@ -104,6 +104,16 @@ def test_damaged_latest_is_one_sentence(checkpoints, damage):
     assert "\n" not in str(caught.value)
 
 
+def test_a_single_flipped_bit_is_seen(checkpoints):
+    """A weight that a bad disk changed is not trained on: the archive's own checksums are compared."""
+    checkpoints.save({"model": {"weight": torch.zeros(4096)}})
+    content = bytearray(checkpoints.latest.read_bytes())
+    content[content.index(bytes(8192)) + 4096] ^= 1
+    checkpoints.latest.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged checkpoint"):
+        checkpoints.load()
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_best_is_one_sentence(checkpoints, damage):
     """The same for the best weights."""

@@ -16,18 +16,19 @@ from mkd.train.semi_step import SemiStep
 from mkd.train.supervised_step import Ohem, SupervisedStep
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.runs import CPU, TileSet, coloured, feed_of, fit_in, phase_of, rows
-from tests.helpers.shards import write_dataset
+from tests.helpers.shards import pictures, write_dataset
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """6 labelled, 4 unlabelled and 2 validation tiles of 16 x 16 pixels."""
+    """6 labelled, 4 unlabelled (half of them noise) and 2 validation tiles of 16 x 16 pixels."""
     root = tmp_path_factory.mktemp("data")
-    sets = {"labelled": 6, "unlabelled": 4, "val": 2}
-    return {
-        name: write_dataset(root / name, coloured(n, (16, 16), seed=n), labelled=name != "unlabelled")
-        for name, n in sets.items()
+    sets = {
+        "labelled": coloured(6, (16, 16), seed=6),
+        "unlabelled": coloured(2, (16, 16), seed=4) + pictures(2, (16, 16), seed=4),
+        "val": coloured(2, (16, 16), seed=2),
     }
+    return {n: write_dataset(root / n, pairs, labelled=n != "unlabelled") for n, pairs in sets.items()}
 
 
 def supervised(seed):
@@ -47,7 +48,7 @@ def semi(seed):
     student = tiny_net(seed=seed)
     with torch.no_grad():
         student[4].weight *= 8  # sure of some pixels, so that tiles differ
-    teacher = LocalTeacher(student, 0.9, 0.7, TileLimit(drop_start=0.7, drop_end=0.3, window=6))
+    teacher = LocalTeacher(student, 0.9, 0.7, TileLimit(drop_start=0.9, drop_end=0.8, window=6))
     return SemiStep(student, teacher, teacher.model, Ohem(0.7, 0.1), 1.0)
 
 
