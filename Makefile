@@ -20,7 +20,7 @@ lint: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; downloads about 3 GB, 1 to 5 minutes on a good line) ..."
-	test -x $(PY) || python3 -m venv .venv
+	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(PY) -m uv pip install --quiet --python $(PY) --constraint constraints.txt --editable ".[demo,test]"
 	@touch $@

@@ -26,10 +26,13 @@ def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
     world = find_world(config.device)
     index = labelled_index(config)
+    arch = parts.architecture(config.model)
+    with torch.device("meta"):
+        build(arch, index.num_classes)  # an impossible network is refused before the run folder is made
     source = None
     if config.kd.source is not None:
-        same = parts.architecture(config.model) if config.kd.ewc_weight > 0 else None
-        source, _ = parts.load_checked("kd.source", config.kd.source, same)
+        same = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"
+        source, _ = parts.load_checked("kd.source", config.kd.source, arch if same else None)
     if config.kd.source_data is not None and config.kd.source is not None:
         _, card = load_model(config.kd.source)
         parts.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
@@ -53,7 +56,8 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
     if (folder / "model.yaml").is_file():
-        return load_model(folder)[0].requires_grad_(False)
+        # channels-last as after training: another layout rounds otherwise
+        return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
     kd = config.kd
     if source is None:
         model = build(

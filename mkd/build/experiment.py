@@ -16,8 +16,10 @@ from mkd.atomic import write_text
 from mkd.build.distil import kd
 from mkd.build.evaluate import evaluate
 from mkd.build.train import semi, supervised
-from mkd.config.load import load
+from mkd.config.load import load, parse
 from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
+
+KINDS: dict[str, Any] = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
 
 
 def experiment(config: Experiment) -> dict[str, Any]:
@@ -31,6 +33,7 @@ def experiment(config: Experiment) -> dict[str, Any]:
     for title, run in config.rows.items():
         if run not in config.runs:
             raise ValueError(f"rows: '{title}' names the run '{run}'; the runs are {', '.join(config.runs)}")
+    _check_runs(config)
     processes = min(config.parallel, len(config.seeds))
     if processes > 1:
         threads = max(1, (os.cpu_count() or 1) // processes)
@@ -44,6 +47,16 @@ def experiment(config: Experiment) -> dict[str, Any]:
     table = {"name": config.name, "title": config.title, "seeds": config.seeds, "rows": rows}
     write_text(Path(config.out) / "results.json", json.dumps(table, indent=1) + "\n")
     return table
+
+
+def _check_runs(config: Experiment) -> None:
+    """Refuse a mistake in any run before the first one is trained."""
+    for name, step in config.runs.items():
+        if step.script not in KINDS:
+            raise ValueError(
+                f"runs.{name}.script={step.script} is not allowed; choose supervised, kd or semi"
+            )
+        parse(KINDS[step.script], step.script, _overrides(config, name, config.seeds[0]))
 
 
 def run_folder(config: Experiment, run: str, seed: int) -> Path:
@@ -69,9 +82,7 @@ def _one_seed(config: Experiment, seed: int) -> None:
 
 
 def _train(config: Experiment, name: str, seed: int) -> None:
-    step = config.runs[name]
-    overrides = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
-    overrides = [f"out={run_folder(config, name, seed)}", f"seed={seed}", *overrides]
+    step, overrides = config.runs[name], _overrides(config, name, seed)
     print(f"== {name}, seed {seed}: python launch/{step.script}.py {' '.join(overrides)}", flush=True)
     match step.script:
         case "supervised":
@@ -82,6 +93,12 @@ def _train(config: Experiment, name: str, seed: int) -> None:
             semi(load(SemiRun, "semi", overrides))
         case other:
             raise ValueError(f"runs.{name}.script={other} is not allowed; choose supervised, kd or semi")
+
+
+def _overrides(config: Experiment, name: str, seed: int) -> list[str]:
+    step = config.runs[name]
+    filled = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
+    return [f"out={run_folder(config, name, seed)}", f"seed={seed}", *filled]
 
 
 def _fill(config: Experiment, text: str, seed: int) -> str:
@@ -109,6 +126,10 @@ def _row(config: Experiment, title: str, run: str) -> dict[str, Any]:
         "iou": {c: _mean(r["iou"][c] for r in results) for c in results[0]["iou"]},
     }
     if config.frequent:
+        if lacking := [c for c in config.frequent if row["iou"].get(c) is None]:
+            raise ValueError(
+                f"frequent: {', '.join(lacking)} not among the test set's classes {list(row['iou'])}"
+            )
         frequent = [mean([r["iou"][c] for c in config.frequent]) for r in results]
         row |= {"frequent_mean": mean(frequent), "frequent_std": _std(frequent)}
     return row

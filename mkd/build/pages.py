@@ -1,6 +1,7 @@
 """Reports from what runs left behind: pages of an experiment and of one run."""
 
 import json
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from mkd.build.experiment import run_folder
 from mkd.config.schema import EvaluateRun, Experiment
+from mkd.data.index import read_index
 from mkd.data.loader import TileSet
 from mkd.report.content import Evaluation, Panel, Report, Row, Run
 from mkd.report.overview import map_view
@@ -86,7 +88,8 @@ def run_report(config: EvaluateRun) -> None:
     page = report_of_run(
         model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
     )
-    write_report(str(config.report), page)
+    index = read_index(config.data)  # the model may lie outside a run folder
+    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette))
 
 
 @torch.inference_mode()

@@ -15,7 +15,7 @@ from mkd.config.load import to_yaml
 from mkd.config.schema import RunConfig
 
 # Keys that change how fast a run goes or what is shown, never its numbers.
-FREE = ("  workers:", "device:", "log_every:")
+FREE = ("  workers:", "device:", "log_every:", "out:")  # out: the folder itself is at hand
 
 
 def open_run(config: RunConfig) -> Path:
@@ -32,9 +32,10 @@ def open_run(config: RunConfig) -> Path:
             f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
         )
     if not path.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not p.name.startswith(".tmp-") for p in folder.iterdir()):
             raise ValueError(f"out={folder} is not empty and no run folder; give another out=")
         write_text(path, text)
+    if not (folder / "versions.json").is_file():
         write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
 

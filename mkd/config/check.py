@@ -29,6 +29,10 @@ def check(config: Any) -> None:
             _check_model(config.model)
             _at_least("size", config.size, 32)
             _at_least("classes", config.classes, 1)
+        case s.Experiment():
+            _at_least("parallel", config.parallel, 1)
+            if not config.seeds:
+                raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
         case _:
             pass
 
@@ -45,6 +49,12 @@ def _check_run(c: s.RunConfig) -> None:
         raise ValueError(f"data.scale={c.data.scale} is not a range; give [low,high] with 0 < low <= high")
     _choice("optim.name", c.optim.name, ("sgd", "adamw"))
     _positive("optim.lr", c.optim.lr)
+    _positive("optim.head_factor", c.optim.head_factor)
+    _below_one("optim.momentum", c.optim.momentum)
+    _not_negative("optim.weight_decay", c.optim.weight_decay)
+    if c.optim.clip is not None:
+        _positive("optim.clip", c.optim.clip)
+    _at_least("seed", c.seed, 0)
     _positive("epochs", c.epochs)
     if c.steps is not None:
         _at_least("steps", c.steps, 1)
@@ -66,14 +76,14 @@ def _check_run(c: s.RunConfig) -> None:
 def _check_model(m: s.ModelConfig) -> None:
     _choice("model.psa", m.psa, ("none", "paper", "published"))
     _choice("model.output_stride", m.output_stride, (8, 16, 32))
-    if (
-        m.pretrained is not None
-        and m.pretrained.endswith(".safetensors")
-        and not Path(m.pretrained).is_file()
-    ):
+    p = m.pretrained
+    if p == "bundled" and m.backbone != "tf_efficientnet_lite0":
         raise ValueError(
-            f"model.pretrained={m.pretrained}: no such file; give a weights file, a timm tag or null"
+            f"model.pretrained=bundled is for model.backbone=tf_efficientnet_lite0, not {m.backbone}; "
+            "give a weights file, a timm tag or null"
         )
+    if p is not None and (p.endswith(".safetensors") or "/" in p) and not Path(p).is_file():
+        raise ValueError(f"model.pretrained={p}: no such file; give a .safetensors file, a timm tag or null")
 
 
 def _check_start(c: s.SupervisedRun) -> None:
@@ -83,6 +93,10 @@ def _check_start(c: s.SupervisedRun) -> None:
             "student_init=imagenet needs model.pretrained: a timm tag, a weights file or 'bundled'"
         )
     if c.student_init not in ("random", "imagenet"):
+        if not Path(c.student_init).is_dir():
+            raise ValueError(
+                f"student_init={c.student_init} is not allowed; choose random, imagenet or a model folder"
+            )
         _model_folder("student_init", c.student_init)
 
 
@@ -96,6 +110,10 @@ def _check_kd(c: s.KdRun) -> None:
     _positive("kd.temperature", kd.temperature)
     _positive("kd.teacher_epochs", kd.teacher_epochs)
     _at_least("kd.fisher_tiles", kd.fisher_tiles, 1)
+    _not_negative("kd.weight", kd.weight)
+    _not_negative("kd.ewc_weight", kd.ewc_weight)
+    if kd.teacher_lr is not None:
+        _positive("kd.teacher_lr", kd.teacher_lr)
     if kd.source is not None:
         _model_folder("kd.source", kd.source)
     elif c.model.pretrained is None:
@@ -109,6 +127,8 @@ def _check_kd(c: s.KdRun) -> None:
         raise ValueError(
             "kd.tiles=all distils on unlabelled tiles too: give data.unlabelled or kd.tiles=labelled"
         )
+    if kd.source_data is not None and kd.source is None and Path(kd.source_data).is_dir():
+        raise ValueError("kd.source_data= has no use without kd.source; give kd.source or leave it out")
     if kd.source_data is not None:
         _dataset("kd.source_data", kd.source_data)
 
@@ -122,6 +142,8 @@ def _check_semi(c: s.SemiRun) -> None:
             "data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles"
         )
     _share("semi.confidence", c.semi.confidence)
+    _not_negative("semi.weight", c.semi.weight)
+    _below_one("semi.ema_decay", c.semi.ema_decay)
     for key in ("drop_start", "drop_end"):
         if not 0 <= getattr(c.semi, key) < 1:
             raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")
@@ -157,6 +179,16 @@ def _choice(key: str, value: object, allowed: Sequence[object]) -> None:
 def _share(key: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{key}={value}; a value in [0, 1] is allowed")
+
+
+def _not_negative(key: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{key}={value}; a finite value >= 0 is allowed")
+
+
+def _below_one(key: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{key}={value}; a value in [0, 1) is allowed")
 
 
 def _positive(key: str, value: float) -> None:

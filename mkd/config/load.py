@@ -3,6 +3,7 @@
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,9 +33,18 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
     Raises:
         ValueError: a typo, a wrong type, a missing value or path, an impossible pair; names the key and the fix.
     """
+    config = parse(kind, name, argv)
+    check(config)
+    return config
+
+
+def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
+    """Do as `load` does, without looking at paths, ranges and pairs."""
     for arg in argv:
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
+        if arg.startswith("+"):
+            raise ValueError(f"argument '{arg}': keys cannot be added; write it without '+'")
     try:
         composed = _compose(kind, name, argv)
         missing = sorted(OmegaConf.missing_keys(composed))
@@ -44,8 +54,18 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(_explain(error, kind, argv)) from None
     assert isinstance(config, kind)
-    check(config)
+    _check_lengths(config)
     return config
+
+
+def _check_lengths(config: Any, prefix: str = "") -> None:
+    """Refuse a tuple of another length than its default, which OmegaConf lets pass."""
+    for f in fields(config):
+        value, default = getattr(config, f.name), f.default
+        if is_dataclass(value):
+            _check_lengths(value, f"{prefix}{f.name}.")
+        elif isinstance(default, tuple) and len(value) != len(default):
+            raise ValueError(f"{prefix}{f.name}={list(value)}: {len(default)} values are needed")
 
 
 def _compose(kind: type[Any], name: str, argv: Sequence[str]) -> DictConfig:
@@ -75,7 +95,9 @@ def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
             hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
             return f"unknown key '{key}'; {hint}"
     key = getattr(error.__cause__ or error, "full_key", None) or ""
-    given = next((a for a in argv if key and a.startswith(f"{key}=")), "")
+    given = next((a for a in reversed(argv) if key and a.startswith(f"{key}=")), "")
+    value = given.partition("=")[2]
+    text = text.split(" full_key:")[0].replace("$VALUE_TYPE", "str").replace("$VALUE", value)
     return f"{given or key or 'config'}: {text}"
 
 

@@ -184,6 +184,7 @@ def stream(tiles: TileSet, plan: Plan, start: int, stop: int, workers: int, pin:
         collate_fn=collate,
         pin_memory=pin,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # else it draws from torch's own, and dropout after a resume is another
     )
     yield from _plain_errors(loader)
 
@@ -213,4 +214,7 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0) -> Iterator[Batch]:
     """Yield all samples once, in the data set's order; the last batch may be smaller."""
     order = [(0, i) for i in range(len(tiles))]
     chunks = [order[i : i + batch] for i in range(0, len(order), batch)]
-    yield from _plain_errors(DataLoader(tiles, batch_sampler=chunks, num_workers=workers, collate_fn=collate))
+    loader: DataLoader[Any] = DataLoader(
+        tiles, batch_sampler=chunks, num_workers=workers, collate_fn=collate, generator=torch.Generator()
+    )
+    yield from _plain_errors(loader)

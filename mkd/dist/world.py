@@ -44,4 +44,7 @@ def find_world(device: str | None) -> World:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device}, but no CUDA GPU is visible; use device=cpu or leave it out")
-    return World(0, ranks, torch.device(device))
+    try:
+        return World(0, ranks, torch.device(device))
+    except RuntimeError:
+        raise ValueError(f"device={device} is not known; choose cpu, cuda or cuda:N") from None

@@ -66,12 +66,15 @@ def read_card(folder: str | Path) -> ModelCard:
         fields = content["architecture"].items()
         architecture: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields}
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
+        if len(palette) != len(content["classes"]):
+            raise ValueError(f"{len(content['classes'])} classes, {len(palette)} colours")
         card = ModelCard(
             Architecture(**architecture), tuple(content["classes"]), palette, content.get("provenance", {})
         )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise ValueError(
-            f"{path}: not a model card ({error}); give a folder that a training run wrote"
+            f"{path}: not a model card ({reason}); give a folder that a training run wrote"
         ) from None
     return card
 

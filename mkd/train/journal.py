@@ -33,6 +33,7 @@ class Journal:
         self.path = folder / "metrics.jsonl"
         self.console = Console()
         self.progress: Progress | None = None
+        self._open = False
         self._task = TaskID(0)
         self._shown = 0.0
 
@@ -40,6 +41,7 @@ class Journal:
         """Begin a phase at a step; rows beyond it, from a run that was killed, are removed."""
         self._drop_after(phase, step)
         self.tensorboard = SummaryWriter(str(self.folder / "tensorboard" / phase), purge_step=step + 1)
+        self._open = True
         self._phase, self._steps, self._first, self._began = phase, steps, step, time.monotonic()
         if step:
             self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
@@ -49,6 +51,7 @@ class Journal:
                 BarColumn(),
                 TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
+                console=self.console,
             )
             self.progress.start()
             self._task = self.progress.add_task(phase, total=steps, completed=step, text="")
@@ -106,10 +109,13 @@ class Journal:
         if self.progress is not None:
             self.progress.stop()
             self.progress = None
-        self.tensorboard.close()
+        if self._open:
+            self.tensorboard.close()
+            self._open = False
 
     def _append(self, row: dict[str, Any]) -> None:
-        append_line(self.path, json.dumps(row))
+        plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        append_line(self.path, json.dumps(plain))
 
     def _drop_after(self, phase: str, step: int) -> None:
         """Keep the rows of other phases and those up to ``step``; a half-written last line goes too."""

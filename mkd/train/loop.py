@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +125,7 @@ def fit(
             clock = time.monotonic()
         # 4. save, after the best weights: a kill between the two repeats the validation and chooses the same
         if saves:
+            _sound(step_fn.model, phase, done, checkpoints)
             checkpoints.save(_state(step_fn, optimizer, done, best))
             clock = time.monotonic() if images == 0 else clock
     return checkpoints.load_best() if validate is not None else step_fn.result.state_dict()
@@ -155,18 +156,25 @@ def _state(step_fn: Step, optimizer: torch.optim.Optimizer, step: int, best: flo
     }
 
 
+def _sound(model: nn.Module, phase: Phase, step: int, checkpoints: Checkpoints) -> None:
+    """End the run when an update broke the weights although its loss was finite."""
+    if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
+        _end(phase, step, "a weight", checkpoints)
+
+
 def _finite(values: dict[str, float], phase: Phase, step: int, checkpoints: Checkpoints) -> dict[str, float]:
     """Return the values, or end the run: a checkpoint of NaN weights would cost the user days."""
     bad = [k for k, v in values.items() if not math.isfinite(v)]
     if "loss" in bad:
         parts = ", ".join(b for b in bad if b != "loss") or "loss"
-        kept = (
-            f"the last good checkpoint is {checkpoints.latest}"
-            if checkpoints.latest.exists()
-            else "no checkpoint yet"
-        )
-        raise ValueError(
-            f"{phase.name} phase, step {step}: {parts} is not finite; {kept}; "
-            "lower optim.lr or set optim.clip=1.0 in a new run folder"
-        )
+        _end(phase, step, parts, checkpoints)
     return values
+
+
+def _end(phase: Phase, step: int, what: str, checkpoints: Checkpoints) -> NoReturn:
+    latest = checkpoints.latest
+    kept = f"the last good checkpoint is {latest}" if latest.exists() else "no checkpoint yet"
+    raise ValueError(
+        f"{phase.name} phase, step {step}: {what} is not finite; {kept}; "
+        "lower optim.lr or set optim.clip=1.0 in a new run folder"
+    )

@@ -1,6 +1,5 @@
 """The one loop: a killed run goes on to the same bits, the best weights win, and NaN ends it in one sentence."""
 
-import copy
 import math
 
 import pytest
@@ -14,7 +13,7 @@ from mkd.train.checkpoint import Checkpoints
 from mkd.train.kd_step import Consolidation, KdStep
 from mkd.train.semi_step import SemiStep
 from mkd.train.supervised_step import Ohem, SupervisedStep
-from tests.helpers.nets import perturb, tiny_net
+from tests.helpers.nets import tiny_net
 from tests.helpers.runs import CPU, TileSet, coloured, feed_of, fit_in, phase_of, rows
 from tests.helpers.shards import pictures, write_dataset
 
@@ -104,14 +103,13 @@ def test_an_ended_phase_is_not_trained_again(data, whole, tmp_path, kind):
 
 
 def test_the_cases_above_use_what_they_claim(whole):
-    """The filter drops tiles and pixels, EWC pulls, and dropout is on: else a resume would prove nothing."""
+    """The filter drops tiles and pixels, and EWC pulls: else a resume would prove nothing."""
     train = [r for r in rows(whole["semi"][0]) if "loss" in r]
     assert min(r["kept_tiles"] for r in train) < 1
     assert any(0 < r["kept_pixels"] < 1 for r in train)
     train = [r for r in rows(whole["kd"][0]) if "loss" in r]
-    assert all(r["loss_ewc"] > 0 for r in train)
+    assert min(r["loss_ewc"] for r in train) > 0
     assert "ewc_ratio" in train[4]
-    assert tiny_net()[3].p > 0
 
 
 def test_rows_come_when_they_should(whole):
@@ -300,12 +298,3 @@ def test_the_step_sees_progress_and_diagnoses_now_and_then(data, tmp_path):
     fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of(steps=12, log_every=1))
     assert [p for p, _ in seen] == [n / 12 for n in range(12)]
     assert [n for n, (_, d) in enumerate(seen, 1) if d] == [5, 10]
-
-
-def test_a_checkpoint_is_a_copy(data, tmp_path):
-    """What was saved does not move with the network afterwards."""
-    step = supervised(0)
-    fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of(steps=3))
-    saved = copy.deepcopy(Checkpoints(tmp_path / "checkpoints" / "student").load()["model"])
-    perturb(step.model, 1)
-    assert equal(Checkpoints(tmp_path / "checkpoints" / "student").load()["model"], saved)
