@@ -30,7 +30,7 @@ def experiment(config: Experiment) -> dict[str, Any]:
     Raises:
         ValueError: a row or an override names a run that is not there.
     """
-    for title, run in config.rows.items():
+    for title, run in (config.rows | config.controls).items():
         if run not in config.runs:
             raise ValueError(f"rows: '{title}' names the run '{run}'; the runs are {', '.join(config.runs)}")
     _check_runs(config)
@@ -43,8 +43,16 @@ def experiment(config: Experiment) -> dict[str, Any]:
     else:
         for seed in config.seeds:
             _one_seed(config, seed)
-    rows = [_row(config, title, run) for title, run in config.rows.items()]
-    table = {"name": config.name, "title": config.title, "seeds": config.seeds, "rows": rows}
+    rows, controls = (
+        [_row(config, t, run) for t, run in part.items()] for part in (config.rows, config.controls)
+    )
+    table = {
+        "name": config.name,
+        "title": config.title,
+        "seeds": config.seeds,
+        "rows": rows,
+        "controls": controls,
+    }
     write_text(Path(config.out) / "results.json", json.dumps(table, indent=1) + "\n")
     return table
 
@@ -74,7 +82,7 @@ def _one_seed(config: Experiment, seed: int) -> None:
     """Train all runs of one seed in their order, and evaluate those that rows name."""
     for name in config.runs:
         _train(config, name, seed)
-    for run in config.rows.values():
+    for run in (config.rows | config.controls).values():
         folder = run_folder(config, run, seed)
         data, out = _fill(config, config.test, seed), str(folder / "results.json")
         if not Path(out).is_file():
@@ -91,8 +99,6 @@ def _train(config: Experiment, name: str, seed: int) -> None:
             kd(load(KdRun, "kd", overrides))
         case "semi":
             semi(load(SemiRun, "semi", overrides))
-        case other:
-            raise ValueError(f"runs.{name}.script={other} is not allowed; choose supervised, kd or semi")
 
 
 def _overrides(config: Experiment, name: str, seed: int) -> list[str]:

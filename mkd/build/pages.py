@@ -74,6 +74,10 @@ def experiment_report(
             },
             versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
             command=command,
+            notes=[
+                f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
+                for r in results["controls"]
+            ],
             created=date.today().isoformat(),
         ),
     )

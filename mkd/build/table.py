@@ -7,15 +7,17 @@ from rich.table import Table
 
 
 def show(results: dict[str, Any]) -> None:
-    """Print one row for each row of an experiment's results: mIoU mean, spread, and IoU by class."""
+    """Print rows, then controls, of an experiment's results: mIoU mean, spread, and IoU by class."""
     rows = results["rows"]
     table = Table(title=results["title"] or results["name"])
     table.add_column("")
     for heading in ("mIoU", "std", *(["frequent"] if "frequent_mean" in rows[0] else []), *rows[0]["iou"]):
         table.add_column(heading, justify="right")
-    for row in rows:
+    for row in [*rows, *results.get("controls", [])]:
         frequent = [f"{100 * row['frequent_mean']:.2f}"] if "frequent_mean" in row else []
         iou = ["absent" if v is None else f"{100 * v:.1f}" for v in row["iou"].values()]
         std = "1 seed" if row["miou_std"] is None else f"{100 * row['miou_std']:.2f}"
-        table.add_row(row["name"], f"{100 * row['miou_mean']:.2f}", std, *frequent, *iou)
+        table.add_row(
+            row["name"], f"{100 * row['miou_mean']:.2f}", std, *frequent, *iou, end_section=row is rows[-1]
+        )
     Console(width=140).print(table)

@@ -172,6 +172,9 @@ class Experiment:
     common: dict[str, list[str]] = field(default_factory=dict)  # script -> overrides of its runs
     runs: dict[str, "ExperimentStep"] = field(default_factory=dict)
     rows: dict[str, str] = field(default_factory=dict)  # row title -> run
+    controls: dict[str, str] = field(
+        default_factory=dict
+    )  # the same, for runs that only tell why a row gains
 
 
 @dataclass
