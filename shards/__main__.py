@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mkd-shards: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"mkd-shards: {error.strerror or error}: {error.filename}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""  # a sentence of ours names the file itself
+        print(f"mkd-shards: {error.strerror or error}{where}", file=sys.stderr)
     except KeyboardInterrupt:
         print("mkd-shards: interrupted; what was written so far is removed", file=sys.stderr)
         return 130

@@ -1,5 +1,6 @@
 """One distillation stage: tune a teacher, freeze it, estimate the Fisher, train the student against it."""
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -32,10 +33,9 @@ def kd(config: schema.KdRun) -> Path:
     source = None
     if config.kd.source is not None:
         same = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"
-        source, _ = parts.load_checked("kd.source", config.kd.source, arch if same else None)
-    if config.kd.source_data is not None and config.kd.source is not None:
-        _, card = load_model(config.kd.source)
-        parts.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
+        source, card = parts.load_checked("kd.source", config.kd.source, arch if same else None)
+        if config.kd.source_data is not None:
+            parts.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
     run = Run(config, world, index)
     if run.ended():
         return run.folder
@@ -64,7 +64,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
             parts.architecture(config.model), run.index.num_classes, config.model.pretrained, seed=config.seed
         )
     else:
-        model, _ = load_model(str(kd.source))
+        model = copy.deepcopy(source)  # the Fisher still needs the source with its own classifier
         model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
     tunes = kd.teacher_tunes or ("head" if source is None else "classifier")
     tuned = [model.classifier] if tunes == "classifier" else model.head_modules()

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mkd.atomic import write_text
+
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 1
@@ -104,17 +106,7 @@ def write_index(folder: str | os.PathLike[str], index: DatasetIndex) -> None:
     Raises:
         OSError: a folder that cannot be written.
     """
-    path = Path(folder) / INDEX_NAME
-    aside = path.with_name(f".tmp-{os.getpid()}-{INDEX_NAME}")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(index.to_json(), file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_text(Path(folder) / INDEX_NAME, json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def _parse(content: Any, path: Path) -> DatasetIndex:
