@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint clean peers soak-pack
 demo: .venv/installed
 	$(PY) launch/demo.py out=$(DEMO_OUT)
 
@@ -11,6 +11,20 @@ test: .venv/installed
 
 slow: .venv/installed
 	$(PY) -m pytest -m slow
+
+# A build killed 20 times with -9 and finished: the same bytes as one left alone.
+soak-pack: .venv/installed
+	$(PY) tests/soak_pack.py
+
+# Other loaders, for launch/throughput.py data, in an environment of their own: their pins exclude ours.
+peers: .venv-peers/installed
+
+.venv-peers/installed: constraints-peers.txt .venv/installed
+	python3 -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-peers/bin/python -m uv pip install --quiet --python .venv-peers/bin/python --constraint constraints-peers.txt \
+		webdataset litdata mosaicml-streaming torch torchvision
+	@touch $@
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -27,4 +41,4 @@ lint: .venv/installed
 	@echo "Set-up done."
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-peers runs

@@ -3,7 +3,7 @@
 torchrun launch/semi.py out=RUN3 semi.start=RUN2/model data.labelled=TARGET data.unlabelled=TILES
 """
 
-from mkd.build.train import semi
+from mkd.build.semi import semi
 from mkd.config.load import main
 from mkd.config.schema import SemiRun
 

@@ -1,17 +1,14 @@
-"""Command line: `python -m shards pack|tile|split|info|verify`, in the order in which a person works."""
+"""Command line: `python -m shards pack|tile|index|split|info|verify|sample|stats`, in the order of work."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from rich.console import Console
-
-from shards.info import info
-from shards.pack import pack
-from shards.split import split
-from shards.verify import verify
+from shards.workers import all_cores  # commands are imported late: each worker process imports this file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,33 +30,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f": {error.filename}" if error.filename else ""  # a sentence of ours names the file itself
         print(f"mkd-shards: {error.strerror or error}{where}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("mkd-shards: interrupted; what was written so far is removed", file=sys.stderr)
+        print(
+            "mkd-shards: interrupted; finished shards are kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     return 2
 
 
 def _run(given: argparse.Namespace) -> int:
-    options = {key: value for key, value in vars(given).items() if key not in ("command", "data")}
+    options = {key: value for key, value in vars(given).items() if key != "command"}
     match given.command:
         case "pack":
+            from shards.pack import pack
+
             pack(**options)
         case "tile":
-            from shards.tile import tile  # the only command that needs rasterio
+            from shards.tile import tile
 
             tile(**options)
+        case "index":
+            from shards.merge import make_index
+
+            make_index(given.out)
         case "split":
+            from shards.split import split
+
             split(**options)
-        case "info":
-            table = info(given.data)
-            width = None if sys.stdout.isatty() else 24 + 34 * len(given.data)
-            Console(width=width).print(table)
-        case "verify":
-            return max(_verify(folder) for folder in given.data)
+        case "sample":
+            from shards.sample import sample
+
+            sample(**options)
+        case _:
+            return _show(given)
     return 0
 
 
-def _verify(folder: str) -> int:
-    problems = verify(folder)
+def _show(given: argparse.Namespace) -> int:
+    """Run a command that prints what a data set holds."""
+    match given.command:
+        case "info":
+            from shards.info import info
+
+            _print(info(given.data), 24 + 34 * len(given.data))
+        case "verify":
+            return max(_verify(folder, given.workers) for folder in given.data)
+        case "stats":
+            from mkd.atomic import write_text
+            from shards.stats import stats, table
+
+            found = stats(given.data, workers=given.workers)
+            _print(table(found), 100)
+            if given.json:
+                write_text(given.json, json.dumps(found, indent=1) + "\n")
+    return 0
+
+
+def _print(table: Any, width: int) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else width).print(table)
+
+
+def _verify(folder: str, workers: int) -> int:
+    from shards.verify import verify
+
+    problems = verify(folder, workers)
     for problem in problems:
         print(problem)
     print(f"{folder}: {f'{len(problems)} problems' if problems else 'all well'}")
@@ -71,20 +107,36 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_pack(commands.add_parser("pack", help="a folder of images, with or without masks -> a data set"))
     _add_tile(commands.add_parser("tile", help="GeoTIFF orthomosaics, with or without labels -> a data set"))
+    index = commands.add_parser("index", help="merge the parts of a build (--part) into a data set")
+    index.add_argument("out", metavar="OUT", help="folder of the build")
     _add_split(commands.add_parser("split", help="a data set -> train, val, test by place; few-shot subsets"))
-    for name, text in (("info", "show what data sets hold"), ("verify", "read everything again and compare")):
-        commands.add_parser(name, help=text).add_argument("data", nargs="+", metavar="DATASET")
+    info = commands.add_parser("info", help="show what data sets hold")
+    info.add_argument("data", nargs="+", metavar="DATASET")
+    verify = commands.add_parser("verify", help="read everything again and compare")
+    verify.add_argument("data", nargs="+", metavar="DATASET")
+    _add_workers(verify)
+    _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))
+    stats = commands.add_parser("stats", help="mean and spread of each band, pixels and tiles of each class")
+    stats.add_argument("data", metavar="DATASET")
+    stats.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    _add_workers(stats)
     return parser
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", required=True, metavar="DIR", help="folder laid out as the class file says"
+        "--source", required=True, metavar="DIR", help="folder or URL, laid out as the class file says"
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--split", metavar="NAME", help="one of the class file's splits")
     chosen.add_argument("--keys", metavar="FILE", help="list of images, one name a line")
-    parser.add_argument("--slice", dest="part", metavar="A:B", help="slice of the images in file-name order")
+    parser.add_argument("--slice", dest="only", metavar="A:B", help="slice of the images in file-name order")
+    parser.add_argument(
+        "--check",
+        choices=("ends", "decode"),
+        default="ends",
+        help="images: header and end marker, or everything decoded (ends); masks are always decoded",
+    )
     _add_common(parser)
 
 
@@ -101,6 +153,15 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=512, help="edge of a tile, pixels (512)")
     parser.add_argument("--stride", type=int, help="distance between tiles, pixels (the size)")
     parser.add_argument("--min-valid", type=float, default=0.5, help="least share of pixels with data (0.5)")
+    parser.add_argument(
+        "--bands", type=_bands, metavar="1,2,3", help="bands to keep, counted from 1 (all but alpha)"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("png", "jpeg", "tif"),
+        help="of the images (png; tif for 16 bits or more than 3 bands)",
+    )
+    parser.add_argument("--quality", type=int, metavar="Q", help="of JPEG images, 1..100 (90)")
     _add_common(parser)
 
 
@@ -117,13 +178,39 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
 
 
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", metavar="DATASET")
+    parser.add_argument("--n", dest="number", type=int, default=12, help="how many tiles (12)")
+    parser.add_argument("--out", required=True, metavar="PNG", help="where the picture goes")
+    parser.add_argument("--seed", type=int, default=0)
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", required=True, metavar="FILE.yaml", help="one of configs/datasets/, or yours"
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the new data set")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
+    parser.add_argument("--part", metavar="I/N", help="build part I of N only; merge with `index`")
+    parser.add_argument(
+        "--max-bad-labelled", type=float, default=0.0, metavar="SHARE", help="bad labelled tiles allowed (0)"
+    )
+    parser.add_argument(
+        "--max-bad", type=float, default=0.001, metavar="SHARE", help="bad unlabelled tiles allowed (0.001)"
+    )
+    _add_workers(parser)
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, default=all_cores(), metavar="N", help="processes (all cores)")
+
+
+def _bands(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of bands such as 1,2,3") from None
 
 
 def _fractions(text: str) -> tuple[float, ...]:

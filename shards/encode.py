@@ -6,8 +6,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from mkd.geo.palette import ids_from_rgb
 from shards.classfile import IGNORE, ClassFile
 
 Unknown = Mapping[int, int] | Mapping[tuple[int, int, int], int]
-_CONVERTED = {"L", "LA", "1", "P", "RGBA"}  # 8-bit modes with a plain way to RGB
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +24,13 @@ class Tile:
 
     Args:
         key: name without dots.
-        image: JPEG or PNG file.
-        extension: "jpg" or "png".
+        image: JPEG, PNG or TIFF file.
+        extension: "jpg", "png" or "tif".
         label: PNG of uint8 ids, 255 = ignored; None = unlabelled.
-        meta: KEY.json without "labelled", which follows from `label`.
+        meta: KEY.json without "labelled", which follows from `label`; "size" is [height, width] in pixels.
         counts: (256,) int64, pixels of each label id; None when unlabelled.
+        bands: bands of the image.
+        dtype: "uint8" or "uint16".
     """
 
     key: str
@@ -39,16 +39,30 @@ class Tile:
     label: bytes | None
     meta: Mapping[str, Any]
     counts: NDArray[np.int64] | None
+    bands: int = 3
+    dtype: str = "uint8"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.meta["size"]
+        return int(height), int(width)
 
 
 def tile_from(
-    key: str, image: bytes, extension: str, ids: NDArray[np.uint8] | None, meta: Mapping[str, Any]
+    key: str,
+    image: bytes,
+    extension: str,
+    ids: NDArray[np.uint8] | None,
+    meta: Mapping[str, Any],
+    bands: int = 3,
+    dtype: str = "uint8",
 ) -> Tile:
     """Make a tile; a label without a single labelled pixel is dropped, as it could teach nothing."""
     counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
     if ids is None or counts is None or not counts[:IGNORE].any():
-        return Tile(key, image, extension, None, meta, None)
-    return Tile(key, image, extension, encode_png(ids), meta, counts)
+        return Tile(key, image, extension, None, meta, None, bands, dtype)
+    return Tile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
 
 
 def legal_key(name: str) -> str:
@@ -97,67 +111,6 @@ def decode(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise whatever their format's library does
         raise ValueError(f"{name} cannot be decoded ({error}): is it truncated? copy it again") from error
     return picture
-
-
-class ImageMember(NamedTuple):
-    """An image as it goes into a shard: bytes, "jpg" or "png", (height, width), whether it was re-encoded."""
-
-    data: bytes
-    extension: str
-    size: tuple[int, int]
-    converted: bool
-
-
-def image_member(path: Path) -> ImageMember:
-    """Read an image file for a shard, byte for byte when it is an 8-bit RGB JPEG or PNG, else as a new PNG.
-
-    Args:
-        path: any picture of 8 bits a channel.
-
-    Returns:
-        The member; `converted` says that it is a new PNG.
-
-    Raises:
-        ValueError: not a picture, truncated, or of a kind without a plain way to 8-bit RGB.
-    """
-    data = path.read_bytes()
-    picture = decode(data, str(path))
-    size = (picture.height, picture.width)
-    if data[:4] == b"\x89PNG" and data[24] == 16:  # Pillow would drop the lower bits without a word
-        raise ValueError(
-            f"{path} has 16 bits a channel: convert it to 8 bits first, choosing the range yourself"
-        )
-    if picture.mode == "RGB" and picture.format in ("JPEG", "PNG"):
-        return ImageMember(data, {"JPEG": "jpg", "PNG": "png"}[picture.format], size, False)
-    if picture.mode != "RGB" and picture.mode not in _CONVERTED:
-        raise ValueError(f"{path} is a picture of mode {picture.mode}: convert it to 8-bit RGB first")
-    return ImageMember(encode_png(np.asarray(picture.convert("RGB"))), "png", size, True)
-
-
-def mask_ids(path: Path, classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:
-    """Read a mask file as class ids.
-
-    Args:
-        path: a picture, encoded as the class file says.
-        classfile: the encoding.
-
-    Returns:
-        ids: (H, W) uint8, 255 where ignored or unknown.
-        unknown: pixels of each value or colour which the class file does not know.
-
-    Raises:
-        ValueError: not a picture, truncated, or of another kind than the class file says.
-    """
-    picture = decode(path.read_bytes(), str(path))
-    if classfile.masks == "rgb":
-        return ids_from_values(np.asarray(picture.convert("RGB")), classfile)
-    wanted = ("P",) if classfile.masks == "palette" else ("L", "1", "I;16", "I")
-    if picture.mode not in wanted:
-        raise ValueError(
-            f"mask {path} is a picture of mode {picture.mode}, but masks: {classfile.masks} in "
-            f"{classfile.path} needs {' or '.join(wanted)}: correct `masks` there (ids, palette or rgb)"
-        )
-    return ids_from_values(np.asarray(picture), classfile)
 
 
 def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:

@@ -1,15 +1,16 @@
-"""Which files of a folder belong to a data set: patterns, split lists and slices."""
+"""Which files of a folder, local or remote, belong to a data set: patterns, split lists and slices."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from shards.classfile import ClassFile, mask_name, star_pattern
+from mkd.data.storage import Folder
+from shards.classfile import ClassFile, mask_name
 from shards.encode import legal_key
+from shards.inputs import Tree, place_and_name
 from shards.report import counted, some
 
 
@@ -23,11 +24,11 @@ class Item(NamedTuple):
 
 
 def list_items(
-    source: Path,
+    source: Tree,
     classfile: ClassFile,
     split: str | None = None,
     keys: str | os.PathLike[str] | None = None,
-    part: str | None = None,
+    only: str | None = None,
 ) -> list[Item]:
     """List what is to be packed, in order of the images' relative paths.
 
@@ -36,7 +37,7 @@ def list_items(
         classfile: patterns of images and masks.
         split: one of the class file's splits.
         keys: instead of `split`, a file with one image a line.
-        part: slice "A:B" of what is left.
+        only: slice "A:B" of what is left.
 
     Returns:
         At least one item; every mask exists.
@@ -50,15 +51,15 @@ def list_items(
     if split is not None:
         images = in_split(images, source, classfile, split)
     if keys is not None:
-        images = in_list(images, Path(keys))
-    if part is not None:
-        images = in_slice(images, part)
+        images = in_list(images, *place_and_name(str(keys)))
+    if only is not None:
+        images = in_slice(images, only)
     names = source_names(images, classfile)
     masks = find_masks(images, source, classfile)
     return [Item(legal_key(names[image]), names[image], image, mask) for image, mask in masks.items()]
 
 
-def find_images(source: Path, classfile: ClassFile) -> list[str]:
+def find_images(source: Tree, classfile: ClassFile) -> list[str]:
     """List the images of a data set.
 
     Args:
@@ -71,17 +72,17 @@ def find_images(source: Path, classfile: ClassFile) -> list[str]:
     Raises:
         ValueError: no such folder, or no image in it.
     """
-    if not source.is_dir():
-        raise ValueError(f"no folder at {source}: give the data set's folder as --source")
-    images = _matching(source, classfile.images)
+    if source.folder.local is not None and not source.folder.local.is_dir():
+        raise ValueError(f"no folder at {source.folder}: give the data set's folder as --source")
+    images = source.matching(classfile.images)
     if not images:
         raise ValueError(
-            f"no image in {source} matches {classfile.images!r} of {classfile.path}: {_layout(classfile)}"
+            f"no image in {source.folder} matches {classfile.images!r} of {classfile.path}: {_layout(classfile)}"
         )
     return images
 
 
-def in_split(images: Sequence[str], source: Path, classfile: ClassFile, split: str) -> list[str]:
+def in_split(images: Sequence[str], source: Tree, classfile: ClassFile, split: str) -> list[str]:
     """Keep the images of one of the class file's splits: a list file, or a pattern.
 
     Raises:
@@ -94,23 +95,28 @@ def in_split(images: Sequence[str], source: Path, classfile: ClassFile, split: s
         )
     place = classfile.splits[split]
     if place.endswith(".txt"):
-        return in_list(images, source / place)
-    kept = set(_matching(source, place))
+        return in_list(images, source.folder, place)
+    kept = set(source.matching(place))
     chosen = [image for image in images if image in kept]
     if not chosen:
-        raise ValueError(f"split {split!r}: no image in {source} matches {place!r} of {classfile.path}")
+        raise ValueError(
+            f"split {split!r}: no image in {source.folder} matches {place!r} of {classfile.path}"
+        )
     return chosen
 
 
-def in_list(images: Sequence[str], path: Path) -> list[str]:
+def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
     """Keep the images that a list names: one file name, stem or relative path a line; '#' starts a comment.
 
     Raises:
         ValueError: no such list, or a name in it without an image, or with several.
     """
-    if not path.is_file():
-        raise ValueError(f"no list of images at {path}: one name a line is expected there")
-    lines = [line.split("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    path = folder.name(file)
+    try:
+        text = folder.read(file).decode("utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(f"no list of images at {path}: one name a line is expected there") from None
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
     names = [line for line in lines if line]
     by_name: dict[str, set[str]] = {}
     for image in images:
@@ -147,7 +153,7 @@ def in_slice(images: Sequence[str], part: str) -> list[str]:
     return chosen
 
 
-def find_masks(images: Sequence[str], source: Path, classfile: ClassFile) -> dict[str, str | None]:
+def find_masks(images: Sequence[str], source: Tree, classfile: ClassFile) -> dict[str, str | None]:
     """Name the mask of each image; None throughout for an unlabelled set.
 
     Raises:
@@ -156,10 +162,11 @@ def find_masks(images: Sequence[str], source: Path, classfile: ClassFile) -> dic
     if classfile.mask is None:
         return dict.fromkeys(images)
     masks = {image: mask_name(classfile, image) for image in images}
-    absent = [f"{mask} of {image}" for image, mask in masks.items() if not (source / mask).is_file()]
+    there = source.stamps(masks.values())
+    absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in there]
     if absent:
         raise ValueError(
-            f"{source} lacks {counted(len(absent), 'mask')}: {some(absent)}; {_layout(classfile)}"
+            f"{source.folder} lacks {counted(len(absent), 'mask')}: {some(absent)}; {_layout(classfile)}"
         )
     return dict(masks)
 
@@ -180,13 +187,6 @@ def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
             raise ValueError(f"{owners[key]} and {image} would share the key {key!r}: rename one of them")
         owners[key] = image
     return names
-
-
-def _matching(source: Path, pattern: str) -> list[str]:
-    expression = star_pattern(pattern)
-    paths = (path for path in source.glob(pattern) if path.is_file() and not path.name.startswith("."))
-    names = sorted(path.relative_to(source).as_posix() for path in paths)
-    return [name for name in names if expression.fullmatch(name)]
 
 
 def _layout(classfile: ClassFile) -> str:

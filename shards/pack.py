@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
 from typing import Any
 
-from mkd.data.index import read_index
+import numpy as np
+from numpy.typing import NDArray
+
+from mkd.data.index import DatasetIndex
+from mkd.data.storage import Folder
+from shards.build import Unit, build
 from shards.classfile import ClassFile, read_classfile
-from shards.encode import image_member, mask_ids, tile_from
-from shards.inputs import fingerprint, is_done
+from shards.description import Budget, describe_build
+from shards.encode import Tile, tile_from
+from shards.images import CHECKS, image_member, mask_ids
+from shards.inputs import Tree, identity, unit_fingerprint
 from shards.listing import Item, list_items
-from shards.report import Say, counted, describe, progress
-from shards.unknown import UnknownValues
-from shards.writer import ShardWriter
+from shards.report import Say, counted, describe
+from shards.shardfile import ShardFile
+from shards.writer import check_name
+
+_READERS = 8  # files read at the same time from a remote folder
 
 
 def pack(
@@ -23,73 +35,160 @@ def pack(
     *,
     split: str | None = None,
     keys: str | os.PathLike[str] | None = None,
-    part: str | None = None,
+    only: str | None = None,
     name: str | None = None,
     shard_size: int = 256,
+    check: str = "ends",
+    workers: int = 1,
+    part: str | None = None,
+    max_bad_labelled: float = 0.0,
+    max_bad: float = 0.001,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Pack a folder data set into shards.
+    """Pack a folder data set into shards; a build that was stopped goes on where it was.
 
     Args:
-        source: folder of the data set, laid out as the class file says.
+        source: folder of the data set, path or URL, laid out as the class file says.
         classes: class file.
-        out: folder of the new data set; no shard is left there when packing fails.
+        out: path or URL of the new data set.
         split: one of the class file's splits.
         keys: instead of `split`, a file with one image name, stem or relative path a line.
-        part: Python slice "A:B" of the images in order of their relative path, after `split` or `keys`.
+        only: Python slice "A:B" of the images in order of their relative path, after `split` or `keys`.
         name: name of the data set; default: the class file's.
         shard_size: tiles a shard, >= 1.
+        check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
+        workers: processes, >= 1.
+        part: "I/N": build only this part; `make_index` merges all.
+        max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
+        max_bad: the same of unlabelled tiles.
         say: takes each line of the report.
 
     Returns:
-        {"folder", "samples", "labelled", "done_before"}.
+        {"folder", "samples", "labelled", "done_before"}; without the counts for a part.
 
     Raises:
         ValueError: bad input: one sentence with the file, what was found and what to do.
         OSError: a place that cannot be written.
     """
-    root, classfile = Path(source), read_classfile(classes)
-    items = list_items(root, classfile, split, keys, part)
+    folder, classfile = Folder(source), read_classfile(classes)
     title = name or classfile.name
-    asked = {"command": "pack", "name": title, "shard_size": shard_size}
-    files = [file for item in items for file in (item.image, item.mask) if file is not None]
-    inputs = fingerprint(asked, [("classes", Path(classes)), *((file, root / file) for file in files)])
-    if is_done(out, inputs):
-        index = read_index(out)
-        say(f"already packed: {out} ({counted(index.samples, 'tile')})")
-        return {"folder": str(out), "samples": index.samples, "labelled": index.labelled, "done_before": True}
-    chosen = {"split": split, "keys": keys and Path(keys).name, "slice": part}
-    origin = {"source": root.resolve().name, "origin": classfile.source, "inputs_sha256": inputs}
-    with ShardWriter(out, title, classfile.classes, classfile.palette, shard_size) as writer:
-        converted = _add_all(writer, root, classfile, items)
-        index = writer.finish({**asked, **chosen, **origin})
-    say(f"packed {describe(index)} into {out}")
-    if converted:
-        say(f"{counted(converted, 'image')} not 8-bit RGB JPEG or PNG: stored as new PNGs")
-    empty = sum(item.mask is not None for item in items) - index.labelled
-    if empty:
-        say(f"{counted(empty, 'mask')} without a single labelled pixel: stored as unlabelled")
-    return {"folder": str(out), "samples": index.samples, "labelled": index.labelled, "done_before": False}
+    check_name(title, shard_size)
+    if check not in CHECKS:
+        raise ValueError(f"--check {check!r}: allowed are {' and '.join(CHECKS)}")
+    tree = Tree(folder)
+    items = list_items(tree, classfile, split, keys, only)
+    asked = {"command": "pack", "name": title, "shard_size": shard_size, "check": check}
+    units, inputs = _units(tree, items, {**asked, "classes": _content(classfile)}, shard_size)
+    chosen = {"split": split, "keys": keys and PurePath(keys).name, "slice": only}
+    place = str(folder.local.resolve()) if folder.local else folder.url
+    origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
+    budget = Budget(max_bad_labelled, max_bad)
+    description = describe_build("pack", title, classfile, {**asked, **chosen, **origin}, budget)
+    work = _Packer(folder.url, classfile, check)
+    built = build(out, description, units, work, workers=workers, part=part, say=say)
+    report = {"folder": str(out), "done_before": built.done_before}
+    if built.index is None:
+        return report
+    _tell(built.index, out, built.done_before, say)
+    return report | {"samples": built.index.samples, "labelled": built.index.labelled}
 
 
-def _add_all(writer: ShardWriter, root: Path, classfile: ClassFile, items: list[Item]) -> int:
-    """Add one tile an image; after the first unknown mask value only look for more of them."""
-    unknown, converted = UnknownValues(), 0
-    for item in progress(items, len(items), "pack"):
+@dataclass(frozen=True)
+class _Packer:
+    """Packs the images of one shard."""
+
+    source: str
+    classfile: ClassFile
+    check: str
+
+    def __call__(self, items: Sequence[Item], shard: ShardFile) -> None:
+        for item, image, mask in _contents(Folder(self.source), items):
+            tile = self._tile(item, image, mask, shard)
+            if tile is not None:
+                shard.add(tile)
+                shard.left_out("no_label", int(mask is not None and tile.label is None))
+
+    def _tile(self, item: Item, image: bytes, mask: bytes | None, shard: ShardFile) -> Tile | None:
+        """Make a tile; None when it is bad, which the shard then knows."""
+        try:
+            member = image_member(image, item.image, self.check)
+        except ValueError as error:
+            shard.quarantine(item.image, str(error), labelled=mask is not None)
+            return None
         ids = None
-        if item.mask is not None:
-            ids, values = mask_ids(root / item.mask, classfile)
-            unknown.add(values, item.mask)
-        if unknown.pixels:
-            continue
-        image = image_member(root / item.image)
-        if ids is not None and ids.shape != image.size:
-            raise ValueError(
-                f"mask {root / str(item.mask)} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), "
-                f"its image {image.size[0]} x {image.size[1]}: they must be equal"
+        if mask is not None:
+            ids = self._ids(item, mask, member.size, shard)
+            if ids is None:
+                return None
+        shard.left_out("converted", int(member.converted))
+        meta = {
+            "source": item.name,
+            "window": None,
+            "size": list(member.size),
+            "crs": None,
+            "transform": None,
+        }
+        return tile_from(item.key, member.data, member.extension, ids, meta)
+
+    def _ids(
+        self, item: Item, mask: bytes, size: tuple[int, int], shard: ShardFile
+    ) -> NDArray[np.uint8] | None:
+        name = str(item.mask)
+        try:
+            ids, unknown = mask_ids(mask, name, self.classfile)
+        except ValueError as error:
+            shard.quarantine(name, str(error), labelled=True)
+            return None
+        if unknown:
+            listed = ", ".join(f"{value} ({counted(n, 'pixel')})" for value, n in unknown.items())
+            shard.quarantine(name, f"unknown mask values: {listed}", labelled=True, unknown=unknown)
+        elif ids.shape != size:
+            reason = (
+                f"mask {name} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), its image {item.image} "
+                f"{size[0]} x {size[1]}: they must be equal"
             )
-        converted += image.converted
-        meta = {"source": item.name, "window": None, "size": list(image.size), "crs": None, "transform": None}
-        writer.add(tile_from(item.key, image.data, image.extension, ids, meta))
-    unknown.check(classfile)
-    return converted
+            shard.quarantine(name, reason, labelled=True)
+        else:
+            return ids
+        return None
+
+
+def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, bytes, bytes | None]]:
+    """Read image and mask of each item; from a remote folder some at a time."""
+
+    def read(item: Item) -> tuple[Item, bytes, bytes | None]:
+        return item, folder.read(item.image), None if item.mask is None else folder.read(item.mask)
+
+    if folder.local is not None:
+        yield from map(read, items)
+        return
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(items), 4 * _READERS):  # not a whole shard in memory
+            yield from pool.map(read, items[start : start + 4 * _READERS])
+
+
+def _units(tree: Tree, items: list[Item], asked: dict[str, Any], shard_size: int) -> tuple[list[Unit], str]:
+    """Cut the images into shards; also return what identifies all of them."""
+    files = [file for item in items for file in (item.image, item.mask) if file is not None]
+    stamps, units = tree.stamps(files), []
+    for number, start in enumerate(range(0, len(items), shard_size)):
+        mine = items[start : start + shard_size]
+        told = {file: stamps[file] for item in mine for file in (item.image, item.mask) if file is not None}
+        units.append(Unit(number, unit_fingerprint(asked, told), mine))
+    return units, identity(asked, stamps)
+
+
+def _content(classfile: ClassFile) -> dict[str, Any]:
+    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}
+
+
+def _tell(index: DatasetIndex, out: str | os.PathLike[str], done_before: bool, say: Say) -> None:
+    if done_before:
+        say(f"already packed: {out} ({counted(index.samples, 'tile')})")
+        return
+    say(f"packed {describe(index)} into {out}")
+    found = index.provenance["left_out"]
+    if found.get("converted"):
+        say(f"{counted(found['converted'], 'image')} not 8-bit RGB JPEG or PNG: stored as new PNGs")
+    if found.get("no_label"):
+        say(f"{counted(found['no_label'], 'mask')} without a single labelled pixel: stored as unlabelled")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from mkd.data.index import DatasetIndex
+from mkd.data.storage import Folder
 from shards.blocks import Parts, draw, split_places
 from shards.places import Place, place_of
 from shards.reader import read_metas
@@ -19,14 +19,14 @@ def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tup
     """Read where each tile of a data set lies, and whether it has a label.
 
     Args:
-        source: the data set's folder.
+        source: the data set, path or URL.
         index: its index.
 
     Returns:
         One entry a tile, in the order of the data set.
     """
-    shards = [Path(source) / shard.file for shard in index.shards]
-    return [(place_of(key, meta), labelled) for key, meta, labelled in read_metas(shards)]
+    metas = read_metas(Folder(source), [shard.file for shard in index.shards])
+    return [(place_of(key, meta), labelled) for key, meta, labelled in metas]
 
 
 def plan_parts(

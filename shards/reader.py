@@ -6,7 +6,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,20 @@ from numpy.typing import NDArray
 
 from mkd.data.index import read_index
 from mkd.data.sample import Sample
+from mkd.data.storage import Folder
 from shards.encode import Tile, decode
 
+Kind = tuple[int, str]  # bands and type of images
 Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its first dot
+_IMAGES = ("jpg", "png", "tif")
 
 
-def read_groups(shard: Path, wanted: str = "") -> Iterator[Group]:
+def read_groups(folder: Folder, file: str, wanted: str = "") -> Iterator[Group]:
     """Give the members of one shard, those of a tile together.
 
     Args:
-        shard: a tar.
+        folder: the data set.
+        file: name of the tar.
         wanted: read only the content of members with this extension; "" = all.
 
     Returns:
@@ -34,42 +37,46 @@ def read_groups(shard: Path, wanted: str = "") -> Iterator[Group]:
     """
     key, group = "", dict[str, bytes]()
     try:
-        with tarfile.open(shard) as tar:
+        with folder.open(file) as stream, tarfile.open(fileobj=stream) as tar:
             for member in tar:
                 name, _, extension = member.name.partition(".")
                 if name != key and group:
                     yield key, group
                     group = {}
                 key = name
-                file = tar.extractfile(member) if wanted in ("", extension) else None
-                group[extension] = file.read() if file is not None else b""
+                content = tar.extractfile(member) if wanted in ("", extension) else None
+                group[extension] = content.read() if content is not None else b""
     except (tarfile.TarError, OSError, EOFError) as error:
         raise ValueError(
-            f"shard {shard} cannot be read ({error}): copy it again, or pack it again"
+            f"shard {folder.name(file)} cannot be read ({error}): copy it again, or pack it again"
         ) from error
     if group:
         yield key, group
 
 
-def tile_of(key: str, group: dict[str, bytes], shard: Path) -> Tile:
+def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> Tile:
     """Make a tile of its members.
+
+    Args:
+        key: the tile's.
+        group: content by extension.
+        shard: what to call the shard in an error.
+        kind: bands and type of the data set's images.
 
     Raises:
         ValueError: members that are missing, surplus or damaged, naming shard and key.
     """
-    extras = set(group) - {"jpg", "png", "label.png", "json"}
-    images = [extension for extension in ("jpg", "png") if extension in group]
+    extras = set(group) - {*_IMAGES, "label.png", "json"}
+    images = [extension for extension in _IMAGES if extension in group]
     if extras or len(images) != 1 or "json" not in group:
         raise ValueError(
-            f"{shard}, {key}: members {sorted(group)}, needs one jpg or png, json and maybe label.png"
+            f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png"
         )
-    label = group.get("label.png")
-    return Tile(
-        key, group[images[0]], images[0], label, meta_of(key, group, shard), _counts(label, key, shard)
-    )
+    label, meta = group.get("label.png"), meta_of(key, group, shard)
+    return Tile(key, group[images[0]], images[0], label, meta, _counts(label, key, shard), *kind)
 
 
-def meta_of(key: str, group: dict[str, bytes], shard: Path) -> dict[str, Any]:
+def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:
     """Decode a tile's KEY.json.
 
     Raises:
@@ -88,36 +95,45 @@ def meta_of(key: str, group: dict[str, bytes], shard: Path) -> dict[str, Any]:
     return meta
 
 
-def read_tiles(folder: str | os.PathLike[str]) -> Iterator[Tile]:
+def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[Tile]:
     """Give the tiles of a data set, members not decoded (labels are, for their counts)."""
-    for shard in read_index(folder).shards:
-        path = Path(folder) / shard.file
-        for key, group in read_groups(path):
-            yield tile_of(key, group, path)
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    index = read_index(place)
+    for shard in index.shards:
+        for key, group in read_groups(place, shard.file):
+            yield tile_of(key, group, place.name(shard.file), (index.bands, index.dtype))
 
 
-def read_metas(shards: Iterable[Path]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def read_metas(folder: Folder, files: Iterable[str]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
-    for shard in shards:
-        for key, group in read_groups(shard, wanted="json"):
-            yield key, meta_of(key, group, shard), "label.png" in group
+    for file in files:
+        for key, group in read_groups(folder, file, wanted="json"):
+            yield key, meta_of(key, group, folder.name(file)), "label.png" in group
 
 
-def read_dataset(folder: str | os.PathLike[str]) -> Iterator[Sample]:
+def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:
     """Give the decoded tiles of a data set.
 
     Args:
         folder: a data set.
 
     Returns:
-        Samples: image (H, W, 3) uint8, label (H, W) uint8 or None.
+        Samples: image (H, W, C) uint8 or uint16, label (H, W) uint8 or None.
 
     Raises:
         ValueError: no data set, or a damaged one.
     """
     for tile in read_tiles(folder):
-        image = np.asarray(decode(tile.image, f"{tile.key}.{tile.extension}"))
-        yield Sample(tile.key, image, label_ids(tile), dict(tile.meta))
+        yield Sample(tile.key, pixels(tile), label_ids(tile), dict(tile.meta))
+
+
+def pixels(tile: Tile) -> NDArray[Any]:
+    """Decode a tile's image: (H, W, C) uint8, or uint16 when it is a TIFF of 16 bits."""
+    if tile.extension == "tif":
+        from mkd.geo.raster import decode_tiff  # rasterio, which other tiles do not need
+
+        return decode_tiff(tile.image)
+    return np.asarray(decode(tile.image, f"{tile.key}.{tile.extension}"))
 
 
 def label_ids(tile: Tile) -> NDArray[np.uint8] | None:
@@ -127,7 +143,7 @@ def label_ids(tile: Tile) -> NDArray[np.uint8] | None:
     return np.asarray(decode(tile.label, f"{tile.key}.label.png"))
 
 
-def _counts(label: bytes | None, key: str, shard: Path) -> NDArray[np.int64] | None:
+def _counts(label: bytes | None, key: str, shard: str) -> NDArray[np.int64] | None:
     if label is None:
         return None
     ids = np.asarray(decode(label, f"{shard}, {key}.label.png"))

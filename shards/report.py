@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track as rich_track
-
 from mkd.data.index import DatasetIndex
 
 Say = Callable[[str], None]
@@ -29,6 +26,9 @@ def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
         An iterator over the items.
     """
     if sys.stderr.isatty():
+        from rich.console import Console  # 0.1 s, which worker processes need not wait
+        from rich.progress import track as rich_track
+
         yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
         return
     told = time.monotonic()

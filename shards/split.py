@@ -6,13 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mkd.data.index import INDEX_NAME, DatasetIndex, read_index
+from mkd.data.storage import Folder
 from shards.blocks import Parts
 from shards.encode import Tile
-from shards.inputs import fingerprint, is_done
+from shards.inputs import identity, is_done
 from shards.places import place_of, touching
 from shards.plan import PARTS, plan_parts, read_places
 from shards.reader import read_metas, read_tiles
@@ -35,8 +35,8 @@ def split(
     """Write parts of a data set: OUT/train, val, test by place, OUT/labelled and unlabelled for few shots.
 
     Args:
-        source: a data set.
-        out: folder for the parts.
+        source: a data set, path or URL.
+        out: folder for the parts, path or URL.
         by: "block" (squares of each source raster), "source" (whole rasters or images), or None: no such
             split, all tiles count as training tiles for `labelled`.
         block: edge of a block, pixels.
@@ -59,8 +59,8 @@ def split(
     parts = plan_parts(read_places(source, index), by, block, fractions, seed, labelled, say)
     asked: dict[str, Any] = {"command": "split", "by": by, "seed": seed, "labelled": labelled}
     asked |= {"block": block if by == "block" else None, "fractions": list(fractions) if by else None}
-    inputs = fingerprint({**asked, "shard_size": shard_size, "index": index.sha256()})
-    folders = {part: Path(out) / part for part in parts.keys}
+    inputs = identity({**asked, "shard_size": shard_size, "index": index.sha256()})
+    folders = {part: Folder(out).child(part) for part in parts.keys}
     done_parts = [is_done(folder, inputs) for folder in folders.values()]
     done = all(done_parts)
     if done:
@@ -81,25 +81,25 @@ def unlabelled_tile(tile: Tile) -> Tile:
     return replace(tile, label=None, counts=None)
 
 
-def count_leaks(shards: Mapping[str, Sequence[Path]]) -> int | None:
+def count_leaks(shards: Mapping[str, tuple[Folder, Sequence[str]]]) -> int | None:
     """Count, in shards as written, the test tiles that touch a training tile.
 
     Args:
-        shards: tars of "train" and of "test".
+        shards: folder and tars of "train" and of "test".
 
     Returns:
         Number of test tiles which share pixels, an edge or a corner with a training tile; None where tiles
         have no window, so that nobody can know.
     """
-    train = [place_of(key, meta) for key, meta, _ in read_metas(shards["train"])]
-    test = [place_of(key, meta) for key, meta, _ in read_metas(shards["test"])]
+    train = [place_of(key, meta) for key, meta, _ in read_metas(*shards["train"])]
+    test = [place_of(key, meta) for key, meta, _ in read_metas(*shards["test"])]
     known = all(place.window is not None for place in [*train, *test])
     return len(touching(test, train)) if known else None
 
 
 def _write(
     source: str | os.PathLike[str],
-    folders: Mapping[str, Path],
+    folders: Mapping[str, Folder],
     parts: Parts,
     provenance: Mapping[str, Any],
     shard_size: int,
@@ -113,7 +113,7 @@ def _write(
     with ExitStack() as stack:
         writers: dict[str, ShardWriter] = {}
         for part, folder in folders.items():
-            (folder / INDEX_NAME).unlink(missing_ok=True)  # of the same inputs, see is_done: made again
+            folder.remove(INDEX_NAME)  # of the same inputs, see is_done: made again
             name = f"{index.name}-{part}"
             writer = ShardWriter(folder, name, index.classes, index.palette, shard_size)
             writers[part] = stack.enter_context(writer)
@@ -121,7 +121,7 @@ def _write(
             for part in where.get(tile.key, ()):
                 writers[part].add(unlabelled_tile(tile) if part == "unlabelled" else tile)
         shards = {
-            part: [folders[part] / shard.file for shard in writer.commit()]
+            part: (folders[part], [shard.file for shard in writer.commit()])
             for part, writer in writers.items()
         }
         leaks = count_leaks(shards) if {"train", "test"} <= set(shards) else None

@@ -2,192 +2,181 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mkd.data.index import read_index
-from mkd.geo.grid import Window, tile_windows
-from mkd.geo.raster import RasterInfo, RasterReader, Transform
-from shards.classfile import IGNORE, ClassFile, read_classfile
-from shards.encode import encode_png, ids_from_values, legal_key, tile_from
-from shards.inputs import fingerprint, is_done
-from shards.report import Say, counted, describe, progress
+from mkd.data.index import DatasetIndex
+from mkd.geo.raster import CACHE_MIB
+from shards.build import Unit, build
+from shards.classfile import ClassFile, read_classfile
+from shards.cut import EXTENSIONS, Cut, Cutter
+from shards.description import Budget, describe_build
+from shards.inputs import Stamp, identity, unit_fingerprint
+from shards.rasters import raster_stamps
+from shards.report import Say, counted, describe
 from shards.scenes import PathLike, Scene, list_scenes
-from shards.unknown import UnknownValues
-from shards.writer import ShardWriter
+from shards.windows import uncovered_pixels
+from shards.writer import check_name
+
+QUALITY = 90
 
 
 def tile(
     source: PathLike | Sequence[PathLike],
     classes: PathLike,
-    out: PathLike,
+    out: str | os.PathLike[str],
     *,
     labels: PathLike | Sequence[PathLike] | None = None,
     size: int = 512,
     stride: int | None = None,
     min_valid: float = 0.5,
+    bands: Sequence[int] | None = None,
+    format: str | None = None,
+    quality: int | None = None,
     name: str | None = None,
     shard_size: int = 256,
+    workers: int = 1,
+    part: str | None = None,
+    max_bad_labelled: float = 0.0,
+    max_bad: float = 0.001,
     say: Say = print,
 ) -> dict[str, Any]:
-    """Cut GeoTIFFs into tiles, reading window by window.
+    """Cut GeoTIFFs into tiles, reading window by window; a build that was stopped goes on where it was.
 
     Args:
-        source: one or several rasters with 3 or 4 bands of uint8; patterns with `*` are allowed.
+        source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
         classes: class file.
-        out: folder of the new data set; no shard is left there when cutting fails.
+        out: path or URL of the new data set.
         labels: one label raster for each source, in the same order, or a pattern with {stem}, relative to the
             source's folder; None = unlabelled.
         size: edge of a tile, pixels.
         stride: distance between tiles, pixels; default `size`.
         min_valid: tiles with a smaller share of pixels with data are left out, 0..1.
+        bands: bands to keep, counted from 1, at least three; default: all but alpha.
+        format: "png", "jpeg" or "tif" for the images; default: png, and tif for 16 bits or more than 3 bands.
+        quality: of JPEG, 1..100; default 90.
         name: name of the data set; default: the class file's.
-        shard_size: tiles a shard, >= 1.
+        shard_size: windows a shard, >= 1; those without data leave it smaller.
+        workers: processes, >= 1.
+        part: "I/N": build only this part; `make_index` merges all.
+        max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
+        max_bad: the same of unlabelled tiles.
         say: takes each line of the report.
 
     Returns:
-        {"folder", "samples", "labelled", "no_data", "blank", "uncovered_pixels", "done_before"}.
+        {"folder", "samples", "labelled", "no_data", "blank", "uncovered_pixels", "done_before"}; for a part without
+        the counts of tiles.
 
     Raises:
         ValueError: bad input: one sentence with the file, what was found and what to do.
         OSError: a place that cannot be written.
     """
+    classfile = read_classfile(classes)
+    title = name or classfile.name
+    check_name(title, shard_size)
+    scenes = list_scenes(source, labels, classfile, bands)
+    cut = _cut(scenes[0], size, size if stride is None else stride, min_valid, format, quality)
+    asked = {"command": "tile", "name": title, "shard_size": shard_size, "bands": bands and list(bands)}
+    asked |= asdict(cut)
+    cutter = Cutter(scenes, classfile, cut)
+    units, inputs = _units(cutter, scenes, {**asked, "classes": _content(classfile)}, shard_size)
+    lost = sum(uncovered_pixels(scene.shape, cut.size, cut.stride) for scene in scenes)
+    sources = [PurePosixPath(scene.image).name for scene in scenes]
+    origin = {
+        "source": sources,
+        "origin": classfile.source,
+        "inputs_sha256": inputs,
+        "uncovered_pixels": lost,
+    }
+    budget = Budget(max_bad_labelled, max_bad)
+    description = describe_build("tile", title, classfile, {**asked, **origin}, budget)
+    _note_rows(scenes, cut.size, say)
+    try:
+        built = build(out, description, units, cutter, workers=workers, part=part, say=say)
+    finally:
+        cutter.close()
+    report = {"folder": str(out), "uncovered_pixels": lost, "done_before": built.done_before}
+    if built.index is None:
+        return report
+    _tell(built.index, out, scenes, built.done_before, say)
+    left_out = built.index.provenance["left_out"]
+    report |= {name: left_out.get(name, 0) for name in ("no_data", "blank")}
+    return report | {"samples": built.index.samples, "labelled": built.index.labelled}
+
+
+def _cut(
+    scene: Scene, size: int, stride: int, min_valid: float, format: str | None, quality: int | None
+) -> Cut:
+    """Check the options and fill in what was not given."""
+    for option, number in (("size", size), ("stride", stride)):
+        if number < 1:
+            raise ValueError(f"{option} is {number}: it must be at least 1 pixel")
     if not 0 <= min_valid <= 1:
         raise ValueError(f"min_valid {min_valid} is not in 0..1: it is the least share of pixels with data")
-    classfile, step = read_classfile(classes), size if stride is None else stride
-    scenes = list_scenes(source, labels, classfile)
-    title = name or classfile.name
-    asked = {"command": "tile", "name": title, "shard_size": shard_size}
-    asked |= {"size": size, "stride": step, "min_valid": min_valid}
-    files = [path for scene in scenes for path in (scene.image, scene.label) if path is not None]
-    inputs = fingerprint(asked, [("classes", Path(classes)), *((path.name, path) for path in files)])
-    if is_done(out, inputs):
-        index = read_index(out)
-        say(f"already tiled: {out} ({counted(index.samples, 'tile')})")
-        left_out = {key: int(index.provenance[key]) for key in ("no_data", "blank", "uncovered_pixels")}
-        return _result(out, index.samples, index.labelled, left_out, done_before=True)
-    with ShardWriter(out, title, classfile.classes, classfile.palette, shard_size) as writer:
-        left_out = _cut_all(writer, scenes, classfile, size, step, min_valid)
-        if not writer.samples:
-            raise ValueError(
-                f"no tile of {size} x {size} pixels with data in {scenes[0].image}: choose another --size"
-            )
-        origin = {"source": [scene.image.name for scene in scenes], "origin": classfile.source}
-        index = writer.finish({**asked, **origin, **left_out, "inputs_sha256": inputs})
-    say(f"tiled {describe(index)} into {out}")
-    _tell(scenes, left_out, say)
-    return _result(out, index.samples, index.labelled, left_out, done_before=False)
+    plain = len(scene.bands) == 3 and scene.info.dtype == "uint8"
+    chosen = format or ("png" if plain else "tif")
+    if chosen not in EXTENSIONS:
+        raise ValueError(f"--format {chosen!r}: allowed are {', '.join(EXTENSIONS)}")
+    if chosen != "tif" and not plain:
+        raise ValueError(
+            f"--format {chosen} holds 3 bands of uint8, but {scene.image} gives {len(scene.bands)} of "
+            f"{scene.info.dtype}: use --format tif, or choose 3 --bands, or convert it to 8 bits"
+        )
+    if quality is not None and (chosen != "jpeg" or not 1 <= quality <= 100):
+        raise ValueError(f"--quality {quality}: it is 1..100, and for --format jpeg only, not {chosen}")
+    return Cut(size, stride, min_valid, chosen, quality or QUALITY)
 
 
-def tile_transform(transform: Transform | None, window: Window) -> list[float] | None:
-    """Move a raster's transform to the upper left corner of a window.
-
-    Args:
-        transform: (a, b, c, d, e, f) of the raster, or None.
-        window: pixels.
-
-    Returns:
-        [a, b, c + a col + b row, d, e, f + d col + e row], or None.
-    """
-    if transform is None:
-        return None
-    a, b, c, d, e, f = transform
-    return [a, b, c + a * window.col + b * window.row, d, e, f + d * window.col + e * window.row]
-
-
-def uncovered_pixels(info: RasterInfo, size: int, stride: int) -> int:
-    """Count the pixels of a raster that lie in no whole tile."""
-    rows, cols = (_covered(length, size, stride) for length in (info.height, info.width))
-    return info.height * info.width - rows * cols
+def _units(
+    cutter: Cutter, scenes: Sequence[Scene], asked: dict[str, Any], shard_size: int
+) -> tuple[list[Unit], str]:
+    """Cut the windows of all scenes into shards; also return what identifies all of them."""
+    total = len(cutter.windows)
+    if not total:
+        raise ValueError(
+            f"no tile of {asked['size']} x {asked['size']} pixels fits into {scenes[0].image}: choose another --size"
+        )
+    stamps = raster_stamps(path for scene in scenes for path in scene.files.values())
+    units = []
+    for number, start in enumerate(range(0, total, shard_size)):
+        span = (start, min(start + shard_size, total))
+        mine = [scenes[place] for place in cutter.windows.rasters(*span)]
+        units.append(Unit(number, unit_fingerprint(asked, _named(mine, stamps), span), span))
+    return units, identity(asked, _named(scenes, stamps))
 
 
-def _covered(length: int, size: int, stride: int) -> int:
-    if length < size:
-        return 0
-    return size + (length - size) // stride * min(stride, size)
+def _named(scenes: Sequence[Scene], stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
+    return {name: stamps[path] for scene in scenes for name, path in scene.files.items()}
 
 
-def _cut_all(
-    writer: ShardWriter, scenes: list[Scene], classfile: ClassFile, size: int, stride: int, min_valid: float
-) -> dict[str, int]:
-    unknown, left_out = UnknownValues(), Counter({"no_data": 0, "blank": 0, "uncovered_pixels": 0})
+def _content(classfile: ClassFile) -> dict[str, Any]:
+    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}
+
+
+def _note_rows(scenes: Sequence[Scene], size: int, say: Say) -> None:
+    """Tell of rasters whose blocks are whole rows, too wide for the cache: each tile reads them again."""
     for scene in scenes:
-        windows = list(tile_windows(scene.info.height, scene.info.width, size, stride))
-        left_out["uncovered_pixels"] += uncovered_pixels(scene.info, size, stride)
-        with ExitStack() as stack:
-            image = stack.enter_context(RasterReader(scene.image))
-            label = None if scene.label is None else stack.enter_context(RasterReader(scene.label))
-            for window in progress(windows, len(windows), f"tile {scene.image.name}"):
-                valid = image.valid(window)
-                ids = None if label is None else _label_ids(label, window, valid, classfile, unknown)
-                pixels = image.read(window, (1, 2, 3))
-                if valid.mean() < min_valid or not valid.any():
-                    left_out["no_data"] += 1
-                elif (pixels[valid] == pixels[valid][0]).all():
-                    left_out["blank"] += 1
-                elif not unknown.pixels:
-                    _add(writer, scene, window, pixels, ids)
-    unknown.check(classfile)
-    return dict(left_out)
+        info, bytes_each = scene.info, 2 if scene.info.dtype == "uint16" else 1
+        if info.stored[1] == info.width and size * info.width * info.bands * bytes_each > CACHE_MIB << 20:
+            say(
+                f"note: {scene.image} is stored in whole rows, {info.width:,} pixels wide, which is slow to cut: "
+                "gdal_translate -co TILED=YES -co COMPRESS=DEFLATE -co BIGTIFF=IF_SAFER makes a faster copy"
+            )
 
 
-def _add(
-    writer: ShardWriter,
-    scene: Scene,
-    window: Window,
-    pixels: NDArray[np.uint8],
-    ids: NDArray[np.uint8] | None,
+def _tell(
+    index: DatasetIndex, out: str | os.PathLike[str], scenes: Sequence[Scene], done_before: bool, say: Say
 ) -> None:
-    meta = {
-        "source": scene.name,
-        "window": list(window),
-        "size": [window.height, window.width],
-        "crs": scene.info.crs,
-        "transform": tile_transform(scene.info.transform, window),
-    }
-    key = f"{legal_key(scene.name)}_{window.row:06d}_{window.col:06d}"
-    writer.add(tile_from(key, encode_png(pixels), "png", ids, meta))
-
-
-def _label_ids(
-    label: RasterReader,
-    window: Window,
-    valid: NDArray[np.bool_],
-    classfile: ClassFile,
-    unknown: UnknownValues,
-) -> NDArray[np.uint8]:
-    """Read class ids of a window; pixels without data, in image or label, are ignored."""
-    bands = (1, 2, 3) if classfile.masks == "rgb" else (1,)
-    values = label.read(window, bands)
-    usable = valid & label.valid(window)
-    ids = np.full(usable.shape, IGNORE, np.uint8)
-    raw = values[usable][:, None, :] if classfile.masks == "rgb" else values[usable]
-    found, wrong = ids_from_values(raw, classfile)
-    ids[usable] = found[:, 0]
-    unknown.add(wrong, str(label.path))
-    return ids
-
-
-def _tell(scenes: list[Scene], left_out: dict[str, int], say: Say) -> None:
+    if done_before:
+        say(f"already tiled: {out} ({counted(index.samples, 'tile')})")
+        return
+    say(f"tiled {describe(index)} into {out}")
+    left_out = index.provenance["left_out"]
     say(f"left out: {left_out['no_data']:,} without enough data, {left_out['blank']:,} of one colour")
-    total = sum(scene.info.height * scene.info.width for scene in scenes)
-    share = left_out["uncovered_pixels"] / total
-    say(f"edge pixels in no whole tile: {left_out['uncovered_pixels']:,} of {total:,} ({share:.1%})")
-
-
-def _result(
-    out: PathLike, samples: int, labelled: int, left_out: dict[str, int], done_before: bool
-) -> dict[str, Any]:
-    return {
-        "folder": str(out),
-        "samples": samples,
-        "labelled": labelled,
-        **left_out,
-        "done_before": done_before,
-    }
+    if left_out["no_label"]:
+        say(f"{counted(left_out['no_label'], 'tile')} without a single labelled pixel: stored as unlabelled")
+    lost, total = index.provenance["uncovered_pixels"], sum(s.info.height * s.info.width for s in scenes)
+    say(f"edge pixels in no whole tile: {lost:,} of {total:,} ({lost / total:.1%})")

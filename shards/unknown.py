@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shards.classfile import ClassFile
 from shards.encode import Unknown
 from shards.report import counted, some
 
@@ -27,15 +26,16 @@ class UnknownValues:
             if file not in files[-1:]:
                 files.append(file)
 
-    def check(self, classfile: ClassFile) -> None:
-        """Stop when there are any.
+    def sentence(self, classfile: str, masks: str) -> str:
+        """Say values, their pixels and files, and what to do; "" when there are none.
 
-        Raises:
-            ValueError: values, their pixels and files, and what to do.
+        Args:
+            classfile: path of the class file.
+            masks: its kind of masks.
         """
         if not self.pixels:
-            return
-        rgb = classfile.masks == "rgb"
+            return ""
+        rgb = masks == "rgb"
         listed = [
             f"{value}: {counted(pixels, 'pixel')} in {some(self.files[value], 2)}"
             for value, pixels in self.pixels.most_common(_LISTED)
@@ -45,7 +45,7 @@ class UnknownValues:
         noun, key, ignored = (
             ("colour", "ignore_colours", "[r, g, b]") if rgb else ("value", "ids", "VALUE: 255")
         )
-        raise ValueError(
-            f"masks hold {counted(len(self.pixels), noun)} which {classfile.path} does not know "
+        return (
+            f"masks hold {counted(len(self.pixels), noun)} which {classfile} does not know "
             f"({'; '.join(listed)}): add them there, or ignore them ({key}: {ignored}), or correct the masks"
         )

@@ -1,7 +1,34 @@
-"""Settings of all tests."""
+"""Settings of all tests, and the S3 server that some of them share."""
 
+import pytest
 from hypothesis import settings
+
+from tests.helpers.s3 import S3Server
 
 # The same examples on every run and machine: a red run is then the change's, and is repeated by running it again.
 settings.register_profile("mkd", derandomize=True, deadline=None)
 settings.load_profile("mkd")
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """Start one S3 server for the session; a test that kills it starts its own `S3Server`."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    try:
+        server.make_bucket()
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch, request):
+    """Give the URL of an empty S3 folder of this test's own, with the AWS variables set."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield f"s3://bkt/{request.node.name.replace('[', '-').replace(']', '')}"
+    s3fs.S3FileSystem.clear_instance_cache()

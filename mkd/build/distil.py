@@ -14,7 +14,7 @@ from mkd.build import parts
 from mkd.build.train import Run, labelled_index
 from mkd.config import schema
 from mkd.data.augment import Geometry, generators
-from mkd.data.loader import TileSet, in_order
+from mkd.data.loader import in_order
 from mkd.dist.world import find_world
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.models.deeplab import DeepLabV3Plus, build
@@ -45,7 +45,7 @@ def kd(config: schema.KdRun) -> Path:
     teacher.to(world.device)
     step = KdStep(student, teacher, parts.ohem(config.ohem), config.kd.temperature, config.kd.weight, ewc)
     phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
-    weights = run.fit(phase, step, unlabelled=config.kd.tiles == "all")
+    weights = run.fit(phase, step, run.feed(unlabelled=config.kd.tiles == "all"))
     run.write_model(
         student, weights, {"stage": "kd", "source": config.kd.source, "init": config.kd.student_init}
     )
@@ -78,7 +78,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     step = SupervisedStep(model, parts.ohem(config.ohem), frozen)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
     phase = parts.phase(config, "teacher", kd.teacher_epochs, None, run.index.samples, lr)
-    model.load_state_dict(run.fit(phase, step, unlabelled=False))
+    model.load_state_dict(run.fit(phase, step, run.feed(unlabelled=False)))
     run.write_model(
         model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
     )
@@ -141,8 +141,9 @@ def _consolidation(
 
 def _plain_crops(config: schema.KdRun, folder: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield up to ``kd.fisher_tiles`` tiles cropped to the training size, neither scaled nor turned."""
-    tiles = TileSet(folder, labelled=True)
+    tiles = parts.open_tiles(config.data, folder, labelled=True)
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
     for batch in islice(in_order(tiles, 1), config.kd.fisher_tiles):
+        batch = batch.to(device)
         images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))
-        yield images.to(device).float() / 255, labels.to(device)
+        yield images.float() / 255, labels

@@ -15,7 +15,8 @@ import torch
 from mkd.atomic import write_text
 from mkd.build.distil import kd
 from mkd.build.evaluate import evaluate
-from mkd.build.train import semi, supervised
+from mkd.build.semi import semi
+from mkd.build.train import supervised
 from mkd.config.load import load, parse
 from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
 

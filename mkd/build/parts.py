@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mkd.config import schema
 from mkd.data.augment import Geometry
 from mkd.data.index import DatasetIndex, read_index
 from mkd.data.loader import TileSet
+from mkd.data.losses import Losses
 from mkd.dist.engine import Engine
 from mkd.dist.world import World
 from mkd.evaluate import confusion
@@ -35,21 +37,30 @@ def ohem(config: schema.OhemConfig) -> Ohem:
     return Ohem(config.threshold, config.min_kept)
 
 
-def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool) -> Feed:
-    """Open the training tiles; ``unlabelled`` adds the second stream."""
-    other = None
+def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path) -> Feed:
+    """Open the training tiles; ``unlabelled`` adds the second stream; what they lose is listed in the run folder."""
+    path = folder / "quarantine.jsonl"
+    tiles, other = open_tiles(data, data.labelled, labelled=True), None
+    lost, other_lost = Losses(tiles.folder, True, len(tiles), path=path), None
     if unlabelled:
         assert data.unlabelled is not None
-        other = TileSet(data.unlabelled, labelled=False)
+        other = open_tiles(data, data.unlabelled, labelled=False)
+        key = f"data.max_bad={data.max_bad}"
+        other_lost = Losses(other.folder, False, len(other), data.max_bad, path, key)
     geometry = Geometry(data.crop, (data.scale[0], data.scale[1]), data.aerial)
-    return Feed(TileSet(data.labelled, labelled=True), other, data.batch, seed, geometry, world, data.workers)
+    return Feed(tiles, other, data.batch, seed, geometry, world, data.workers, (lost, other_lost))
+
+
+def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
+    """Open a data set, with the cache of the config."""
+    return TileSet(folder, labelled, data.cache, round(data.cache_gib * 2**30))
 
 
 def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], ConfusionMatrix] | None:
     """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``."""
     if data.val is None:
         return None
-    tiles = TileSet(data.val, labelled=True)
+    tiles = open_tiles(data, data.val, labelled=True)
     return lambda model: confusion(model, tiles, data.batch, world.device, data.workers)
 
 

@@ -15,7 +15,20 @@ from mkd.config.load import to_yaml
 from mkd.config.schema import RunConfig
 
 # Keys that change how fast a run goes or what is shown, never its numbers.
-FREE = ("  workers:", "device:", "log_every:", "out:")  # out: the folder itself is at hand
+FREE = (
+    "  workers:",
+    "  cache:",
+    "  cache_gib:",
+    "  max_bad:",  # may be raised to go on after a stop
+    "  endpoints:",  # services move from job to job
+    "  token_file:",
+    "  tls_ca:",
+    "  patience:",
+    "  ledger:",
+    "device:",
+    "log_every:",
+    "out:",  # the folder itself is at hand
+)
 
 
 def open_run(config: RunConfig) -> Path:
@@ -47,12 +60,19 @@ def _difference(old: str, new: str) -> str:
 
 
 def _fixed(text: str) -> list[str]:
-    return [s for s in text.splitlines() if not s.startswith(FREE)]
+    """Return the lines of keys that matter, with the items of their lists."""
+    kept, free = [], False
+    for line in text.splitlines():
+        if not line.lstrip().startswith("- "):
+            free = line.startswith(FREE)
+        if not free:
+            kept.append(line)
+    return kept
 
 
 def versions() -> dict[str, Any]:
     """Return what the numbers of a run depend on beside its config."""
-    names = ("mkd", "torch", "torchvision", "timm", "numpy")
+    names = ("mkd", "torch", "torchvision", "timm", "numpy", "simplejpeg", "pillow")
     found = {name: importlib.metadata.version(name) for name in names}
     return {
         "commit": commit(),

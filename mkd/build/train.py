@@ -1,26 +1,23 @@
-"""The three training runs: config -> run folder with a model folder in it."""
+"""The baseline, and what all training runs share: config -> run folder with a model folder in it."""
 
-from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mkd.build import parts
 from mkd.build.run_folder import open_run, versions
 from mkd.config import schema
 from mkd.data.index import DatasetIndex, read_index
-from mkd.dist.engine import autocast
 from mkd.dist.world import World, find_world
 from mkd.models.deeplab import DeepLabV3Plus, build
-from mkd.semi.entropy import TileLimit
 from mkd.store.model_folder import ModelCard, save_model
-from mkd.teacher.local import LocalTeacher
 from mkd.train.checkpoint import Checkpoints
+from mkd.train.health import Health
 from mkd.train.journal import Journal
 from mkd.train.loop import Phase, Step, fit
-from mkd.train.semi_step import SemiStep
 from mkd.train.supervised_step import SupervisedStep
+from mkd.train.views import Feed
 
 
 def supervised(config: schema.SupervisedRun) -> Path:
@@ -39,33 +36,8 @@ def supervised(config: schema.SupervisedRun) -> Path:
         return run.folder
     step = SupervisedStep(model, parts.ohem(config.ohem))
     phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
-    weights = run.fit(phase, step, unlabelled=False)
+    weights = run.fit(phase, step, run.feed(unlabelled=False))
     run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
-    return run.folder
-
-
-def semi(config: schema.SemiRun) -> Path:
-    """Train the semi-supervised stage with the local teacher; return the run folder."""
-    world = find_world(config.device)
-    index = labelled_index(config)
-    model, card = parts.load_checked("semi.start", config.semi.start)
-    parts.check_classes(
-        "data.labelled", config.data.labelled, card.classes, f"semi.start={config.semi.start}"
-    )
-    run = Run(config, world, index)
-    if run.ended():
-        return run.folder
-    assert config.data.unlabelled is not None
-    s = config.semi
-    model.to(world.device)
-    limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
-    teacher = LocalTeacher(model, s.ema_decay, s.confidence, limit, partial(autocast, world.device))
-    result: nn.Module = teacher.model if s.result == "teacher" else model
-    step = SemiStep(model, teacher, result, parts.ohem(config.ohem), s.weight)
-    tiles = read_index(config.data.unlabelled).samples
-    phase = parts.phase(config, "semi", config.epochs, config.steps, tiles, config.optim.lr)
-    weights = run.fit(phase, step, unlabelled=True)
-    run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
     return run.folder
 
 
@@ -94,13 +66,21 @@ class Run:
             self.journal.say(f"{self.folder}: this run has ended; its model is {self.folder / 'model'}")
         return done
 
-    def fit(self, phase: Phase, step: Step, unlabelled: bool, validated: bool = True) -> dict[str, Tensor]:
+    def feed(self, unlabelled: bool) -> Feed:
+        """Open the training tiles; ``unlabelled`` adds the second stream."""
+        return parts.feed(self.config.data, self.config.seed, self.world, unlabelled, self.folder)
+
+    def checkpoints(self, phase: Phase) -> Checkpoints:
+        """Return the checkpoints of a phase."""
+        return Checkpoints(self.folder / "checkpoints" / phase.name)
+
+    def fit(
+        self, phase: Phase, step: Step, feed: Feed, validated: bool = True, health: Health | None = None
+    ) -> dict[str, Tensor]:
         """Train one phase and return the chosen weights."""
         assert isinstance(step.model, DeepLabV3Plus)
         engine, optimizer = parts.engine_and_optimizer(self.config, step.model, self.world, phase.lr)
         validate = parts.validator(self.config.data, self.world) if validated else None
-        feed = parts.feed(self.config.data, self.config.seed, self.world, unlabelled)
-        checkpoints = Checkpoints(self.folder / "checkpoints" / phase.name)
         threads = torch.get_num_threads()
         self.journal.say(
             f"{self.folder}: {phase.name}, {phase.steps} steps of {self.config.data.batch} tiles on "
@@ -112,7 +92,17 @@ class Run:
                 f"{phase.name}: data.val is not given, so the last weights are kept, not the best"
             )
         try:
-            return fit(phase, step, feed, engine, optimizer, checkpoints, self.journal, validate)
+            return fit(
+                phase,
+                step,
+                feed,
+                engine,
+                optimizer,
+                self.checkpoints(phase),
+                self.journal,
+                validate,
+                health,
+            )
         finally:
             self.journal.end()
 

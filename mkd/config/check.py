@@ -25,16 +25,59 @@ def check(config: Any) -> None:
             _model_folder("model", config.model)
             if not Path(config.input).is_file():
                 raise ValueError(f"input={config.input}: no such file; give a GeoTIFF")
+        case s.TeacherServe():
+            _check_serve(config)
         case s.CostRun() | s.SpeedRun():
             _check_model(config.model)
             _at_least("size", config.size, 32)
             _at_least("classes", config.classes, 1)
+        case s.DataSpeedRun():
+            _check_data_speed(config)
+        case s.TeacherSpeedRun():
+            _check_teacher_speed(config)
         case s.Experiment():
             _at_least("parallel", config.parallel, 1)
             if not config.seeds:
                 raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
         case _:
             pass
+
+
+def _check_serve(c: s.TeacherServe) -> None:
+    if c.model is None and c.run is None:
+        raise ValueError("model=null and run=null; give model=, the students' semi.start, or run=, their folder")
+    if c.model is not None:
+        _model_folder("model", c.model)
+    for key, low in {"max_batch": 1, "max_tile": 32, "queue": 1}.items():
+        _at_least(key, getattr(c, key), low)
+    _not_negative("wait_ms", c.wait_ms)
+    if not 0 <= c.port < 65536:
+        raise ValueError(f"port={c.port}; a port in 0..65535 is allowed, 0 takes a free one")
+    if (c.tls_cert is None) != (c.tls_key is None):
+        raise ValueError(f"tls_cert={c.tls_cert} and tls_key={c.tls_key}: give both, or none for no TLS")
+
+
+def _check_data_speed(c: s.DataSpeedRun) -> None:
+    for key, low in {"size": 32, "batch": 1, "workers": 1, "rounds": 1}.items():
+        _at_least(key, getattr(c, key), low)
+    _at_least("tiles", c.tiles, 10 * c.batch)  # the clock needs some batches between its start and its stop
+    for part in c.parts:
+        _choice("parts", part, ("plan", "pack", "loader", "s3"))
+    if c.images is not None and not Path(c.images).is_dir():
+        raise ValueError(f"images={c.images}: no such folder; give a folder of pictures, or null")
+    if c.peers is not None and "loader" in c.parts and not Path(c.peers).is_file():
+        raise ValueError(
+            f"peers={c.peers}: no such interpreter; make it with 'make peers', or give peers=null to leave litdata "
+            "and mosaicml-streaming out"
+        )
+
+
+def _check_teacher_speed(c: s.TeacherSpeedRun) -> None:
+    for key, low in {"size": 32, "classes": 2, "batch": 1, "rounds": 1}.items():
+        _at_least(key, getattr(c, key), low)
+    _positive("seconds", c.seconds)
+    if not c.models:
+        raise ValueError("models=[]; give at least one, such as models=[lite0]")
 
 
 def _check_run(c: s.RunConfig) -> None:
@@ -45,6 +88,8 @@ def _check_run(c: s.RunConfig) -> None:
     _at_least("data.batch", c.data.batch, 1)
     _at_least("data.crop", c.data.crop, 32)
     _at_least("data.workers", c.data.workers, 0)
+    _share("data.max_bad", c.data.max_bad)
+    _positive("data.cache_gib", c.data.cache_gib)
     if not 0 < c.data.scale[0] <= c.data.scale[1]:
         raise ValueError(f"data.scale={c.data.scale} is not a range; give [low,high] with 0 < low <= high")
     _choice("optim.name", c.optim.name, ("sgd", "adamw"))
@@ -134,7 +179,8 @@ def _check_kd(c: s.KdRun) -> None:
 
 
 def _check_semi(c: s.SemiRun) -> None:
-    _choice("teacher", c.teacher, ("local",))
+    _check_teacher(c.teacher)
+    _choice("semi.on_collapse", c.semi.on_collapse, ("warn", "rollback"))
     _choice("semi.result", c.semi.result, ("student", "teacher"))
     _model_folder("semi.start", c.semi.start)
     if c.data.unlabelled is None:
@@ -151,7 +197,31 @@ def _check_semi(c: s.SemiRun) -> None:
         _share("semi.tile_entropy", c.semi.tile_entropy)
 
 
+def _check_teacher(t: s.TeacherConfig) -> None:
+    _choice("teacher.kind", t.kind, ("local", "service"))
+    _choice("teacher.fallback", t.fallback, ("none", "local"))
+    for key, low in {"depth": 0, "sync_every": 1, "max_age": 0}.items():
+        _at_least(f"teacher.{key}", getattr(t, key), low)
+    _positive("teacher.patience", t.patience)
+    if t.tls_ca is not None and not Path(t.tls_ca).is_file():
+        raise ValueError(f"teacher.tls_ca={t.tls_ca}: no such file; give a PEM file of certificates")
+    if t.kind == "local" and t.endpoints:
+        raise ValueError(
+            f"teacher.endpoints={t.endpoints} has no use with teacher.kind=local; give teacher.kind=service too"
+        )
+    if t.kind == "service" and not t.endpoints:
+        raise ValueError(
+            "teacher.kind=service needs teacher.endpoints=[HOST:PORT,...]: what launch/teacher.py says when ready"
+        )
+    for endpoint in t.endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"teacher.endpoints: '{endpoint}' is not HOST:PORT with a port in 1..65535")
+
+
 def _dataset(key: str, path: str) -> None:
+    if "://" in path:
+        return  # asking a server is the reader's task; its sentence says what is wrong there
     if not Path(path).is_dir():
         raise ValueError(
             f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'"

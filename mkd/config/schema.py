@@ -26,12 +26,15 @@ class ModelConfig:
 class DataConfig:
     """Which data sets are read and how tiles become batches."""
 
-    labelled: str = MISSING  # data set folder with labels
-    unlabelled: str | None = None  # data set folder; labels in it are never read
+    labelled: str = MISSING  # data set with labels: a folder or a URL such as s3://bucket/tiles
+    unlabelled: str | None = None  # data set; labels in it are never read
     val: str | None = None  # labelled data set for model selection; none keeps the last weights
     crop: int = 512  # pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
     workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
+    max_bad: float = 0.001  # share of an epoch's unlabelled tiles that may be unreadable; labelled ones: none
+    cache: str | None = None  # local folder for copies of remote shards, shared by all runs; none keeps none
+    cache_gib: float = 100.0  # size that the cache may reach
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale
     aerial: bool = True  # also vertical flips and 90-degree turns
 
@@ -89,6 +92,25 @@ class SemiConfig:
     drop_end: float = 0.0  # share of tiles dropped at the end
     ema_decay: float = 0.999
     result: str = "student"  # student | teacher: whose weights become the model folder
+    on_collapse: str = "warn"  # warn | rollback: back to the last good checkpoint, with half of weight
+
+
+@dataclass
+class TeacherConfig:
+    """Who gives pseudo-labels in the semi-supervised stage."""
+
+    kind: str = "local"  # local: in the student's process | service: launch/teacher.py
+    endpoints: list[str] = field(default_factory=list)  # [HOST:PORT,HOST:PORT,...] of the services
+    token_file: str | None = None  # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN
+    tls_ca: str | None = None  # PEM file of certificates to trust; none connects without TLS
+    depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
+    sync_every: int = 1  # steps between two versions of the EMA weights that services get
+    max_age: int = (
+        8  # versions behind the student from which on an answer is refused; 0 waits for each version
+    )
+    patience: float = 600.0  # seconds without any service until the run ends or falls back
+    fallback: str = "none"  # none | local: then go on with the EMA in the student's process
+    ledger: bool = False  # write which tiles were trained on and which rejected: RUN/ledger-RANK.jsonl
 
 
 @dataclass
@@ -128,7 +150,7 @@ class KdRun(RunConfig):
 class SemiRun(RunConfig):
     """launch/semi.py: the semi-supervised stage; the architecture is that of semi.start."""
 
-    teacher: str = "local"  # local: the teacher shares the student's process
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
 
 
@@ -209,6 +231,38 @@ class SpeedRun:
 
 
 @dataclass
+class DataSpeedRun:
+    """launch/throughput.py data: loading and packing beside other libraries'."""
+
+    out: str = "runs/throughput"  # tiles and data sets; made again by each run, but for the tiles
+    tiles: int = 10_000
+    size: int = 512  # edge of a tile, pixels
+    images: str | None = None  # folder of pictures to cut the tiles from; null = procedural landscapes
+    batch: int = 32
+    workers: int = 2
+    rounds: int = 3
+    peers: str | None = (
+        ".venv-peers/bin/python"  # interpreter with litdata and mosaicml-streaming; null = without
+    )
+    parts: list[str] = field(default_factory=lambda: ["plan", "pack", "loader", "s3"])
+    json: str | None = None
+
+
+@dataclass
+class TeacherSpeedRun:
+    """launch/throughput.py teacher: the teacher service beside a bare forward pass, its transport, a cluster."""
+
+    models: list[str] = field(default_factory=lambda: ["lite0", "hrnet_w18_small"])  # of configs/model
+    size: int = 512  # edge of a tile, pixels
+    classes: int = 6
+    batch: int = 4  # tiles in a request and in a forward pass
+    rounds: int = 3
+    seconds: float = 20.0  # of measuring for each figure, in each round
+    device: str | None = None  # none: cuda when there is one, else cpu
+    json: str | None = None
+
+
+@dataclass
 class DemoRun:
     """launch/demo.py: sizes of the procedural world; the training is configs/experiment/demo.yaml."""
 
@@ -220,3 +274,31 @@ class DemoRun:
     intermediate_scenes: int = 3
     target_scenes: int = 6
     labelled: int = 10  # target tiles that keep their labels
+
+
+@dataclass
+class TeacherServe:
+    """launch/teacher.py serve: one teacher inference service."""
+
+    model: str | None = None  # model folder: the students' semi.start; none: the one that run= started from
+    run: str | None = None  # run folder of the students; weights published there before are taken up
+    host: str = "127.0.0.1"  # address to listen on; anything but this machine's own needs a token
+    port: int = 0  # 0 takes a free one
+    device: str | None = None  # none: cuda when there is one, else cpu
+    token_file: str | None = None  # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN
+    tls_cert: str | None = None  # PEM file of the certificate; with tls_key
+    tls_key: str | None = None
+    max_batch: int = 32  # tiles in a forward pass, and in a request
+    wait_ms: float = 5.0  # time that a request waits for others to share its forward pass
+    max_tile: int = 1024  # side of the largest tile, pixels
+    queue: int = 8  # requests that may wait, of each student and of all
+
+
+@dataclass
+class TeacherStatus:
+    """launch/teacher.py status: what a service says about itself."""
+
+    endpoint: str = MISSING  # HOST:PORT
+    token_file: str | None = None
+    tls_ca: str | None = None  # PEM file of the certificates to trust; none asks without TLS
+    json: bool = False  # one line for scripts

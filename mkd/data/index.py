@@ -7,14 +7,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from mkd.atomic import write_text
+from mkd.data.storage import Folder
 
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
-VERSION = 1
+VERSION = 2
 IGNORE = 255
 
 Colour = tuple[int, int, int]
@@ -37,7 +36,8 @@ class DatasetIndex:
 
     `samples`, `labelled` and `bytes` are sums over `shards`; `histogram` counts labelled pixels per class and
     `ignored_pixels` those with id 255; `palette` has one (r, g, b) a class; `provenance` is free: command,
-    source, split.
+    source, split. `largest` is the greatest height and the greatest width of a tile in pixels; `bands` and `dtype`
+    ("uint8" or "uint16") hold for all images.
     """
 
     name: str
@@ -50,6 +50,9 @@ class DatasetIndex:
     ignored_pixels: int
     shards: tuple[ShardInfo, ...]
     provenance: Mapping[str, Any]
+    largest: tuple[int, int]
+    bands: int = 3
+    dtype: str = "uint8"
     ignore_index: int = IGNORE
 
     @property
@@ -67,11 +70,11 @@ class DatasetIndex:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_index(folder: str | os.PathLike[str]) -> DatasetIndex:
-    """Read the index of a data set, and check that its shards are there in full size.
+def read_index(folder: str | os.PathLike[str] | Folder) -> DatasetIndex:
+    """Read the index of a data set, and check by one listing that its shards are there in full size.
 
     Args:
-        folder: the data set, holding `index.json` and its shards.
+        folder: the data set, a path or URL, holding `index.json` and its shards.
 
     Returns:
         The index. Shards are not read; `shards verify` does that.
@@ -79,25 +82,28 @@ def read_index(folder: str | os.PathLike[str]) -> DatasetIndex:
     Raises:
         ValueError: no folder, no index, another format, or a shard that is missing or of another size.
     """
-    path = Path(folder) / INDEX_NAME
-    if not path.parent.is_dir():
-        raise ValueError(f"no data set at {folder}: the folder does not exist; make it with `shards pack`")
-    if not path.is_file():
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    path = place.name(INDEX_NAME)
+    sizes = place.sizes()
+    if INDEX_NAME not in sizes:
+        if place.local is not None and not place.local.is_dir():
+            raise ValueError(f"no data set at {place}: the folder does not exist; make it with `shards pack`")
         raise ValueError(
-            f"no data set at {folder}: it has no {INDEX_NAME}; was packing interrupted? run it again"
+            f"no data set at {place}: it has no {INDEX_NAME}; was packing interrupted? run it again"
         )
+    text = place.read(INDEX_NAME)
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(text)
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
     index = _parse(content, path)
     for shard in index.shards:
-        _check_shard(path.parent / shard.file, shard)
+        _check_shard(place.name(shard.file), shard, sizes.get(shard.file))
     return index
 
 
-def write_index(folder: str | os.PathLike[str], index: DatasetIndex) -> None:
-    """Write `index.json` whole or not at all: aside, to the disk, then renamed.
+def write_index(folder: str | os.PathLike[str] | Folder, index: DatasetIndex) -> None:
+    """Write `index.json` whole or not at all.
 
     Args:
         folder: the data set's folder, its shards already in place.
@@ -106,10 +112,11 @@ def write_index(folder: str | os.PathLike[str], index: DatasetIndex) -> None:
     Raises:
         OSError: a folder that cannot be written.
     """
-    write_text(Path(folder) / INDEX_NAME, json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n")
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    place.write(INDEX_NAME, json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
-def _parse(content: Any, path: Path) -> DatasetIndex:
+def _parse(content: Any, path: str) -> DatasetIndex:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise ValueError(
@@ -128,11 +135,14 @@ def _parse(content: Any, path: Path) -> DatasetIndex:
             ignored_pixels=int(content["ignored_pixels"]),
             shards=tuple(_shard(shard) for shard in content["shards"]),
             provenance=dict(content["provenance"]),
+            largest=(int(content["largest"][0]), int(content["largest"][1])),
+            bands=int(content["bands"]),
+            dtype=str(content["dtype"]),
             ignore_index=int(content["ignore_index"]),
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks the key {error}: pack the data set again") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, IndexError) as error:
         raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
     _check_sums(index, path)
     return index
@@ -143,7 +153,7 @@ def _shard(content: Any) -> ShardInfo:
     return ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
 
 
-def _check_sums(index: DatasetIndex, path: Path) -> None:
+def _check_sums(index: DatasetIndex, path: str) -> None:
     """Refuse an index whose parts contradict each other, as after an edit by hand."""
     lengths = {"palette": len(index.palette), "histogram": len(index.histogram)}
     for name, length in lengths.items():
@@ -163,10 +173,9 @@ def _check_sums(index: DatasetIndex, path: Path) -> None:
             )
 
 
-def _check_shard(path: Path, shard: ShardInfo) -> None:
-    if not path.is_file():
+def _check_shard(path: str, shard: ShardInfo, size: int | None) -> None:
+    if size is None:
         raise ValueError(f"shard {path} is missing: copy it here again, or pack the data set again")
-    size = path.stat().st_size
     if size != shard.bytes:
         raise ValueError(
             f"shard {path} has {size} bytes, the index says {shard.bytes}: "

@@ -1,62 +1,152 @@
 """Who reads what: pure integers, no files, no processes."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
+
+WHOLE = 4096  # tiles up to which an epoch is one permutation of all of them
+WINDOW = 64  # tiles of a lane that are shuffled together, and steps of the longest block
+TABLES = 2  # epochs whose tables are kept: a batch may end one epoch and begin the next
+
+Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+class _Epoch(NamedTuple):
+    """Shards in an epoch's order, the sums of their counts, and where in that stream the first lane begins."""
+
+    shards: Ints
+    ends: Ints
+    first: int
+
+
 class Plan:
     """The order in which a data set's samples are read.
 
-    Position p of the endless stream is sample ``permutation(seed, p // count)[p % count]``. Step k of a global
-    batch B takes positions kB .. kB + B - 1, and rank r of R the r-th of R equal parts of them. So each sample
-    comes exactly once an epoch, the global order depends on seed and epoch alone, and any step can be entered
-    by arithmetic, with another number of ranks too.
+    The stream of positions p = 0, 1, .. is endless; with N samples, epoch e is positions eN .. (e+1)N - 1. Step k of a
+    global batch B takes positions kB .. kB + B - 1, rank r of R the r-th of R equal parts of them. So each sample comes
+    exactly once an epoch, an epoch's last batch is filled up by the next epoch, all ranks have equally many batches,
+    the order does not depend on their number, and any step is entered by arithmetic, with other ranks too.
 
-    Attributes:
-        count: samples in the data set, >= 1.
+    Inside an epoch, up to `WHOLE` samples are permuted as one. More: the shards are permuted, put in a ring and cut,
+    from a random place on, into B lanes of N // B samples or one more; slot s of each batch reads lane (s - eN) mod B
+    from end to end, shuffled within windows that change for all lanes at once, every `WINDOW` steps. So a slot
+    reads neighbours of one shard for `WINDOW` steps, and `WINDOW` * B samples over all ranks are shuffled together.
+
+    Args:
+        counts: samples of each shard, >= 0, in the order of the index.
         batch: global batch, a multiple of ``ranks``.
-        seed: of the order.
+        seed: of the order, >= 0.
         rank: of this process, 0 <= rank < ranks.
         ranks: processes that share the batch.
+
+    Raises:
+        ValueError: no samples, or a batch that the ranks cannot share equally.
     """
 
-    count: int
-    batch: int
-    seed: int
-    rank: int = 0
-    ranks: int = 1
-
-    def __post_init__(self) -> None:
-        """Refuse an impossible split."""
+    def __init__(
+        self, counts: Sequence[int] | Ints, batch: int, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
+        assert batch >= 1, batch
+        assert 0 <= rank < ranks, (rank, ranks)
+        self._counts = np.asarray(counts, np.int64)
+        self._ends = np.cumsum(self._counts)
+        self.count = int(self._ends[-1]) if len(self._ends) else 0
+        self.batch, self.seed, self.rank, self.ranks = batch, seed, rank, ranks
         if self.count < 1:
             raise ValueError("the data set holds 0 tiles; at least 1 is needed")
-        if self.batch % self.ranks:
+        if batch % ranks:
             raise ValueError(
-                f"data.batch={self.batch} is not a multiple of the {self.ranks} ranks; "
-                f"use {self.ranks * max(1, round(self.batch / self.ranks))} or another number of ranks"
+                f"data.batch={batch} is not a multiple of the {ranks} ranks; "
+                f"use {ranks * max(1, round(batch / ranks))} or another number of ranks"
             )
+        self.part = batch // ranks  # slots of this rank
+        self._epochs: dict[tuple[int, ...], _Epoch] = {}
+        self._orders: dict[tuple[int, ...], Ints] = {}
+        self._windows: dict[tuple[int, ...], Ints] = {}
 
     def step(self, step: int) -> list[tuple[int, int]]:
-        """Return this rank's (epoch, sample) pairs of one step."""
-        part = self.batch // self.ranks
-        first = step * self.batch + self.rank * part
-        return [self.sample(p) for p in range(first, first + part)]
-
-    def sample(self, position: int) -> tuple[int, int]:
-        """Return the (epoch, sample) at a position of the endless stream."""
-        epoch, offset = divmod(position, self.count)
-        return epoch, int(_permutation(self.count, self.seed, epoch)[offset])
+        """Return this rank's (epoch, sample) pairs of one step, in the order of its slots."""
+        first = step * self.batch + self.rank * self.part
+        at = self._permuted if self.count <= WHOLE else self._in_lane
+        return [at(*divmod(position, self.count)) for position in range(first, first + self.part)]
 
     def steps(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
         """Yield this rank's batches of steps ``start`` .. ``stop - 1``."""
         for step in range(start, stop):
             yield self.step(step)
 
+    def blocks(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of steps (first, end) that ``start`` .. ``stop - 1`` falls into, for reading ahead.
 
-@lru_cache(maxsize=8)
-def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(count)
+        Inside a block each slot stays in one window: no sample comes twice, and a block has at most `WINDOW` steps.
+        """
+        while start < stop:
+            end = min(self._block_end(start), stop)
+            yield start, end
+            start = end
+
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return the shard that holds a sample, and its row there."""
+        assert 0 <= sample < self.count, sample
+        shard = int(np.searchsorted(self._ends, sample, side="right"))
+        return shard, sample - int(self._ends[shard] - self._counts[shard])
+
+    def _block_end(self, step: int) -> int:
+        first = step * self.batch + self.rank * self.part
+        last = first + self.part - 1
+        epoch = first // self.count
+        if last // self.count > epoch:
+            return step + 1
+        zero = epoch * self.count // self.batch
+        turn = zero + ((step - zero) // WINDOW + 1) * WINDOW
+        left = (epoch + 1) * self.count - last  # positions of the epoch from this rank's last one on
+        return min(turn, step - (-left // self.batch))
+
+    def _permuted(self, epoch: int, place: int) -> tuple[int, int]:
+        return epoch, int(_kept(self._orders, (epoch,), TABLES, self._permutation)[place])
+
+    def _permutation(self, epoch: int) -> Ints:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+
+    def _in_lane(self, epoch: int, place: int) -> tuple[int, int]:
+        row, lane = divmod(place, self.batch)
+        late = self._late(epoch, lane)
+        window, row = divmod(row + late, WINDOW)
+        order = _kept(self._windows, (epoch, lane, window), 2 * self.part, self._window)
+        return epoch, int(order[row - late if window == 0 else row])
+
+    def _late(self, epoch: int, lane: int) -> int:
+        """Return 1 for a lane whose slot still ends the epoch before in the step in which this one begins."""
+        return int(lane >= self.batch - epoch * self.count % self.batch)
+
+    def _window(self, epoch: int, lane: int, window: int) -> Ints:
+        """Return the samples of one window of a lane, in the order of reading."""
+        each, more = divmod(self.count, self.batch)
+        late = self._late(epoch, lane)
+        start = max(0, window * WINDOW - late)
+        stop = min((window + 1) * WINDOW - late, each + (lane < more))
+        # The last word keeps these draws apart from an epoch's own: zeros at the end would not.
+        order = np.random.default_rng([self.seed, epoch, lane, window, 1]).permutation(stop - start)
+        table = _kept(self._epochs, (epoch,), TABLES, self._epoch)
+        places = (table.first + lane * each + min(lane, more) + start + order) % self.count
+        turns = np.searchsorted(table.ends, places, side="right")
+        return self._ends[table.shards[turns]] - table.ends[turns] + places
+
+    def _epoch(self, epoch: int) -> _Epoch:
+        draws = np.random.default_rng([self.seed, epoch])
+        shards = draws.permutation(len(self._counts))
+        return _Epoch(shards, np.cumsum(self._counts[shards]), int(draws.integers(self.count)))
+
+
+def _kept(store: dict[tuple[int, ...], T], key: tuple[int, ...], size: int, make: Callable[..., T]) -> T:
+    """Return what ``make(*key)`` gives, keeping the last ``size`` results."""
+    if key not in store:
+        while len(store) >= size:
+            del store[next(iter(store))]
+        store[key] = make(*key)
+    return store[key]

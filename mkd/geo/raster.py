@@ -1,4 +1,4 @@
-"""GeoTIFF reading and writing by windows, in constant memory (the only module that knows rasterio)."""
+"""GeoTIFF reading and writing by windows, in constant memory; small TIFFs in memory (rasterio is known here only)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,53 +14,46 @@ import numpy as np
 import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import MemoryFile
 
 from mkd.geo.grid import Window
+from mkd.geo.opener import Opener, guarded
+from mkd.geo.rasterinfo import Transform, info_of
 
-_CACHE_MIB = 256
-
-Transform = tuple[float, float, float, float, float, float]
+CACHE_MIB = 256  # of decoded blocks, a process
 
 
-@dataclass(frozen=True)
-class RasterInfo:
-    """What a raster is: size in pixels, bands, type, place on Earth, no-data value and colour table.
-
-    `crs` is WKT; `transform` is (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; both
-    are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha).
-    """
-
-    height: int
-    width: int
-    bands: int
-    dtype: str
-    crs: str | None
-    transform: Transform | None
-    nodata: float | None
-    colormap: dict[int, tuple[int, ...]] | None
+class DamagedRaster(ValueError):
+    """A raster, or a part of one, that is there and cannot be decoded."""
 
 
 class RasterReader:
     """An open raster of any size, read window by window; use it in a `with` statement."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], opener: Opener | None = None) -> None:
         """Open a raster.
 
         Args:
             path: a GeoTIFF, or any image GDAL reads.
+            opener: how to reach a file that is not on a disk: takes the name of the raster or of a file beside it
+                (such as a mask), without its folder; raises FileNotFoundError where there is none.
 
         Raises:
-            ValueError: no such file, or not a raster.
+            DamagedRaster: not a raster.
+            ValueError: no such file.
         """
-        self.path = str(path)
-        if not Path(self.path).is_file():
+        self.path, self._errors = str(path), list[Exception]()
+        if opener is None and not Path(self.path).is_file():
             raise ValueError(f"no raster at {self.path}: give the path of a GeoTIFF")
-        with _told(self.path, "read"):
-            self._data = rasterio.open(self.path)
-            self.info = _info(self._data)
+        with self._reading():
+            if opener is None:
+                self._data = rasterio.open(self.path)
+            else:
+                name = self.path.rpartition("/")[2]
+                self._data = rasterio.open(name, opener=guarded(opener, self._errors))
+            self.info = info_of(self._data)
 
     def __enter__(self) -> RasterReader:
         """Return the reader itself."""
@@ -70,6 +62,10 @@ class RasterReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close the file."""
+        self.close()
+
+    def close(self) -> None:
         """Close the file."""
         self._data.close()
 
@@ -84,13 +80,14 @@ class RasterReader:
             (H, W, bands) in the file's type.
 
         Raises:
-            ValueError: a window or band outside the raster, or a damaged file.
+            DamagedRaster: these pixels cannot be decoded.
+            ValueError: a window or band outside the raster, or a place that does not answer.
         """
         numbers = list(bands) if bands is not None else list(range(1, self.info.bands + 1))
         if any(not 1 <= band <= self.info.bands for band in numbers):
             raise ValueError(f"{self.path} has bands 1..{self.info.bands}, asked for {numbers}")
         place = self._place(window)
-        with _told(self.path, "read"):
+        with self._reading():
             pixels: NDArray[Any] = self._data.read(numbers, window=place)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
@@ -104,12 +101,26 @@ class RasterReader:
             (H, W) bool; all True when the file marks nothing as missing.
 
         Raises:
-            ValueError: a window outside the raster, or a damaged file.
+            DamagedRaster: these pixels cannot be decoded.
+            ValueError: a window outside the raster, or a place that does not answer.
         """
         place = self._place(window)
-        with _told(self.path, "read"):
+        with self._reading():
             mask: NDArray[np.bool_] = self._data.dataset_mask(window=place) != 0
+            if self.info.alpha and self.info.bands not in (2, 4):  # GDAL heeds alpha only in those
+                mask &= (self._data.read(self.info.alpha, window=place) != 0).all(axis=0)
         return mask
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Tell an error of the opener as it is: GDAL would call the raster damaged."""
+        try:
+            with _told(self.path, "read"):
+                yield
+        except DamagedRaster:
+            if self._errors:
+                raise self._errors[0] from None
+            raise
 
     def _place(self, window: Window) -> rasterio.windows.Window:
         row, col, height, width = window
@@ -222,54 +233,55 @@ class RasterWriter:
             raise OSError(f"it is damaged after writing, is the disk full? ({error})") from error
 
 
+def encode_tiff(pixels: NDArray[Any]) -> bytes:
+    """Encode pixels as a TIFF in memory, without loss (deflate), the same bytes each time.
+
+    Args:
+        pixels: (H, W, C) uint8 or uint16, any number of bands.
+
+    Returns:
+        A TIFF file.
+    """
+    height, width, count = pixels.shape
+    profile = {"driver": "GTiff", "compress": "deflate", "predictor": 2, "interleave": "pixel"}
+    profile |= {
+        "photometric": "MINISBLACK",
+        "alpha": "UNSPECIFIED",
+    }  # else GDAL takes a fourth band for alpha
+    with _told("in memory", "write"), MemoryFile() as file:
+        size = {"height": height, "width": width, "count": count, "blockysize": height}
+        with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
+            data.write(pixels.transpose(2, 0, 1))
+        return bytes(file.getbuffer())
+
+
+def decode_tiff(data: bytes) -> NDArray[Any]:
+    """Decode a TIFF in memory.
+
+    Args:
+        data: a whole file.
+
+    Returns:
+        (H, W, C) in the file's type.
+
+    Raises:
+        DamagedRaster: not a whole TIFF.
+    """
+    if not data:  # rasterio would make a new file of it
+        raise DamagedRaster("cannot read the raster in memory: it is empty")
+    with _told("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+        pixels: NDArray[Any] = raster.read()
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
 @contextmanager
 def _told(path: str, verb: str) -> Iterator[None]:
     """Turn rasterio's errors into one sentence with the path; files without a place on Earth are no news."""
     try:
         # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=_CACHE_MIB):
+        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:
-        raise ValueError(f"cannot {verb} the raster {path}: {error}") from error
-
-
-def _info(data: Any) -> RasterInfo:
-    try:
-        colormap: dict[int, tuple[int, ...]] | None = data.colormap(1)
-    except ValueError:  # rasterio's way to say that there is none
-        colormap = None
-    return RasterInfo(
-        height=int(data.height),
-        width=int(data.width),
-        bands=int(data.count),
-        dtype=str(data.dtypes[0]),
-        crs=data.crs.to_wkt() if data.crs else None,
-        transform=None if data.transform.is_identity else tuple(data.transform)[:6],
-        nodata=None if data.nodata is None else float(data.nodata),
-        colormap=colormap,
-    )
-
-
-def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
-    """Say in which way two rasters do not lie pixel on pixel.
-
-    A transform or CRS is compared only where both have one; transforms may differ by 1/1000 pixel.
-
-    Args:
-        a: one raster.
-        b: the other.
-
-    Returns:
-        The first difference, such as "size 100 x 90 and 100 x 100", or None.
-    """
-    if (a.height, a.width) != (b.height, b.width):
-        return f"size {a.height} x {a.width} and {b.height} x {b.width} pixels (height x width)"
-    if a.transform is not None and b.transform is not None:
-        pixel = max(abs(a.transform[0]), abs(a.transform[1]), abs(a.transform[3]), abs(a.transform[4]))
-        scale = np.array([a.width, a.height, 1.0] * 2)  # how far an error reaches at the far corner
-        if (np.abs(np.subtract(a.transform, b.transform)) * scale > pixel / 1000).any():
-            return f"transform {a.transform} and {b.transform}"
-    if a.crs is not None and b.crs is not None and CRS.from_wkt(a.crs) != CRS.from_wkt(b.crs):
-        return f"CRS {a.crs[:60]}... and {b.crs[:60]}..."
-    return None
+        kind = DamagedRaster if verb == "read" else ValueError
+        raise kind(f"cannot {verb} the raster {path}: {error}") from error

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
+from mkd.teacher.api import Tally
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -23,6 +24,9 @@ class LocalTeacher:
         confidence: pixel threshold in [0,1].
         tile_limit: the tile filter's tau.
         autocast: precision of the forward pass.
+
+    Attributes:
+        depth: 0; an answer is computed when it is collected.
     """
 
     def __init__(
@@ -36,16 +40,24 @@ class LocalTeacher:
         """Copy the student."""
         self.ema = EMA(student, max_decay)
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
-        self.model = copy.deepcopy(student).eval().requires_grad_(False)
-        # The network uses the average's own tensors: an EMA update is at once the teacher's.
-        self.model.load_state_dict(self.ema.state, assign=True)
-        self.model.requires_grad_(False)
+        self.model = average_network(student, self.ema)
+        self.depth, self.tally = 0, Tally()
+        self._submitted: dict[int, tuple[Tensor, float]] = {}
+
+    def submit(self, ticket: int, images: Tensor, progress: float) -> None:
+        """Remember weak views uint8 (B,3,H,W)."""
+        assert ticket not in self._submitted
+        self._submitted[ticket] = images, progress
+
+    def collect(self, ticket: int) -> PseudoLabels:
+        """Return the filtered pseudo-labels of a submitted batch."""
+        images, progress = self._submitted.pop(ticket)
+        return self.label(images, progress)
 
     @torch.no_grad()
     def label(self, images: Tensor, progress: float) -> PseudoLabels:
         """Return filtered pseudo-labels of weak views uint8 (B,3,H,W)."""
-        with self.autocast():
-            logits = self.model(images.float() / 255)
+        logits = logits_of(self.model, images, self.autocast)
         limit = self.tile_limit.limit(progress)
         answer = filter_pseudo_labels(logits, self.confidence, limit, self.ema.updates)
         self.tile_limit.observe(answer.score)
@@ -61,5 +73,28 @@ class LocalTeacher:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
+        self._submitted.clear()
         self.ema.load_state_dict(state["ema"])
         self.tile_limit.load_state_dict(state["tile_limit"])
+
+    def close(self) -> None:
+        """Forget what was submitted."""
+        self._submitted.clear()
+
+
+def average_network(student: nn.Module, ema: EMA) -> nn.Module:
+    """Return a copy of the student in eval mode that uses the average's own tensors.
+
+    An EMA update is then at once the network's.
+    """
+    model = copy.deepcopy(student).eval().requires_grad_(False)
+    model.load_state_dict(ema.state, assign=True)
+    return model.requires_grad_(False)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, images: Tensor, autocast: Autocast) -> Tensor:
+    """Return logits float (B,C,H,W) of uint8 (B,3,H,W); the one forward pass of every teacher."""
+    with autocast():
+        logits: Tensor = model(images.float() / 255)
+    return logits

@@ -1,7 +1,9 @@
-"""Checkpoints of one phase: `latest.pt` to go on from, `best.safetensors` for model selection."""
+"""Checkpoints of a phase: `latest.pt` to go on from, `best.safetensors` for selection, `good*` to go back to."""
 
 import errno
+import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         """Name the files; nothing is read yet."""
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
+        self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the latest checkpoint, whole or not at all."""
@@ -38,18 +41,28 @@ class Checkpoints:
         Raises:
             ValueError: the file is damaged.
         """
-        if not self.latest.is_file():
-            return None
-        try:
-            with zipfile.ZipFile(self.latest) as parts:  # torch.load itself checks no sums
-                if parts.testzip() is not None:
-                    raise ValueError
-            state: dict[str, Any] = torch.load(self.latest, map_location="cpu", weights_only=True)
-        except Exception:  # an unpickler that reads garbage raises anything
-            raise ValueError(
-                f"{self.latest}: damaged checkpoint; delete it to start the phase again"
-            ) from None
-        return state
+        return _load(self.latest) if self.latest.is_file() else None
+
+    def keep_good(self) -> None:
+        """Keep the latest checkpoint, and the best weights of its time, as those to go back to."""
+        for path, kept in ((self.best, self.good_best), (self.latest, self.good)):
+            if path.is_file():
+                _link(path, kept)
+
+    def go_back(self, change: Callable[[dict[str, Any]], None]) -> int:
+        """Make the good checkpoint, changed by ``change``, the latest one again; return its step.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        state = _load(self.good)
+        change(state)
+        if self.good_best.is_file():
+            _link(self.good_best, self.best)
+        else:
+            self.best.unlink(missing_ok=True)
+        self.save(state)
+        return int(state["step"])
 
     def save_best(self, state: dict[str, Tensor]) -> None:
         """Replace the best weights."""
@@ -68,3 +81,21 @@ class Checkpoints:
             raise ValueError(
                 f"{self.best}: damaged weights ({error}); delete {self.best.parent} to train the phase again"
             ) from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(path) as parts:  # torch.load itself checks no sums
+            if parts.testzip() is not None:
+                raise ValueError
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # an unpickler that reads garbage raises anything
+        raise ValueError(f"{path}: damaged checkpoint; delete it to start the phase again") from None
+    return state
+
+
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name; files here are replaced, never written into, so no copy is needed."""
+    with written_aside(name) as aside:
+        aside.unlink(missing_ok=True)
+        os.link(path, aside)

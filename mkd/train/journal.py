@@ -57,7 +57,14 @@ class Journal:
             self._task = self.progress.add_task(phase, total=steps, completed=step, text="")
 
     def train(
-        self, phase: str, step: int, epoch: float, lr: float, speed: float, values: dict[str, float]
+        self,
+        phase: str,
+        step: int,
+        epoch: float,
+        lr: float,
+        speed: float,
+        values: dict[str, float],
+        groups: dict[str, dict[str, float]] | None = None,
     ) -> None:
         """Record one training row.
 
@@ -67,13 +74,16 @@ class Journal:
             epoch: epochs done.
             lr: base learning rate of the step.
             speed: labelled images a second.
-            values: losses and shares by name.
+            values: losses and shares by name; ``wait_teacher`` is shown as a share of the time.
+            groups: numbers by class or the like, recorded and not shown.
         """
+        groups = groups or {}
         row = {"phase": phase, "step": step, "epoch": round(epoch, 3), "lr": lr, "img_s": round(speed, 2)}
-        self._append({**row, **values})
-        for name, value in {**values, "lr": lr, "img_s": speed}.items():
+        self._append({**row, **values, **groups})
+        parts = {f"{group}/{k}": v for group, members in groups.items() for k, v in members.items()}
+        for name, value in {**values, **parts, "lr": lr, "img_s": speed}.items():
             self.tensorboard.add_scalar(name, value, step)
-        shown = "  ".join(f"{k} {v:.3f}" for k, v in values.items())
+        shown = "  ".join(_shown(k, v) for k, v in values.items())
         text = f"epoch {epoch:.1f}  step {step}/{self._steps}  {speed:.1f} img/s  {shown}"
         if self.progress is not None:
             self.progress.update(self._task, completed=step, text=text)
@@ -130,3 +140,7 @@ class Journal:
             if row["phase"] != phase or row["step"] <= step:
                 kept.append(line + "\n")
         write_text(self.path, "".join(kept))
+
+
+def _shown(name: str, value: float) -> str:
+    return f"waiting for teacher {value:.0%}" if name == "wait_teacher" else f"{name} {value:.3f}"

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mkd.dist.engine import Engine
 from mkd.metrics.confusion import ConfusionMatrix
+from mkd.teacher.api import TeachersGone
 from mkd.train.checkpoint import Checkpoints
+from mkd.train.health import Figures, Health
 from mkd.train.journal import Journal
 from mkd.train.optim import set_poly_lr
 from mkd.train.views import Views, seed_step
@@ -84,15 +86,17 @@ def fit(
     checkpoints: Checkpoints,
     journal: Journal,
     validate: Callable[[nn.Module], ConfusionMatrix] | None,
+    health: Health | None = None,
 ) -> dict[str, Tensor]:
     """Train one phase to its end, going on from its latest checkpoint, and return the chosen weights.
 
     Chosen are the weights with the best validation mIoU; the last ones without a validation set.
 
     Raises:
-        ValueError: a loss is not finite; the last checkpoint stays good.
+        ValueError: a loss is not finite; the last checkpoint stays good. Or the teachers are gone, after a checkpoint.
+        Collapsed: the pseudo-labels have collapsed, and the caller is to go back to the good checkpoint.
     """
-    start, best = _go_on(checkpoints, step_fn, optimizer, journal, phase)
+    start, best = _go_on(checkpoints, step_fn, optimizer, journal, phase, health)
     inputs = feed(start, phase.steps)
     step_fn.train()
     clock, images = time.monotonic(), 0
@@ -101,8 +105,12 @@ def fit(
         seed_step(phase.seed, step, engine.world.rank)
         lr = set_poly_lr(optimizer, phase.lr, step, phase.steps, phase.power)
         views = next(inputs)
-        with engine.autocast():
-            losses = step_fn(views, step / phase.steps, diagnose=(step + 1) % (5 * phase.log_every) == 0)
+        try:
+            with engine.autocast():
+                losses = step_fn(views, step / phase.steps, diagnose=(step + 1) % (5 * phase.log_every) == 0)
+        except TeachersGone:  # nothing of this step has happened yet
+            _save(checkpoints, phase, step_fn, optimizer, step, best)
+            raise
         engine.update(losses["loss"], optimizer)
         step_fn.updated()
         done, images = step + 1, images + len(views.images)
@@ -112,7 +120,11 @@ def fit(
         if done % phase.log_every == 0 or saves or validates:
             values = _finite({k: float(v.detach()) for k, v in losses.items()}, phase, done, checkpoints)
             speed = images / (time.monotonic() - clock)
-            journal.train(phase.name, done, done / phase.steps_an_epoch, lr, speed, values)
+            figures = Figures({}, {}) if health is None else health.report()
+            epoch = done / phase.steps_an_epoch
+            journal.train(phase.name, done, epoch, lr, speed, {**values, **figures.values}, figures.groups)
+            if health is not None:
+                health.check()
             clock, images = time.monotonic(), 0
         # 3. validate
         if validates and validate is not None:
@@ -125,14 +137,20 @@ def fit(
             clock = time.monotonic()
         # 4. save, after the best weights: a kill between the two repeats the validation and chooses the same
         if saves:
-            _sound(step_fn.model, phase, done, checkpoints)
-            checkpoints.save(_state(step_fn, optimizer, done, best))
+            _save(checkpoints, phase, step_fn, optimizer, done, best)
+            if health is not None and health.keeps:
+                checkpoints.keep_good()
             clock = time.monotonic() if images == 0 else clock
     return checkpoints.load_best() if validate is not None else step_fn.result.state_dict()
 
 
 def _go_on(
-    checkpoints: Checkpoints, step_fn: Step, optimizer: torch.optim.Optimizer, journal: Journal, phase: Phase
+    checkpoints: Checkpoints,
+    step_fn: Step,
+    optimizer: torch.optim.Optimizer,
+    journal: Journal,
+    phase: Phase,
+    health: Health | None,
 ) -> tuple[int, float]:
     """Take up the latest checkpoint; return the next step and the best mIoU so far."""
     saved = checkpoints.load()
@@ -142,24 +160,32 @@ def _go_on(
     step_fn.model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     step_fn.load_state_dict(saved["step_state"])
+    if health is not None and health.keeps:
+        checkpoints.keep_good()  # a kill may have come between the checkpoint and this
     journal.start(phase.name, saved["step"], phase.steps)
     return saved["step"], saved["best"]
 
 
-def _state(step_fn: Step, optimizer: torch.optim.Optimizer, step: int, best: float) -> dict[str, Any]:
-    return {
+def _save(
+    checkpoints: Checkpoints,
+    phase: Phase,
+    step_fn: Step,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    best: float,
+) -> None:
+    """Save a checkpoint, or end the run when an update broke the weights although its loss was finite."""
+    model = step_fn.model.state_dict()
+    if not all(bool(t.isfinite().all()) for t in model.values()):
+        _end(phase, step, "a weight", checkpoints)
+    state: dict[str, Any] = {
         "step": step,
         "best": best,
-        "model": step_fn.model.state_dict(),
+        "model": model,
         "optimizer": optimizer.state_dict(),
         "step_state": step_fn.state_dict(),
     }
-
-
-def _sound(model: nn.Module, phase: Phase, step: int, checkpoints: Checkpoints) -> None:
-    """End the run when an update broke the weights although its loss was finite."""
-    if not all(bool(t.isfinite().all()) for t in model.state_dict().values()):
-        _end(phase, step, "a weight", checkpoints)
+    checkpoints.save(state)
 
 
 def _finite(values: dict[str, float], phase: Phase, step: int, checkpoints: Checkpoints) -> dict[str, float]:

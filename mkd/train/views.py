@@ -1,6 +1,6 @@
 """Batches as they lie in shards -> the views a step trains on, on the training device."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from mkd.data.augment import Geometry, generators, weak_colour
-from mkd.data.loader import Batch, TileSet, stream
+from mkd.data.batch import Batch
+from mkd.data.loader import TileSet, stream
+from mkd.data.losses import Losses
 from mkd.data.plan import Plan
 from mkd.dist.world import World
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
+ENDLESS = 2**40  # batches
 
 
 @dataclass
@@ -35,6 +38,23 @@ class Views:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """One batch of unlabelled tiles, to be labelled by a teacher.
+
+    Attributes:
+        ids: U pairs (epoch, sample).
+        weak: weak views, uint8 (U,3,S,S).
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile.
+        draws: one generator a tile; its strong view goes on from here.
+    """
+
+    ids: list[tuple[int, int]]
+    weak: Tensor
+    inside: Tensor
+    draws: list[np.random.Generator]
+
+
+@dataclass(frozen=True)
 class Feed:
     """Endless deterministic input of a run: ``feed(start, stop)`` yields the views of these steps.
 
@@ -46,6 +66,7 @@ class Feed:
         geometry: random scale, crop, flips, turns.
         world: rank, ranks, device.
         workers: decoding processes of each stream.
+        losses: of the labelled and of the unlabelled stream; None lets any damaged tile end the run.
     """
 
     labelled: TileSet
@@ -55,6 +76,7 @@ class Feed:
     geometry: Geometry
     world: World
     workers: int
+    losses: tuple[Losses | None, Losses | None] = (None, None)
 
     def __call__(self, start: int, stop: int) -> Iterator[Views]:
         """Yield the views of steps ``start`` .. ``stop - 1``."""
@@ -70,9 +92,18 @@ class Feed:
             views.weak, views.inside, views.draws = self._weak(other)
             yield views
 
+    def candidates(self, start: int) -> Generator[Candidates, None, None]:
+        """Yield this rank's batches of unlabelled tiles from the ``start``-th on, without end."""
+        assert self.unlabelled is not None
+        for batch in self._stream(self.unlabelled, UNLABELLED, start, ENDLESS):
+            yield Candidates(batch.ids, *self._weak(batch))
+
+    def plan(self, tiles: TileSet, number: int) -> Plan:
+        """Return the order of a stream: ``LABELLED`` or ``UNLABELLED``."""
+        return Plan(tiles.counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
+
     def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
-        plan = Plan(len(tiles), self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
-        return stream(tiles, plan, start, stop, self.workers, self.world.device.type == "cuda")
+        return stream(tiles, self.plan(tiles, number), start, stop, self.workers, self.losses[number])
 
     def _labelled(self, batch: Batch) -> Views:
         batch = batch.to(self.world.device)

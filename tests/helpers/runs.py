@@ -56,11 +56,13 @@ def retitle(folder, classes):
     return folder
 
 
-def feed_of(labelled, unlabelled=None, crop=8, batch=2, seed=0, scale=(0.5, 2.0)):
-    """Open tiles as training does, decoding in this process."""
+def feed_of(
+    labelled, unlabelled=None, crop=8, batch=2, seed=0, scale=(0.5, 2.0), world=CPU, workers=0, **more
+):
+    """Open tiles as training does, by default decoding in this process."""
     other = None if unlabelled is None else TileSet(unlabelled, labelled=False)
     geometry = Geometry(crop, scale, aerial=True)
-    return Feed(TileSet(labelled, labelled=True), other, batch, seed, geometry, CPU, workers=0)
+    return Feed(TileSet(labelled, labelled=True), other, batch, seed, geometry, world, workers, **more)
 
 
 def phase_of(name="student", steps=8, **more):
@@ -86,7 +88,7 @@ def killed_at(feed, step):
     return cut
 
 
-def fit_in(folder, step, feed, phase, validate=None, kill=None):
+def fit_in(folder, step, feed, phase, validate=None, kill=None, health=None):
     """Train one phase in a run folder; `kill` ends it before that step, and nothing after it happens."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     engine = Engine(CPU, step.model, None)
@@ -94,11 +96,11 @@ def fit_in(folder, step, feed, phase, validate=None, kill=None):
     checkpoints = Checkpoints(Path(folder) / "checkpoints" / phase.name)
     journal = Journal(Path(folder), CLASSES)
     if kill is None:
-        weights = fit(phase, step, feed, engine, optimizer, checkpoints, journal, validate)
+        weights = fit(phase, step, feed, engine, optimizer, checkpoints, journal, validate, health)
         journal.end()
         return {name: t.clone() for name, t in weights.items()}
     with contextlib.suppress(Killed):
-        fit(phase, step, killed_at(feed, kill), engine, optimizer, checkpoints, journal, validate)
+        fit(phase, step, killed_at(feed, kill), engine, optimizer, checkpoints, journal, validate, health)
         raise AssertionError(f"the run ended before step {kill}")
     return None
 

@@ -4,11 +4,15 @@ import hashlib
 import io
 import json
 import tarfile
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mkd.data.record import Entry, Member, read_record, write_record
+from mkd.data.storage import Folder
 from shards.encode import encode_png, tile_from
 from shards.writer import ShardWriter
 
@@ -51,7 +55,7 @@ def jpeg(image):
 def rewrite(folder, change, shard=0):
     """Pass each member (name, bytes) of a shard through `change`, which gives a new pair, or None to drop it.
 
-    The index learns the new size, so that it still takes the shard for whole.
+    Index and record learn what stands there now, so that they still take the shard for whole.
     """
     index = json.loads((Path(folder) / "index.json").read_text())
     path = Path(folder) / index["shards"][shard]["file"]
@@ -82,3 +86,22 @@ def _reindex(folder, index, shard):
     index["bytes"] += len(content) - entry["bytes"]
     entry["bytes"], entry["sha256"] = len(content), hashlib.sha256(content).hexdigest()
     (Path(folder) / "index.json").write_text(json.dumps(index))
+    _record(folder, entry, content)
+
+
+def _record(folder, entry, content):
+    """Write the record of a tar as it is now; sizes of tiles are taken over."""
+    before = read_record(Folder(folder), entry["file"])
+    sizes = {tile.key: tile.size for tile in before.tiles}
+    members = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        for m in tar:
+            key, _, extension = m.name.partition(".")
+            data = content[m.offset_data : m.offset_data + m.size]
+            members.setdefault(key, {})[extension] = Member(m.offset_data, m.size, zlib.crc32(data))
+    tiles = tuple(Entry(key, sizes.get(key, (0, 0)), found) for key, found in members.items())
+    labelled = sum("label.png" in found for found in members.values())
+    info = replace(
+        before.info, bytes=entry["bytes"], sha256=entry["sha256"], samples=len(tiles), labelled=labelled
+    )
+    write_record(Folder(folder), replace(before, info=info, tiles=tiles))

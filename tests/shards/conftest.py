@@ -1,5 +1,7 @@
 """A tiny folder data set, and helpers to change it."""
 
+import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,3 +65,17 @@ def folder(tmp_path):
     (made.root / "splits").mkdir()
     (made.root / "splits/train.txt").write_text("t3.jpg\n\n# a comment\nt0\n")
     return made
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Give an empty disk of 6 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: a full disk needs root, to mount a small one")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "mkd-test", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"NOT TESTED: a full disk needs a mount ({mounted.stderr.decode().strip()})")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)

@@ -1,14 +1,19 @@
 """Cutting rasters: each tile is the raster's window, in its place on Earth."""
 
+import json
+
 import numpy as np
 import pytest
 
 from mkd.data.index import read_index
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
+from shards.cut import tile_transform
+from shards.merge import make_index
 from shards.reader import read_dataset
-from shards.tile import tile, tile_transform, uncovered_pixels
+from shards.tile import tile
 from shards.verify import verify
+from shards.windows import uncovered_pixels
 
 PLACE = (0.5, 0.0, 500000.0, 0.0, -0.5, 2800000.0)
 
@@ -69,14 +74,13 @@ def test_a_turned_transform_moves_with_the_window():
 
 
 @pytest.mark.parametrize(("size", "stride"), [(16, 16), (16, 8), (16, 20), (64, 64), (51, 51)])
-def test_uncovered_pixels_against_painting(scene, folder, tmp_path, size, stride):
+def test_uncovered_pixels_against_painting(size, stride):
     """The count of pixels in no tile equals that of a painted raster, for overlaps and gaps too."""
     covered = np.zeros((70, 50), bool)
     for row in range(0, 70 - size + 1, stride):
         for col in range(0, 50 - size + 1, stride):
             covered[row : row + size, col : col + size] = True
-    with RasterReader(tmp_path / "ortho.tif") as raster:
-        assert uncovered_pixels(raster.info, size, stride) == (~covered).sum()
+    assert uncovered_pixels((70, 50), size, stride) == (~covered).sum()
 
 
 def test_tiles_without_data_are_left_out_and_counted(scene, folder, tmp_path):
@@ -141,14 +145,20 @@ def test_several_scenes_by_pattern_and_again(scene, folder, tmp_path):
         ({"source": "nowhere*.tif"}, r"no raster matches 'nowhere\*.tif'"),
         ({"labels": ["a.tif", "b.tif"]}, "2 label rasters for 1 source"),
         ({"labels": "{stem}_truth.tif"}, "no raster at .*ortho_truth.tif"),
-        ({"size": 512}, "no tile of 512 x 512 pixels with data"),
+        ({"size": 512}, "no tile of 512 x 512 pixels fits into"),
         ({"size": 0}, "size is 0"),
         ({"stride": 0}, "stride is 0"),
         ({"min_valid": 2.0}, "min_valid 2.0 is not in 0..1"),
+        ({"bands": (1, 2, 5)}, r"has bands 1\.\.4, --bands asks for 1,2,5"),
+        ({"bands": (1, 2)}, "has 2 bands of uint8: tiles need 3 or more"),
+        ({"bands": (1, 2, 3, 4), "format": "jpeg"}, "--format jpeg holds 3 bands of uint8, but .* gives 4"),
+        ({"format": "bmp"}, "--format 'bmp': allowed are png, jpeg, tif"),
+        ({"quality": 80}, "--quality 80: .* for --format jpeg only, not png"),
+        ({"format": "jpeg", "quality": 101}, r"--quality 101: it is 1\.\.100"),
     ],
 )
 def test_what_cannot_be_cut_is_named(scene, folder, tmp_path, options, words):
-    """A missing raster, labels that do not pair and an impossible size are told, and nothing is left."""
+    """A missing raster, labels that do not pair and options that cannot be are told, and nothing is left."""
     with pytest.raises(ValueError, match=words):
         cut(folder, tmp_path, **options)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
@@ -163,11 +173,12 @@ def test_rasters_of_a_wrong_kind_are_named(scene, folder, tmp_path):
     write(tmp_path / "moved.tif", label, transform=(*PLACE[:2], 500001.0, *PLACE[3:]))
     with pytest.raises(ValueError, match=r"moved.tif differ in transform"):
         cut(folder, tmp_path, labels=tmp_path / "moved.tif")
-    with pytest.raises(ValueError, match="has 1 band of uint8: tiles need 3 bands"):
+    with pytest.raises(ValueError, match="has 1 band of uint8: tiles need 3 or more bands"):
         cut(folder, tmp_path, source=tmp_path / "ortho_label.tif", labels=None)
     write(tmp_path / "deep.tif", image.astype(np.uint16))
-    with pytest.raises(ValueError, match="4 bands of uint16: tiles need 3 bands .* uint8"):
-        cut(folder, tmp_path, source=tmp_path / "deep.tif", labels=None)
+    both = [tmp_path / "ortho.tif", tmp_path / "deep.tif"]
+    with pytest.raises(ValueError, match=r"ortho.tif has 3 bands of uint8, .*deep.tif 4 bands of uint16"):
+        cut(folder, tmp_path, source=both, labels=None)
     write(tmp_path / "float.tif", label.astype(np.float32))
     with pytest.raises(ValueError, match="1 band of float32, but masks: ids"):
         cut(folder, tmp_path, labels=tmp_path / "float.tif")
@@ -176,10 +187,45 @@ def test_rasters_of_a_wrong_kind_are_named(scene, folder, tmp_path):
 
 
 def test_unknown_label_values_are_listed_with_counts(scene, folder, tmp_path):
-    """Values outside the class file are listed over the whole raster, and no shard is left."""
+    """Tiles with values outside the class file are bad; all values are summed up, and there is no data set."""
     _, label = scene
     label[0, :3], label[60, 40] = 7, 8
     write(tmp_path / "ortho_label.tif", label)
-    with pytest.raises(ValueError, match=r"2 values which .*7: 3 pixels in .*ortho_label.tif; 8: 1 pixel"):
+    with pytest.raises(
+        ValueError, match=r"2 of 12 labelled .* 2 values which .*7: 3 pixels in .*; 8: 1 pixel"
+    ):
         cut(folder, tmp_path)
-    assert not list((tmp_path / "out").iterdir())
+    bad = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]
+    assert [entry["source"].rpartition("/")[2] for entry in bad] == [
+        "ortho_label.tif at row 0, column 0",
+        "ortho_label.tif at row 48, column 32",
+    ]
+    assert not (tmp_path / "out/index.json").exists()
+    assert cut(folder, tmp_path, max_bad_labelled=0.2)["samples"] == 10
+
+
+def content(path):
+    """Read all shards, records and the index of a data set."""
+    names = [file for file in path.iterdir() if not file.name.startswith(".")]
+    return {file.name: file.read_bytes() for file in names if file.name != "build.json"}
+
+
+def test_shards_are_the_same_for_any_number_of_workers_and_parts(scene, folder, tmp_path):
+    """One process, two, and a build in three parts write the same bytes; empty shards leave a gap."""
+    image, label = scene
+    image[:32, :, :3] = 77  # the first two rows of windows: a whole shard of one colour
+    write(tmp_path / "ortho.tif", image)
+    write(tmp_path / "more.tif", image[20:])
+    write(tmp_path / "more_label.tif", label[20:])
+    options = {"source": [tmp_path / "ortho.tif", tmp_path / "more.tif"], "shard_size": 5}
+    report = cut(folder, tmp_path, **options)
+    assert (report["samples"], report["blank"], report["no_data"]) == (15, 6, 0)
+    cut(folder, tmp_path, "two", workers=2, **options)
+    for part in ("2/3", "3/3", "1/3"):
+        assert "samples" not in cut(folder, tmp_path, "parts", part=part, **options)
+    make_index(tmp_path / "parts", say=folder.said.append)
+    expected = content(tmp_path / "out")
+    assert len(expected) == 2 * 5 - 1 + 1, "five units, the first without a tar, and the index"
+    assert "toy-000000.tar" not in expected
+    assert content(tmp_path / "two") == content(tmp_path / "parts") == expected
+    assert verify(tmp_path / "out", workers=2) == []

@@ -1,14 +1,21 @@
-"""The writer: an index last, nothing visible on failure, errors that name the place."""
+"""The writer: records that are right, an index last, nothing left on failure, errors that name the place."""
 
+import hashlib
 import subprocess
 import sys
+import tarfile
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from mkd.data.index import read_index
+from mkd.data.record import read_record
+from mkd.data.storage import Folder
 from shards.encode import encode_png, legal_key, tile_from
 from shards.reader import read_dataset, read_groups, read_metas
+from shards.tarball import header
 from shards.writer import ShardWriter
 
 CLASSES, PALETTE = ("a", "b"), ((0, 0, 0), (1, 1, 1))
@@ -26,19 +33,55 @@ def writer(folder, **options):
     return ShardWriter(folder, "toy", CLASSES, PALETTE, **{"shard_size": 2, **options})
 
 
-def test_nothing_is_visible_before_commit_and_no_index_before_finish(tmp_path):
-    """Shards appear at commit, the index at finish; counts are sums over the tiles."""
+def names(folder):
+    """List a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_there_is_no_index_before_finish(tmp_path):
+    """A shard and its record appear when it is full; counts are sums over the tiles."""
     with writer(tmp_path) as out:
         for number in range(3):
             out.add(tile(f"t{number}", label=number < 2))
-        assert all(path.name.startswith(".tmp-") for path in tmp_path.iterdir())
+        assert [name for name in names(tmp_path) if name[0] != "."] == ["toy-000000.json", "toy-000000.tar"]
         shards = out.commit()
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["toy-000000.tar", "toy-000001.tar"]
         index = out.finish({"command": "test"})
+    assert names(tmp_path) == [
+        "index.json",
+        *(f"toy-00000{n}.{end}" for n in (0, 1) for end in ("json", "tar")),
+    ]
     assert read_index(tmp_path) == index
     assert index.shards == shards
     assert (index.samples, index.labelled, index.histogram, index.ignored_pixels) == (3, 2, (24, 16), 8)
     assert [(shard.samples, shard.labelled) for shard in shards] == [(2, 2), (1, 0)]
+    assert (index.largest, index.bands, index.dtype) == ((4, 6), 3, "uint8")
+
+
+def test_records_say_where_the_members_lie(tmp_path):
+    """Offsets, sizes and checksums are those that tarfile and zlib find; hash and size are the file's."""
+    with writer(tmp_path, shard_size=3) as out:
+        for number in range(3):
+            out.add(tile(f"{'long' * 30}{number}" if number == 1 else f"t{number}", label=number < 2))
+        (info,) = out.finish({}).shards
+    record = read_record(Folder(tmp_path), info.file)
+    content = (tmp_path / info.file).read_bytes()
+    assert record.info == info
+    assert (info.bytes, info.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    with tarfile.open(tmp_path / info.file) as tar:
+        found = {m.name: (m.offset_data, m.size, zlib.crc32(tar.extractfile(m).read())) for m in tar}
+    said = {f"{t.key}.{name}": tuple(member) for t in record.tiles for name, member in t.members.items()}
+    assert said == found
+    assert {entry.size for entry in record.tiles} == {(4, 6)}
+    assert (record.histogram, record.ignored_pixels) == ((24, 16), 8)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "x" * 99, "x" * 100, "x" * 101, "Straße.png", "a/b.json"])
+@pytest.mark.parametrize("size", [0, 511, 512, 100_000, 8**11 - 1, 8**11])
+def test_headers_are_those_of_tarfile(name, size):
+    """The quick way to a header gives the bytes of the slow one."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = size, 0, 0o644
+    assert header(name, size) == info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 def add_twice(folder, committed):
@@ -59,26 +102,41 @@ def test_an_error_removes_all_shards(tmp_path, committed):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_names_the_folder_and_leaves_nothing(tmp_path):
-    """When a shard cannot grow, the error has the path, which the system does not tell, and nothing is left."""
-    code = f"""
-import resource, signal
-import numpy as np
+def test_images_of_another_kind_are_refused(tmp_path):
+    """One data set holds images of one number of bands and one type."""
+    with writer(tmp_path) as out:
+        out.add(tile("t0"))
+        with pytest.raises(ValueError, match="tile t1 has 4 bands of uint16"):
+            out.add(replace(tile("t1"), bands=4, dtype="uint16"))
+        out.add(tile("t2"))
+        out.add(replace(tile("t3"), bands=1))
+        with pytest.raises(ValueError, match=r"toy-000001.tar has images of 1 bands .* toy-000000.tar of 3"):
+            out.add(replace(tile("t4"), bands=1))
+
+
+FULL = """
+import sys
 from shards.encode import tile_from
+from shards.tarball import header
 from shards.writer import ShardWriter
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:
-    with ShardWriter("{tmp_path}/out", "toy", ("a", "b"), ((0, 0, 0), (1, 1, 1)), 4) as out:
-        for number in range(9):
-            out.add(tile_from(str(number), bytes(10_000), "png", None, {{}}))
-        out.finish({{}})
+    with ShardWriter(sys.argv[1], "toy", ("a", "b"), ((0, 0, 0), (1, 1, 1)), 40) as out:
+        for number in range(100):
+            image = number.to_bytes(2, "big") * 50_000
+            out.add(tile_from(str(number), image, "png", None, {"size": [1, 1]}))
+        out.finish({})
 except OSError as error:
-    print(error.strerror, error.filename)
+    print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"File too large {tmp_path}/out\n"
-    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(small_disk):
+    """The error has the path, which the system does not tell, and nothing is left."""
+    command = [sys.executable, "-c", FULL, str(small_disk / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    shard = small_disk / "out/toy-000001.tar"
+    assert done.stdout == f"{shard}: cannot be written (No space left on device); mend it, start again\n"
+    assert not list((small_disk / "out").iterdir())
 
 
 def test_long_and_foreign_keys_survive(tmp_path):
@@ -98,13 +156,13 @@ def test_metas_are_read_without_images(tmp_path):
         for number in range(3):
             out.add(tile(f"t{number}", label=number == 1))
         out.finish({})
-    shards = [tmp_path / "toy-000000.tar", tmp_path / "toy-000001.tar"]
-    assert [(key, meta["source"], label) for key, meta, label in read_metas(shards)] == [
+    place, shards = Folder(tmp_path), ["toy-000000.tar", "toy-000001.tar"]
+    assert [(key, meta["source"], label) for key, meta, label in read_metas(place, shards)] == [
         ("t0", "t0", False),
         ("t1", "t1", True),
         ("t2", "t2", False),
     ]
-    assert all(group["png"] == b"" for _, group in read_groups(shards[0], wanted="json"))
+    assert all(group["png"] == b"" for _, group in read_groups(place, shards[0], wanted="json"))
 
 
 def test_a_shard_cut_short_is_told(tmp_path):
@@ -115,4 +173,4 @@ def test_a_shard_cut_short_is_told(tmp_path):
     shard = tmp_path / "toy-000000.tar"
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(ValueError, match=r"toy-000000.tar cannot be read"):
-        list(read_groups(shard))
+        list(read_groups(Folder(tmp_path), shard.name))

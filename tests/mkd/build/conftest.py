@@ -3,7 +3,8 @@
 import pytest
 
 from mkd.build.distil import kd
-from mkd.build.train import semi, supervised
+from mkd.build.semi import semi
+from mkd.build.train import supervised
 from mkd.config.load import load
 from mkd.config.schema import KdRun, SemiRun, SupervisedRun
 from tests.helpers.runs import LITE0, QUICK, coloured, retitle

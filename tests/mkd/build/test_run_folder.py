@@ -23,9 +23,19 @@ def test_a_new_folder_holds_config_and_versions(config):
     assert {p.name for p in folder.iterdir()} == {"config.yaml", "versions.json"}
     assert from_yaml(SupervisedRun, (folder / "config.yaml").read_text()).steps == 5
     found = json.loads((folder / "versions.json").read_text())
-    assert {"commit", "python", "torch", "torchvision", "timm", "numpy", "mkd", "device", "threads"} <= set(
-        found
-    )
+    assert {
+        "commit",
+        "python",
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "simplejpeg",
+        "pillow",
+        "mkd",
+        "device",
+        "threads",
+    } <= set(found)
 
 
 def test_the_same_config_enters_and_changes_nothing(config):
@@ -49,9 +59,9 @@ def test_another_config_is_refused_with_the_difference(config):
 
 
 def test_what_changes_no_number_is_free(config):
-    """Workers, device and how often the journal speaks may differ in a resume."""
+    """Workers, cache, loss budget, device and how often the journal speaks may differ in a resume."""
     open_run(config)
-    data = replace(config.data, workers=0)
+    data = replace(config.data, workers=0, cache="/tmp/tiles", cache_gib=3.0, max_bad=0.5)
     open_run(replace(config, data=data, device="cpu", log_every=1))
 
 

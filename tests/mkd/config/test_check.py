@@ -51,6 +51,13 @@ def test_good_runs_pass(folders, name):
     assert load(KINDS[name], name, arguments(name, folders)).data.labelled == folders["data"]
 
 
+@pytest.mark.parametrize("key", ["data.labelled", "data.unlabelled", "data.val"])
+def test_a_url_is_left_to_the_reader(folders, key):
+    """A data set behind a URL is no folder that could be looked for; no server is asked before the run starts."""
+    found = load(SemiRun, "semi", [*arguments("semi", folders), f"{key}=s3://bucket/tiles"])
+    assert getattr(found.data, key.removeprefix("data.")) == "s3://bucket/tiles"
+
+
 @pytest.mark.parametrize(
     ("override", "fix"),
     [
@@ -61,6 +68,9 @@ def test_good_runs_pass(folders, name):
         ("data.batch=0", "at least 1"),
         ("data.crop=16", "at least 32"),
         ("data.workers=-1", "at least 0"),
+        ("data.max_bad=1.5", "[0, 1]"),
+        ("data.max_bad=-0.1", "[0, 1]"),
+        ("data.cache_gib=0", "> 0"),
         ("data.scale=[2,1]", "low <= high"),
         ("data.scale=[0,1]", "0 < low"),
         ("optim.name=adam", "sgd, adamw"),
@@ -152,7 +162,17 @@ def test_distillation(folders, overrides, key, fix):
         ("semi.ema_decay=1", "[0, 1)"),
         ("semi.weight=-1", ">= 0"),
         ("semi.result=both", "student, teacher"),
-        ("teacher=remote", "local"),
+        ("semi.on_collapse=stop", "warn, rollback"),
+        ("teacher=local", "did you mean teacher.kind"),
+        ("teacher.kind=remote", "local, service"),
+        ("teacher.kind=service", "teacher.endpoints=[HOST:PORT,...]"),
+        ("teacher.endpoints=[here:1]", "teacher.kind=service"),
+        ("teacher.depth=-1", "at least 0"),
+        ("teacher.sync_every=0", "at least 1"),
+        ("teacher.max_age=-1", "at least 0"),
+        ("teacher.patience=0", "> 0"),
+        ("teacher.fallback=remote", "none, local"),
+        ("teacher.tls_ca={gone}", "PEM"),
     ],
 )
 def test_semi_supervised(folders, override, fix):
@@ -160,6 +180,15 @@ def test_semi_supervised(folders, override, fix):
     text = refused("semi", folders, override)
     assert override.split("=")[0] in text
     assert fix in text
+
+
+@pytest.mark.parametrize("endpoint", ["here", "here:", "here:0", "here:65536", "here:8o"])
+def test_endpoints(folders, endpoint):
+    """Each of the endpoints is HOST:PORT; the one that is not is named."""
+    text = refused("semi", folders, "teacher.kind=service", f"teacher.endpoints=[good:1,{endpoint}]")
+    assert f"'{endpoint}' is not HOST:PORT" in text
+    given = [*arguments("semi", folders), "teacher.kind=service", "teacher.endpoints=[good:1,10.0.0.2:65535]"]
+    assert load(SemiRun, "semi", given).teacher.endpoints == ["good:1", "10.0.0.2:65535"]
 
 
 def test_other_scripts(folders):

@@ -10,6 +10,7 @@ import pytest
 
 from mkd.data.index import DatasetIndex, ShardInfo, read_index, write_index
 from mkd.data.sample import Sample
+from mkd.data.storage import Folder
 
 
 @pytest.fixture
@@ -27,6 +28,9 @@ def index(tmp_path):
         ignored_pixels=6,
         shards=(ShardInfo("toy-000000.tar", 3, 2, 7, "ab"), ShardInfo("toy-000001.tar", 2, 0, 5, "cd")),
         provenance={"command": "pack", "nested": {"list": [1, None]}},
+        largest=(512, 640),
+        bands=4,
+        dtype="uint16",
     )
 
 
@@ -35,7 +39,7 @@ def test_an_index_survives_its_file(tmp_path, index):
     write_index(tmp_path, index)
     assert read_index(tmp_path) == index
     content = json.loads((tmp_path / "index.json").read_text())
-    assert (content["format"], content["version"], content["ignore_index"]) == ("mkd-dataset", 1, 255)
+    assert (content["format"], content["version"], content["ignore_index"]) == ("mkd-dataset", 2, 255)
     assert index.num_classes == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "index.json",
@@ -68,8 +72,8 @@ def test_what_is_no_data_set_is_named(tmp_path, index):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": "other"}, "format 'other' version 1"),
-        ({"version": 2}, "version 2"),
+        ({"format": "other"}, "format 'other' version 2"),
+        ({"version": 1}, "version 1, this program reads 'mkd-dataset' version 2: pack the data set again"),
         ({"samples": 6}, "samples 6, but its shards sum to 5"),
         ({"labelled": 1}, "labelled 1"),
         ({"bytes": 13}, "bytes 13"),
@@ -79,6 +83,8 @@ def test_what_is_no_data_set_is_named(tmp_path, index):
         ({"shards": [{"file": "a"}]}, "lacks the key 'samples'"),
         ({"shards": ["a"]}, "wrong kind"),
         ({"classes": None}, "wrong kind"),
+        ({"largest": [512]}, "wrong kind"),
+        ({"bands": "RGB"}, "wrong kind"),
     ],
 )
 def test_an_index_that_contradicts_itself_is_refused(tmp_path, index, change, words):
@@ -107,6 +113,23 @@ def test_shards_must_be_there_in_full_size(tmp_path, index):
     (tmp_path / "toy-000001.tar").unlink()
     with pytest.raises(ValueError, match=r"toy-000001\.tar is missing"):
         read_index(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["memory", "s3"])
+def test_an_index_may_be_remote(request, tmp_path, index, place):
+    """The same index and the same sentences from a URL as from a folder."""
+    url = request.getfixturevalue("s3") if place == "s3" else f"memory://{tmp_path}"
+    with pytest.raises(ValueError, match=r"no index\.json"):
+        read_index(url)
+    write_index(url, index)
+    with pytest.raises(ValueError, match=r"toy-000000\.tar is missing"):
+        read_index(url)
+    Folder(url).write("toy-000000.tar", b"x" * 7)
+    Folder(url).write("toy-000001.tar", b"y" * 4)
+    with pytest.raises(ValueError, match=r"toy-000001\.tar has 4 bytes, the index says 5"):
+        read_index(url)
+    Folder(url).write("toy-000001.tar", b"y" * 5)
+    assert read_index(url) == index
 
 
 def test_a_failed_write_keeps_the_old_index(tmp_path, index):

@@ -1,24 +1,37 @@
 """Batches hold the tiles as packed, in the plan's order, from any step on; damage names shard and key."""
 
-import io
-import os
-import pickle
+import gc
+import json
+import logging
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from mkd.data.loader import Batch, TileSet, collate, in_order, stream
+from mkd.data.batch import Batch
+from mkd.data.loader import TileSet, in_order, stream
+from mkd.data.losses import Losses
 from mkd.data.plan import Plan
-from tests.helpers.shards import jpeg, overwrite, pictures, rewrite, write_dataset
+from tests.helpers.plain import encoded, members_of, write_plain
+from tests.helpers.shards import pictures
+
+COUNTS = [4, 4, 2]
+
+
+def pack(folder, pairs, labelled=True, counts=COUNTS, change=None, **more):
+    """Write pairs as PNG tiles; `change` maps a tile's number to members that replace or (None) remove its own."""
+    tiles = [members_of(image, ids if labelled else None) for image, ids in pairs]
+    for n, members in (change or {}).items():
+        tiles[n] = {k: v for k, v in (tiles[n] | members).items() if v is not None}
+    return write_plain(folder, tiles, [ids.shape for _, ids in pairs], counts, **more)
 
 
 @pytest.fixture
 def packed(tmp_path):
     """Ten labelled 8 x 8 tiles in three shards, and the pixels that went in."""
     pairs = pictures(10)
-    return write_dataset(tmp_path / "set", pairs), pairs
+    return pack(tmp_path / "set", pairs), pairs
 
 
 def assert_tiles(batch, pairs):
@@ -28,25 +41,19 @@ def assert_tiles(batch, pairs):
         np.testing.assert_array_equal(label, pairs[n][1], err_msg=f"label {n}")
 
 
-def assert_same(one, other):
-    assert [b.ids for b in one] == [b.ids for b in other]
-    for a, b in zip(one, other, strict=True):
-        assert torch.equal(a.images, b.images)
-        assert torch.equal(a.labels, b.labels)
-
-
-def read_all(folder, labelled=True, start=0, stop=3, workers=0):
+def read_all(folder, labelled=True, start=0, stop=3, workers=0, losses=None):
     tiles = TileSet(folder, labelled)
-    return list(stream(tiles, Plan(len(tiles), 4, seed=1), start, stop, workers, pin=False))
+    return list(stream(tiles, Plan(tiles.counts, 4, seed=1), start, stop, workers, losses))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_batches_are_the_tiles_as_packed(packed, ranks):
+def test_batches_are_the_tiles_as_packed(packed, ranks, workers):
     """Each step's batch holds the plan's tiles, pixel for pixel, labels with their 255s."""
     folder, pairs = packed
     for rank in range(ranks):
-        tiles, plan = TileSet(folder, True), Plan(10, 4, 7, rank, ranks)
-        batches = list(stream(tiles, plan, 0, 6, 0, pin=False))
+        tiles, plan = TileSet(folder, True), Plan(COUNTS, 4, 7, rank, ranks)
+        batches = list(stream(tiles, plan, 0, 6, workers))
         assert [b.ids for b in batches] == list(plan.steps(0, 6))
         for batch in batches:
             assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.uint8)
@@ -56,103 +63,120 @@ def test_batches_are_the_tiles_as_packed(packed, ranks):
 @pytest.mark.parametrize("start", [0, 1, 4, 6])
 def test_goes_on_at_any_step(packed, start):
     """A stream entered at step k gives what the whole stream gives from there."""
-    assert_same(read_all(packed[0], start=start, stop=6), read_all(packed[0], stop=6)[start:])
+    whole, rest = read_all(packed[0], stop=6), read_all(packed[0], start=start, stop=6)
+    assert [b.ids for b in rest] == [b.ids for b in whole[start:]]
+    for batch in rest:
+        assert_tiles(batch, packed[1])
 
 
-def test_workers_change_nothing(packed):
-    """Two decoding processes give the same batches in the same order as none."""
-    tiles, plan = TileSet(packed[0], True), Plan(10, 4, seed=1)
-    tiles[0, 0]  # a shard that is open here is not shared with the workers' positions
-    assert_same(list(stream(tiles, plan, 1, 6, 2, pin=False)), read_all(packed[0], start=1, stop=6))
-
-
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("batch", "sizes"), [(4, [4, 4, 2]), (5, [5, 5]), (100, [10])])
-def test_in_order_gives_each_tile_once(packed, batch, sizes):
+def test_in_order_gives_each_tile_once(packed, batch, sizes, workers):
     """Evaluation reads all tiles once in the order of the shards; only the last batch may be smaller."""
     folder, pairs = packed
-    batches = list(in_order(TileSet(folder, True), batch))
+    batches = list(in_order(TileSet(folder, True), batch, workers))
     assert [len(b.ids) for b in batches] == sizes
     assert [n for b in batches for _, n in b.ids] == list(range(10))
     for each in batches:
         assert_tiles(each, pairs)
 
 
-def test_tiles_of_two_sizes_are_one_sentence(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tiles_of_two_sizes_are_one_sentence(tmp_path, workers):
     """Tiles of two sizes in a batch are refused with both sizes: padding would tie a view to its batch mates."""
-    tiles = TileSet(write_dataset(tmp_path / "set", pictures(2, [(4, 6), (7, 3)])), True)
+    pairs = pictures(2, [(4, 6), (7, 3)])
+    tiles = TileSet(pack(tmp_path / "set", pairs, counts=[2]), True)
     with pytest.raises(ValueError, match=r"tiles of 4 x 6 and 7 x 3 pixels in one batch"):
-        list(in_order(tiles, 2))
-    assert [tuple(b.images.shape) for b in in_order(tiles, 1)] == [(1, 3, 4, 6), (1, 3, 7, 3)]
+        list(in_order(tiles, 2, workers))
+    singles = list(in_order(tiles, 1, workers))
+    assert [tuple(b.images.shape) for b in singles] == [(1, 3, 4, 6), (1, 3, 7, 3)]
+    for batch in singles:
+        assert_tiles(batch, pairs)
 
 
-def test_unlabelled_tiles_have_label_zero(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unlabelled_tiles_have_label_zero(tmp_path, workers):
     """Without labels the map is 0 everywhere, whether labels lie in the shard or not."""
     for labelled in (True, False):
-        folder = write_dataset(tmp_path / f"set{labelled}", pictures(2, [(4, 4), (4, 4)]), labelled=labelled)
-        (batch,) = in_order(TileSet(folder, labelled=False), 2)
+        folder = pack(tmp_path / f"set{labelled}", pictures(2, (4, 4)), labelled, [2])
+        (batch,) = in_order(TileSet(folder, labelled=False), 2, workers)
+        assert batch.labels.shape == (2, 4, 4)
         assert (batch.labels == 0).all()
 
 
-def test_jpeg_and_grey_images_become_rgb(packed):
+def test_jpeg_and_grey_images_become_rgb(tmp_path):
     """A JPEG comes within its compression's error, a grey PNG in three equal channels."""
-    folder, _ = packed
     flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
-    grey = io.BytesIO()
-    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(grey, "PNG")
-    swap = {"tile0000.png": ("tile0000.jpg", jpeg(flat)), "tile0001.png": ("tile0001.png", grey.getvalue())}
-    rewrite(folder, lambda name, data: swap.get(name, (name, data)))
-    tiles = TileSet(folder, True)
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    change = {0: {"png": None, "jpg": encoded(flat, "JPEG")}, 1: {"png": encoded(grey)}}
+    tiles = TileSet(pack(tmp_path / "set", pictures(10), change=change), True)
     assert np.abs(tiles[0, 0][0].movedim(0, -1).numpy().astype(int) - flat).max() <= 4
-    np.testing.assert_array_equal(tiles[0, 1][0], np.broadcast_to(np.arange(64).reshape(8, 8), (3, 8, 8)))
+    np.testing.assert_array_equal(tiles[0, 1][0], np.broadcast_to(grey, (3, 8, 8)))
 
 
-def test_meta_names_the_tile(packed):
-    """A sample's KEY.json comes with its key, also in a later shard."""
-    assert TileSet(packed[0], True).meta(9) == {
-        "key": "tile0009",
-        "source": "s9",
-        "window": None,
-        "size": [8, 8],
-        "crs": None,
-        "transform": None,
-        "labelled": True,
-    }
+def test_one_tile_by_its_number(packed):
+    """Random access gives one tile, its channels one after the other in memory, and its KEY.json with the key."""
+    tiles = TileSet(packed[0], True)
+    image, label, item = tiles[5, 9]
+    assert (len(tiles), item, image.is_contiguous()) == (10, (5, 9), True)
+    np.testing.assert_array_equal(image.movedim(0, -1), packed[1][9][0])
+    np.testing.assert_array_equal(label, packed[1][9][1])
+    assert tiles.meta(9) == {"source": "s", "key": "tile0009"}
 
 
-def test_only_needed_shards_are_opened(packed, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_needed_shards_are_opened(packed, tmp_path, workers):
     """Reading from the first shard works while the others are gone: nothing is opened ahead of its use."""
     tiles = TileSet(packed[0], True)
-    assert len(tiles) == 10
     for shard in tiles.index.shards[1:]:
         (tmp_path / "set" / shard.file).unlink()
-    assert_tiles(collate([tiles[0, n] for n in range(4)]), packed[1])
+        (tmp_path / "set" / shard.file.replace(".tar", ".json")).unlink()
+    plan = Plan([4], 4, 0)  # of the first shard alone
+    assert_tiles(next(stream(tiles, plan, 7, 8, workers)), packed[1])
 
 
-def test_a_used_set_can_be_sent_to_a_process(packed):
-    """Pickling leaves open files behind and the copy reads on."""
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_moved_batch_is_independent_of_the_loader(packed, workers):
+    """`to` keeps contents and ids, lays channels one after the other, and shares no memory with the buffers."""
     tiles = TileSet(packed[0], True)
-    tiles[0, 9]
-    copy = pickle.loads(pickle.dumps(tiles))
-    for handle in tiles._files.values():  # as in another process, where these numbers mean nothing
-        os.close(handle)
-    assert_tiles(collate([copy[0, 9], copy[0, 0]]), packed[1])
+    moved = []
+    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, workers):
+        moved.append(batch.to(torch.device("cpu")))
+        assert moved[-1].images.data_ptr() != batch.images.data_ptr()
+        assert moved[-1].labels.data_ptr() != batch.labels.data_ptr()
+    gc.collect()
+    for batch in moved:
+        assert batch.images.is_contiguous()
+        assert_tiles(batch, packed[1])
 
 
-def test_batch_moves_as_one():
-    """`to` keeps contents and ids."""
-    batch = Batch(
-        torch.ones(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, 2, 2, dtype=torch.uint8), [(0, 5)]
-    )
-    moved = batch.to(torch.device("cpu"))
-    assert torch.equal(moved.images, batch.images)
-    assert moved.ids == [(0, 5)]
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_on_the_gpu_is_right_though_its_buffer_is_filled_again(packed):
+    """While the GPU is busy, a buffer may be taken as soon as `to` has returned."""
+    tiles, device = TileSet(packed[0], True), torch.device("cuda")
+    busy, moved = torch.rand(4096, 4096, device=device), []
+    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, 2):
+        busy = busy @ busy
+        moved.append(batch.to(device))
+    for batch in moved:
+        assert_tiles(Batch(batch.images.cpu(), batch.labels.cpu(), batch.ids), packed[1])
 
 
 def test_unlabelled_data_is_refused_where_labels_are_needed(tmp_path):
     """A set without labels is refused before anything is read, with the count of tiles that lack one."""
-    folder = write_dataset(tmp_path / "set", pictures(3), labelled=False)
+    folder = pack(tmp_path / "set", pictures(3), False, [3])
     with pytest.raises(ValueError, match=rf"{folder}: 3 of 3 tiles have no label; give a data set"):
         TileSet(folder, labelled=True)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(4, "uint8"), (3, "uint16")])
+def test_other_bands_and_bits_are_refused(tmp_path, bands, dtype):
+    """Networks take 8-bit RGB: another data set is refused with what it holds and what to do."""
+    folder = pack(tmp_path / "set", pictures(2), counts=[2], bands=bands, dtype=dtype)
+    with pytest.raises(
+        ValueError, match=f"its images have {bands} bands of {dtype};.*shards tile --bands 1,2,3"
+    ):
+        TileSet(folder, labelled=False)
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path):
@@ -161,80 +185,119 @@ def test_a_folder_without_an_index_is_refused(tmp_path):
         TileSet(str(tmp_path), labelled=True)
 
 
-def halved(name, data):
-    return name, data[: len(data) // 2]
+def half(picture):
+    return picture[: len(picture) // 2]
 
 
-DAMAGE = {  # what happens to tile0002's member, and what the sentence must say besides shard and key
-    "truncated PNG": ("tile0002.png", halved, "cannot be decoded"),
+GOOD = members_of(*pictures(1)[0])
+DAMAGE = {  # other members of a tile, and what the sentence must say besides shard and key
+    "truncated PNG": ({"png": half(GOOD["png"])}, "image cannot be decoded"),
     "truncated JPEG": (
-        "tile0002.png",
-        lambda n, d: ("tile0002.jpg", jpeg(pictures(1, (64, 64))[0][0])[:900]),
-        "decoded",
+        {"png": None, "jpg": encoded(pictures(1, (64, 64))[0][0], "JPEG")[:900]},
+        "cannot be decoded",
     ),
-    "no picture": ("tile0002.png", lambda n, d: (n, b"<html>not found</html>"), "cannot be decoded"),
-    "empty picture": ("tile0002.png", lambda n, d: (n, b""), "cannot be decoded"),
-    "truncated label": ("tile0002.label.png", halved, "cannot be decoded"),
-    "no label": ("tile0002.label.png", lambda n, d: None, r"\['json', 'png'\].*label"),
-    "no image": ("tile0002.png", lambda n, d: None, r"\['json', 'label.png'\].*image"),
-    "other label": (
-        "tile0002.label.png",
-        lambda n, d: (n, other_size()),
-        r"image \(8, 8\) and label \(5, 8\) differ",
-    ),
+    "no picture": ({"png": b"<html>not found</html>"}, "image cannot be decoded"),
+    "empty picture": ({"png": b""}, "image cannot be decoded"),
+    "truncated label": ({"label.png": half(GOOD["label.png"])}, "label cannot be decoded"),
+    "no image": ({"png": None}, r"\['json', 'label.png'\]; an image and its label"),
+    "other label": ({"label.png": encoded(np.zeros((5, 8), np.uint8))}, "label .*5 x 8.*8 x 8"),
+    "other image": ({"png": encoded(np.zeros((9, 8, 3), np.uint8))}, "image .*9 x 8 x 3.*8 x 8 x 3"),
 }
 
 
-def other_size():
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((5, 8), np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
+@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_tile_is_one_sentence(packed, kind):
-    """A tile that cannot be used stops the run with one line that names shard, key and what is wrong."""
-    member, change, words = DAMAGE[kind]
-    shard = rewrite(packed[0], lambda n, d: change(n, d) if n == member else (n, d))
-    with pytest.raises(ValueError, match=f"{shard}:tile0002: .*{words}") as error:
-        read_all(packed[0])
+def test_a_damaged_labelled_tile_is_one_sentence(tmp_path, kind, workers):
+    """A labelled tile that cannot be used stops the run with one line: shard, key, what is wrong, what is allowed."""
+    change, words = DAMAGE[kind]
+    folder = pack(tmp_path / "set", pictures(10), change={2: change})
+    with pytest.raises(ValueError, match=f"{folder}/plain-000000.tar:tile0002: .*{words}") as error:
+        read_all(folder, workers=workers)
     assert "\n" not in str(error.value)
+    assert "shards verify" in str(error.value)
+    assert "1 of 10 tiles are lost in this epoch and 0 may be" in str(error.value)
+    with pytest.raises(ValueError, match="tile0002"):
+        TileSet(folder, True)[0, 2]
 
 
-def test_a_worker_says_the_same_sentence(packed, monkeypatch):
-    """From a decoding process comes the same line, without the process's traceback."""
-    # After an error torch waits this long (5 s) for the worker's end; the sentence is out by then.
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
-    rewrite(packed[0], lambda n, d: halved(n, d) if n == "tile0002.png" else (n, d))
-    sentences = []
-    for workers in (0, 1):
-        with pytest.raises(ValueError, match="tile0002") as error:
-            read_all(packed[0], workers=workers)
-        sentences.append(str(error.value))
-    assert sentences[0] == sentences[1]
+def test_a_larger_tile_than_the_index_says_is_refused(tmp_path):
+    """Buffers are as large as the index says; a tile beyond that is damage, not a write past its slot."""
+    folder = pack(tmp_path / "set", pictures(10), largest=(8, 7))
+    with pytest.raises(ValueError, match="is 8 x 8, but the index says at most 8 x 7"):
+        read_all(folder)
 
 
-@pytest.mark.parametrize("offset", [0, 1024], ids=["first header", "later header"])
-def test_a_damaged_tar_is_one_sentence(packed, offset):
-    """A tar whose headers are gone stops the run with one line that names the shard."""
-    shard = overwrite(packed[0], offset, b"\xff" * 512)
-    with pytest.raises(ValueError, match=f"{shard}: .*again") as error:
-        read_all(packed[0])
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lost_tile_is_replaced_by_the_next_of_its_shard(tmp_path, workers, caplog):
+    """Within the budget: the next readable tile stands in, pairs stay the plan's, and it is listed and said."""
+    pairs = pictures(10)
+    change = {
+        n: {"png": half(GOOD["png"])} for n in (2, 3, 8)
+    }  # 2 and 3 end their shard: round to its beginning
+    folder, path = pack(tmp_path / "set", pairs, change=change), tmp_path / "quarantine.jsonl"
+    losses = Losses(folder, False, 10, 0.3, path)
+    with caplog.at_level(logging.WARNING):
+        batches = read_all(folder, labelled=False, stop=5, workers=workers, losses=losses)
+    assert [b.ids for b in batches] == list(Plan(COUNTS, 4, seed=1).steps(0, 5))
+    shown = {2: 0, 3: 0, 8: 9}
+    for batch in batches:
+        for image, (_, n) in zip(batch.images, batch.ids, strict=True):
+            np.testing.assert_array_equal(image.movedim(0, -1), pairs[shown.get(n, n)][0])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(r["epoch"], r["sample"], r["replaced_by"]) for r in rows} == {
+        (epoch, n, other) for epoch in (0, 1) for n, other in shown.items()
+    }
+    assert sum("is taken in its place" in r.getMessage() for r in caplog.records) == 3
 
 
-def test_a_truncated_tar_is_refused_at_once(packed):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_over_the_budget_the_run_stops(tmp_path, workers):
+    """The loss that is one too many ends the stream, at the same step with any number of workers."""
+    change = {n: {"png": b"x"} for n in (2, 5, 8)}
+    folder, path = pack(tmp_path / "set", pictures(10), change=change), tmp_path / "quarantine.jsonl"
+    tiles, plan = TileSet(folder, False), Plan(COUNTS, 2, seed=1)
+    lost_at = [n for n in range(5) if {2, 5, 8} & {s for _, s in plan.step(n)}]
+    batches = stream(tiles, plan, 0, 5, workers, Losses(folder, False, 10, 0.2, path, "data.max_bad=0.2"))
+    for _ in range(lost_at[-1]):
+        next(batches)
+    with pytest.raises(ValueError, match=r"3 of 10 tiles are lost .* 2 may be \(data\.max_bad=0\.2\)"):
+        next(batches)
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_shard_without_a_readable_tile_ends_the_run(tmp_path):
+    """There is nothing to take instead: the sentence names the tile and says so."""
+    change = {n: {"png": b"x"} for n in range(4)}
+    folder = pack(tmp_path / "set", pictures(10), change=change)
+    with pytest.raises(ValueError, match=r"tile000\d: .*nor can any other tile of its shard"):
+        read_all(folder, labelled=False, losses=Losses(folder, False, 10, 1.0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_flipped_byte_is_noticed(packed, tmp_path, workers):
+    """A byte that a bad disk changed inside an image is damage, though it might still decode."""
+    path = tmp_path / "set" / "plain-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path}:tile0000"):
+        read_all(packed[0], workers=workers)
+
+
+def test_a_truncated_shard_is_refused_at_once(packed, tmp_path):
     """A shard that is shorter than the index says stops before any tile is read, naming it and both sizes."""
-    shard = overwrite(packed[0], 0, b"")
-    size = shard.stat().st_size
-    with open(shard, "r+b") as file:
+    path = tmp_path / "set" / "plain-000000.tar"
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
         file.truncate(2000)
-    with pytest.raises(ValueError, match=f"{shard} has 2000 bytes, the index says {size}"):
+    with pytest.raises(ValueError, match=f"{path} has 2000 bytes, the index says {size}"):
         TileSet(packed[0], labelled=True)
 
 
-def test_a_shard_of_another_length_is_refused(packed):
-    """A tar with fewer tiles than the index says is not read as if the index were right."""
-    shard = rewrite(packed[0], lambda n, d: None if n.startswith("tile0003") else (n, d))
-    with pytest.raises(ValueError, match=f"{shard}: holds 3 samples, the index says 4"):
-        read_all(packed[0])
+def test_a_picture_of_the_library_is_the_same(packed):
+    """The slow way, Pillow over a tar opened by hand, gives the same pixels as the stream."""
+    import tarfile
+
+    with tarfile.open(f"{packed[0]}/plain-000002.tar") as tar:
+        by_hand = np.asarray(Image.open(tar.extractfile("tile0009.png")))
+    np.testing.assert_array_equal(TileSet(packed[0], True)[0, 9][0].movedim(0, -1), by_hand)

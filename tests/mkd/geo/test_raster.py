@@ -1,13 +1,17 @@
 """GeoTIFFs by windows: what is written is what is read, and nothing half written is left."""
 
+import io
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import rasterio
+from rasterio.enums import ColorInterp
 
 from mkd.geo.grid import Window, covering_windows
-from mkd.geo.raster import RasterReader, RasterWriter, grid_difference
+from mkd.geo.raster import DamagedRaster, RasterReader, RasterWriter, decode_tiff, encode_tiff
+from mkd.geo.rasterinfo import grid_difference
 
 PLACE = (0.5, 0.0, 500000.0, 0.0, -0.5, 2800000.0)
 
@@ -155,3 +159,115 @@ def test_rasters_that_do_not_lie_pixel_on_pixel(tmp_path, shape, options, words)
     with RasterReader(tmp_path / "a.tif") as a, RasterReader(tmp_path / "b.tif") as b:
         difference = grid_difference(a.info, b.info)
     assert difference is None if words is None else words in str(difference)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 13])
+def test_tiffs_in_memory_lose_nothing(dtype, bands):
+    """Any bands and bits come back as they were, extremes too; the bytes are the same each time."""
+    pixels = np.random.default_rng(bands).integers(
+        0, np.iinfo(dtype).max, (37, 53, bands), dtype, endpoint=True
+    )
+    data = encode_tiff(pixels)
+    again = decode_tiff(data)
+    assert again.dtype == dtype
+    assert again.flags.c_contiguous
+    assert np.array_equal(again, pixels)
+    assert encode_tiff(pixels) == data
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, -1000])
+def test_a_tiff_in_memory_that_is_not_whole(cut):
+    """Bytes that are missing are an error, not pixels of zeros."""
+    data = encode_tiff(np.random.default_rng(0).integers(0, 256, (64, 64, 4), np.uint8))
+    with pytest.raises(DamagedRaster, match="cannot read the raster in memory"):
+        decode_tiff(data[:cut])
+
+
+class Store:
+    """Files by name, as a remote folder holds them; may go away."""
+
+    def __init__(self, files):
+        self.files, self.asked, self.gone = files, [], False
+
+    def __call__(self, name):
+        self.asked.append(name)
+        if self.gone:
+            raise ValueError("the store is gone, mend it")
+        return io.BytesIO(self.files[name]) if name in self.files else self.missing(name)
+
+    def missing(self, name):
+        raise FileNotFoundError(name)
+
+
+class Failing(io.BytesIO):
+    """A file that stops to answer when told so."""
+
+    gone = False
+
+    def read(self, size=-1):
+        """Read, or fail."""
+        if self.gone:
+            raise ValueError("no answer for 300 s, check the network")
+        return super().read(size)
+
+
+def test_rasters_from_elsewhere(tmp_path):
+    """An opener gives the raster and the files beside it, by name; two of one name are kept apart."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    write(tmp_path / "a.tif", pixels)
+    write(tmp_path / "b.tif", 255 - pixels)
+    data, other = ((tmp_path / name).read_bytes() for name in ("a.tif", "b.tif"))
+    beside = b"<PAMDataset><GeoTransform>100, 0.5, 0, 200, 0, -0.5</GeoTransform></PAMDataset>"
+    store = Store({"a.tif": data, "a.tif.aux.xml": beside})
+    window = Window(10, 20, 30, 40)
+    with (
+        RasterReader("s3://bucket/one/a.tif", store) as one,
+        RasterReader("s3://bucket/two/a.tif", Store({"a.tif": other})) as two,
+    ):
+        assert one.info.transform == (0.5, 0, 100, 0, -0.5, 200)
+        assert two.info.transform is None
+        assert np.array_equal(one.read(window), pixels[10:40, 20:60])
+        assert np.array_equal(two.read(window), 255 - pixels[10:40, 20:60])
+    assert all("/" not in name for name in store.asked)
+
+
+def test_a_place_that_fails_is_no_damaged_raster(tmp_path, capfd):
+    """What the place of the file says arrives as it is, while opening and while reading, and only once."""
+    write(tmp_path / "a.tif", np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8))
+    data = (tmp_path / "a.tif").read_bytes()
+    store = Store({"a.tif": data})
+    store.gone = True
+    with pytest.raises(ValueError, match="^the store is gone, mend it$"):
+        RasterReader("s3://bucket/a.tif", store)
+    file = Failing(data)
+    with RasterReader(
+        "s3://bucket/a.tif", lambda name: file if name == "a.tif" else store.missing(name)
+    ) as reader:
+        reader.read(Window(0, 0, 10, 10))
+        file.gone = True
+        with pytest.raises(ValueError, match=r"^no answer for 300 s, check the network$") as caught:
+            reader.read(Window(500, 500, 50, 50))
+    assert not isinstance(caught.value, DamagedRaster)
+    assert capfd.readouterr().err == ""
+
+
+def test_alpha_counts_beside_more_than_three_bands(tmp_path):
+    """GDAL heeds alpha only in files of 2 or 4 bands; multispectral mosaics with alpha have holes, too."""
+    pixels = np.full((5, 40, 40), 9, np.uint16)
+    pixels[4, :10] = 0
+    profile = {
+        "driver": "GTiff",
+        "height": 40,
+        "width": 40,
+        "count": 5,
+        "dtype": "uint16",
+        "crs": "EPSG:32648",
+    }
+    profile["transform"] = rasterio.Affine(*PLACE)
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as data:
+        data.colorinterp = [ColorInterp.undefined] * 4 + [ColorInterp.alpha]
+        data.write(pixels)
+    with RasterReader(tmp_path / "a.tif") as raster:
+        assert raster.info.alpha == (5,)
+        assert raster.valid(Window(5, 0, 10, 40)).tolist() == [[row >= 5] * 40 for row in range(10)]

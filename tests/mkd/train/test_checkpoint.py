@@ -137,3 +137,54 @@ def test_no_code_is_run(checkpoints, tmp_path):
     with pytest.raises(ValueError, match="damaged checkpoint"):
         checkpoints.load()
     assert not (tmp_path / "ran").exists()
+
+
+def raised(state):
+    state["step_state"]["rollbacks"] = 1
+
+
+def test_going_back_to_the_good_checkpoint(checkpoints):
+    """The good state comes back as the latest, changed as asked, with the best weights of its time."""
+    good = state_of(3)
+    checkpoints.save(good)
+    checkpoints.save_best({"w": torch.ones(2)})
+    checkpoints.keep_good()
+    checkpoints.save(state_of(6))
+    checkpoints.save_best({"w": torch.zeros(2)})
+    assert checkpoints.load()["step"] == 6
+    assert checkpoints.go_back(raised) == 3
+    found = checkpoints.load()
+    assert found["step_state"].pop("rollbacks") == 1
+    assert equal(found, good)
+    assert torch.equal(checkpoints.load_best()["w"], torch.ones(2))
+    assert checkpoints.go_back(raised) == 3  # and again
+
+
+def test_going_back_to_a_time_without_best_weights(checkpoints):
+    """Best weights of a later validation do not stay."""
+    checkpoints.save(state_of(3))
+    checkpoints.keep_good()
+    checkpoints.save_best({"w": torch.zeros(2)})
+    checkpoints.go_back(raised)
+    assert not checkpoints.best.exists()
+
+
+def test_the_good_checkpoint_follows_when_kept_again(checkpoints):
+    """Keeping replaces what was kept; saving alone does not touch it."""
+    for step in (3, 6):
+        checkpoints.save(state_of(step))
+        checkpoints.keep_good()
+    checkpoints.save(state_of(9))
+    assert checkpoints.go_back(raised) == 6
+    assert {p.name for p in checkpoints.latest.parent.iterdir()} == {"latest.pt", "good.pt"}
+
+
+def test_a_damaged_good_checkpoint_is_one_sentence(checkpoints):
+    """It is named, and the latest stays as it was."""
+    checkpoints.save(state_of(3))
+    checkpoints.keep_good()
+    checkpoints.save(state_of(6))
+    checkpoints.good.write_bytes(checkpoints.good.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"good\.pt: damaged checkpoint"):
+        checkpoints.go_back(raised)
+    assert checkpoints.load()["step"] == 6

@@ -148,6 +148,22 @@ def test_one_rich_line_on_a_terminal(tmp_path):
     assert "step 4/10" in screen.getvalue()
 
 
+def test_waiting_is_shown_and_groups_are_not(tmp_path, capsys, monkeypatch):
+    """`wait_teacher` reads as a share of the time; numbers by class are recorded in the row, but not shown."""
+    monkeypatch.setattr(Journal, "PLAIN_SECONDS", -1.0)
+    journal = Journal(tmp_path, CLASSES)
+    journal.start("semi", 0, 10)
+    values = {"loss": 0.25, "wait_teacher": 0.118}
+    journal.train("semi", 4, 1.5, 0.1, 8.0, values, {"kept": {"road": 0.5}, "ages": {"0": 3}})
+    journal.end()
+    shown = capsys.readouterr().out
+    assert "loss 0.250  waiting for teacher 12%" in shown
+    assert "road" not in shown
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["wait_teacher"] == 0.118
+    assert (row["kept"], row["ages"]) == ({"road": 0.5}, {"0": 3})
+
+
 def test_going_on_is_said(tmp_path, capsys):
     """A resumed run says from which step."""
     Journal(tmp_path, CLASSES).start("student", 6, 10)

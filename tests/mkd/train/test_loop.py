@@ -1,6 +1,7 @@
 """The one loop: a killed run goes on to the same bits, the best weights win, and NaN ends it in one sentence."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch
 from mkd.evaluate import confusion
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.semi.entropy import TileLimit
+from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.kd_step import Consolidation, KdStep
-from mkd.train.semi_step import SemiStep
 from mkd.train.supervised_step import Ohem, SupervisedStep
 from tests.helpers.nets import tiny_net
+from tests.helpers.pseudo import semi_step_of
 from tests.helpers.runs import CPU, TileSet, coloured, feed_of, fit_in, phase_of, rows
 from tests.helpers.shards import pictures, write_dataset
 
@@ -42,25 +44,35 @@ def kd(seed):
     return KdStep(student, teacher, Ohem(0.7, 0.1), 3.0, 1.0, Consolidation(anchor, fisher, 0.1))
 
 
-def semi(seed):
-    """A step with an EMA teacher and the percentile tile filter; both have memory."""
+def semi(seed, feed, teacher=LocalTeacher):
+    """A step with an EMA teacher, the percentile tile filter and a pool of tiles; all have memory."""
     student = tiny_net(seed=seed)
     with torch.no_grad():
         student[4].weight *= 8  # sure of some pixels, so that tiles differ
-    teacher = LocalTeacher(student, 0.9, 0.7, TileLimit(drop_start=0.9, drop_end=0.8, window=6))
-    return SemiStep(student, teacher, teacher.model, Ohem(0.7, 0.1), 1.0)
+    limit = TileLimit(drop_start=0.4, drop_end=0.3, window=6)
+    made = teacher(student, 0.9, 0.7, limit)
+    return semi_step_of(student, made, feed, made.model)
 
 
 STEPS = {"supervised": (supervised, False), "kd": (kd, True), "semi": (semi, True)}
 
 
+def step_and_feed(kind, seed, labelled, unlabelled, **more):
+    """Make a step and what feeds it; the semi-supervised one reads its unlabelled tiles itself."""
+    make, needs = STEPS[kind]
+    feed = feed_of(labelled, unlabelled if needs else None, crop=16, **more)
+    if kind != "semi":
+        return make(seed), feed
+    return semi(seed, feed), replace(feed, unlabelled=None)
+
+
 def run(folder, data, kind, seed=0, kill=None, **phase):
-    make, unlabelled = STEPS[kind]
-    step = make(seed)
-    feed = feed_of(data["labelled"], data["unlabelled"] if unlabelled else None, crop=16)
+    batch = 3 if kind == "semi" else 2
+    step, feed = step_and_feed(kind, seed, data["labelled"], data["unlabelled"], batch=batch)
     tiles = TileSet(data["val"], labelled=True)
+    health = step.pseudo.health if kind == "semi" else None
     return fit_in(
-        folder, step, feed, phase_of(**phase), lambda model: confusion(model, tiles, 2, CPU.device), kill
+        folder, step, feed, phase_of(**phase), lambda m: confusion(m, tiles, 2, CPU.device), kill, health
     )
 
 
@@ -107,6 +119,8 @@ def test_the_cases_above_use_what_they_claim(whole):
     train = [r for r in rows(whole["semi"][0]) if "loss" in r]
     assert min(r["kept_tiles"] for r in train) < 1
     assert any(0 < r["kept_pixels"] < 1 for r in train)
+    folder = whole["semi"][0] / "checkpoints" / "student"
+    assert Checkpoints(folder).load()["step_state"]["pseudo"]["position"] > 8
     train = [r for r in rows(whole["kd"][0]) if "loss" in r]
     assert min(r["loss_ewc"] for r in train) > 0
     assert "ewc_ratio" in train[4]
@@ -140,10 +154,9 @@ def test_rows_hold_the_poly_rate_and_the_epoch(whole):
 def test_a_small_problem_is_learnt(tmp_path, data, kind):
     """On two tiles whose class shows in their colour the supervised loss falls by half in 30 steps."""
     two = write_dataset(tmp_path / "two", coloured(2, (16, 16), seed=8))
-    step = STEPS[kind][0](3)
+    step, feed = step_and_feed(kind, 3, two, two, scale=(1.0, 1.0))
     step.ohem = Ohem(1.0, 1.0)
     step.model[3].p = 0.0
-    feed = feed_of(two, two if STEPS[kind][1] else None, crop=16, scale=(1.0, 1.0))
     fit_in(tmp_path / "run", step, feed, phase_of(steps=30, lr=0.2, save_every=50))
     losses = [r["loss_sup"] for r in rows(tmp_path / "run")]
     assert sum(losses[-3:]) / 3 < losses[0] / 2
@@ -298,3 +311,38 @@ def test_the_step_sees_progress_and_diagnoses_now_and_then(data, tmp_path):
     fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of(steps=12, log_every=1))
     assert [p for p, _ in seen] == [n / 12 for n in range(12)]
     assert [n for n, (_, d) in enumerate(seen, 1) if d] == [5, 10]
+
+
+class Leaving(LocalTeacher):
+    """A teacher that is gone when it has answered `answers` times."""
+
+    answers = 5
+
+    def collect(self, ticket):
+        if self.answers == 0:
+            raise TeachersGone("no teacher has answered for 600 s")
+        self.answers -= 1
+        return super().collect(ticket)
+
+
+@pytest.mark.parametrize("answers", [0, 1, 4, 6])
+def test_teachers_that_are_gone_leave_a_checkpoint(data, whole, tmp_path, answers):
+    """The run ends in the teacher's sentence with a checkpoint of the step before, and goes on to the same bits."""
+    feed = feed_of(data["labelled"], data["unlabelled"], crop=16, batch=3)
+    step = semi(0, feed, Leaving)
+    step.pseudo.teacher.answers = answers
+    tiles = TileSet(data["val"], labelled=True)
+
+    def validate(model):
+        return confusion(model, tiles, 2, CPU.device)
+
+    with pytest.raises(TeachersGone, match="600 s"):
+        fit_in(
+            tmp_path, step, replace(feed, unlabelled=None), phase_of(), validate, health=step.pseudo.health
+        )
+    saved = Checkpoints(tmp_path / "checkpoints" / "student").load()["step"]
+    assert saved == step.pseudo.step <= answers
+    weights = run(tmp_path, data, "semi", seed=0)
+    folder, expected = whole["semi"]
+    assert equal(weights, expected)
+    assert rows(tmp_path) == rows(folder)

@@ -1,11 +1,17 @@
-"""From shards to views: entered at any step, deterministic, and blind to what it must not see."""
+"""From shards to views: entered at any step, the same on any rank, and blind to what it must not see."""
+
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from mkd.data.losses import Losses
+from mkd.dist.world import World
 from mkd.train.views import seed_step
-from tests.helpers.runs import coloured, feed_of
+from tests.helpers.plain import members_of, smooth, write_plain
+from tests.helpers.runs import ROOT, coloured, feed_of
 from tests.helpers.shards import pictures, write_dataset
 
 
@@ -37,6 +43,76 @@ def test_entered_at_a_step_it_is_the_same_stream(folders, unlabelled):
     assert len(rest) == 4
     assert all(same(a, b) for a, b in zip(whole[5:], rest, strict=True))
     assert not same(*list(feed(0, 2)))
+
+
+def joined(ranks):
+    """Put the views of all ranks of a step together."""
+    return [torch.cat([getattr(v, k) for v in ranks]) for k in ("images", "labels", "weak", "inside")]
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(2, 0), (3, 2), (6, 0)])
+def test_views_do_not_depend_on_the_ranks(folders, ranks, workers):
+    """For equal global batch any number of ranks sees, together, bit for bit what one rank sees alone."""
+    sets = folders["labelled"], folders["unlabelled"]
+    alone = list(feed_of(*sets, batch=6)(2, 6))
+    worlds = [World(rank, ranks, torch.device("cpu")) for rank in range(ranks)]
+    parts = [list(feed_of(*sets, batch=6, world=w, workers=workers)(2, 6)) for w in worlds]
+    for whole, *of_ranks in zip(alone, *parts, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(joined(of_ranks), joined([whole]), strict=True))
+        drawn = [g.random() for views in of_ranks for g in views.draws]
+        assert drawn == [g.random() for g in whole.draws]
+
+
+def test_three_ranks_over_two_shards_with_seven_tiles_do_not_hang(tmp_path):
+    """Three real gloo processes: each has a batch at every step of three epochs, and together the plan's tiles."""
+    tiles = [members_of(*pair, jpeg=True) for pair in smooth(7, 16)]
+    folder = write_plain(tmp_path / "set", tiles, (16, 16), [5, 2])
+    command = [sys.executable, "-m", "tests.helpers.gloo_rank"]
+    ranks = [
+        subprocess.Popen([*command, str(rank), "3", "7", folder, str(tmp_path)], cwd=ROOT)
+        for rank in range(3)
+    ]
+    try:
+        for rank in ranks:
+            rank.wait(timeout=120)  # its result counts, not how it ends
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    alone = list(feed_of(folder, folder, batch=3)(0, 7))
+    assert [len(steps) for steps in found] == [7, 7, 7]
+    for whole, *of_ranks in zip(alone, *found, strict=True):
+        together = [torch.cat(parts) for parts in zip(*of_ranks, strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(together, joined([whole]), strict=True))
+
+
+def test_views_are_those_of_pixels_in_any_memory_layout(folders):
+    """Tiles come channels last; the views are bit for bit those of tiles whose channels lie one after the other."""
+    feed = feed_of(folders["labelled"], batch=5)
+    views = next(feed(0, 1))
+    pairs = coloured(5, (16, 16))
+    order = [n for _, n in feed.plan(feed.labelled, 0).step(0)]
+    images = torch.stack([torch.from_numpy(pairs[n][0]).movedim(-1, 0).contiguous() for n in order])
+    labels = torch.stack([torch.from_numpy(pairs[n][1]) for n in order])
+    draws = [np.random.default_rng([0, 0, 0, n]) for n in order]
+    expected, expected_labels = feed.geometry(images, labels, draws)
+    assert torch.equal(views.images, expected.float() / 255)
+    assert torch.equal(views.labels, expected_labels)
+    assert views.images.is_contiguous()
+
+
+def test_losses_of_each_stream_are_counted_apart(tmp_path):
+    """A bad unlabelled tile is within its budget; as a labelled tile it ends the run."""
+    good, bad = ([members_of(*pair) for pair in smooth(4, 16)] for _ in range(2))
+    bad[1]["png"] = b"x"
+    good, bad = (write_plain(tmp_path / n, t, (16, 16), [4]) for n, t in (("good", good), ("bad", bad)))
+    path = tmp_path / "quarantine.jsonl"
+    losses = (Losses(good, True, 4, path=path), Losses(bad, False, 4, 0.25, path))
+    assert len(list(feed_of(good, bad, losses=losses)(0, 4))) == 4
+    assert [line.count('"labelled": false') for line in path.read_text().splitlines()] == [1, 1]
+    with pytest.raises(ValueError, match="tile0001.* 0 may be"):
+        list(feed_of(bad, good, losses=losses[:1] + losses[:1])(0, 2))
 
 
 def test_kinds_and_ranges(folders):

@@ -1,0 +1,20 @@
+"""A teacher inference service.
+
+python launch/teacher.py serve model=RUN2/model [run=RUN3] [host=0.0.0.0 token_file=F]   serve until SIGTERM
+python launch/teacher.py status endpoint=HOST:PORT [json=true]                           what it is doing
+"""
+
+import sys
+
+from mkd.build.teacher import serve, status
+from mkd.config.load import main
+from mkd.config.schema import TeacherServe, TeacherStatus
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["status", *rest]:
+            main(TeacherStatus, "teacher status", status, rest)
+        case ["serve", *rest]:
+            main(TeacherServe, "teacher", serve, rest)
+        case rest:
+            main(TeacherServe, "teacher", serve, rest)

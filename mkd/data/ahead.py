@@ -1,0 +1,121 @@
+"""Tiles read ahead of their use, several ranges at a time, in bounded memory."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import NamedTuple
+
+THREADS = 8  # ranges read at a time: one request's waiting is hidden behind the others
+LIMIT = 256 << 20  # bytes read and not yet taken, at which reading ahead pauses
+
+
+class Span(NamedTuple):
+    """A piece of a shard: its offset there, and its bytes."""
+
+    start: int
+    data: bytes
+
+
+class _Order(NamedTuple):
+    """One range to read: its samples, what each of them waits for, and the bytes expected for each."""
+
+    samples: Sequence[int]
+    futures: Sequence[Future[Span]]
+    share: int
+
+
+class Ahead:
+    """Reads orders of samples in threads and keeps each tile until it is taken.
+
+    Args:
+        fetch: reads samples by one request, called in threads; gives one span a sample.
+        limit: bytes that may be held; one order is always allowed.
+    """
+
+    def __init__(self, fetch: Callable[[Sequence[int]], Sequence[Span]], limit: int = LIMIT) -> None:
+        self._fetch, self._limit, self._held = fetch, limit, 0
+        self._change = threading.Condition()
+        self._orders: deque[_Order] = deque()
+        self._awaited: dict[int, deque[tuple[Future[Span], int]]] = {}
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+
+    def order(self, samples: Sequence[int], share: int) -> None:
+        """Ask for samples that one request reads; one that is asked for twice can be taken twice.
+
+        Args:
+            samples: of one shard, neighbours.
+            share: bytes expected for each.
+        """
+        order = _Order(samples, [Future() for _ in samples], share)
+        with self._change:
+            for sample, future in zip(samples, order.futures, strict=True):
+                self._awaited.setdefault(sample, deque()).append((future, share))
+            self._orders.append(order)
+            self._change.notify_all()
+        if len(self._threads) < THREADS:  # daemons: a server that does not answer must not hold up the end
+            self._threads.append(threading.Thread(target=self._serve, daemon=True))
+            self._threads[-1].start()
+
+    def take(self, sample: int) -> Span | None:
+        """Return what was read of a sample, waiting for it where its reading has begun.
+
+        Returns:
+            None for a sample that was not asked for, or whose turn has not come: the caller reads it.
+
+        Raises:
+            Exception: what the reading raised.
+        """
+        with self._change:
+            waiting = self._awaited.get(sample)
+            if not waiting:
+                return None
+            future, share = waiting.popleft()
+            if not waiting:
+                del self._awaited[sample]
+            if future.cancel():
+                return None
+            self._held -= share
+            self._change.notify_all()
+        return future.result()
+
+    def close(self) -> None:
+        """Read no more and drop what is held."""
+        with self._change:
+            self._closed = True
+            self._orders.clear()
+            self._awaited.clear()
+            self._change.notify_all()
+
+    def _serve(self) -> None:
+        while (order := self._next()) is not None:
+            live = [
+                (sample, future)
+                for sample, future in zip(order.samples, order.futures, strict=True)
+                if not future.cancelled()
+            ]
+            try:
+                spans = self._fetch([sample for sample, _ in live]) if live else []
+                for (_, future), span in zip(live, spans, strict=True):
+                    future.set_result(span)
+            except Exception as error:  # told to whoever takes the tiles
+                for _, future in live:
+                    future.set_exception(error)
+
+    def _next(self) -> _Order | None:
+        """Wait for an order and for room; count its tiles as held. None after the end."""
+        with self._change:
+            self._change.wait_for(lambda: self._closed or (self._orders and self._has_room()))
+            if self._closed:
+                return None
+            order = self._orders.popleft()
+            begun = [future.set_running_or_notify_cancel() for future in order.futures]
+            self._held += order.share * sum(begun)
+            return order
+
+    def _has_room(self) -> bool:
+        order = self._orders[0]
+        return self._held == 0 or self._held + order.share * len(order.samples) <= self._limit

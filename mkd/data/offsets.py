@@ -1,0 +1,66 @@
+"""Where each tile lies in its shard: the shards' records, read when first needed."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future
+
+from mkd.data.index import DatasetIndex
+from mkd.data.record import Entry, Member, read_record
+from mkd.data.storage import Folder
+
+KEPT = 200_000  # tiles whose places are remembered, about 0.2 KB each; older shards' records are read again
+
+
+class Offsets:
+    """Entries of tiles by shard and row, for several threads.
+
+    Args:
+        folder: the data set.
+        index: its index; a record must agree with it.
+    """
+
+    def __init__(self, folder: Folder, index: DatasetIndex) -> None:
+        self._folder, self._index = folder, index
+        self._lock, self._tiles = threading.Lock(), 0
+        self._shards: OrderedDict[int, Future[list[str]]] = OrderedDict()
+
+    def entry(self, shard: int, row: int) -> Entry:
+        """Return key, size and members of a tile.
+
+        Raises:
+            ValueError: the shard's record is missing, damaged or of another data set.
+        """
+        key, size, members = json.loads(self._rows(shard)[row])
+        return Entry(key, (size[0], size[1]), {kind: Member(*member) for kind, member in members.items()})
+
+    def _rows(self, shard: int) -> list[str]:
+        """Return the entries of a shard as JSON, a fifth of their size as objects; one thread reads them."""
+        with self._lock:
+            rows = self._shards.get(shard)
+            first = rows is None
+            if rows is None:
+                rows = self._shards[shard] = Future()
+                self._tiles += self._index.shards[shard].samples
+                while self._tiles > KEPT and len(self._shards) > 1:
+                    self._tiles -= self._index.shards[self._shards.popitem(last=False)[0]].samples
+            self._shards.move_to_end(shard)
+        if first:
+            try:
+                rows.set_result(self._load(shard))
+            except Exception as error:  # told to all threads that wait; remembered, for it is final
+                rows.set_exception(error)
+        return rows.result()
+
+    def _load(self, shard: int) -> list[str]:
+        info = self._index.shards[shard]
+        record = read_record(self._folder, info.file)
+        if record.info != info:
+            raise ValueError(
+                f"{self._folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+                f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
+                "copy the whole data set again, or build it again"
+            )
+        return [json.dumps(entry) for entry in record.tiles]

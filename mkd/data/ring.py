@@ -1,0 +1,113 @@
+"""Batch buffers in memory that processes share: one anonymous file, a part of it for each buffer; no torch."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+from collections import deque
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPARE = 2  # free buffers that keep their memory
+
+
+class Layout(NamedTuple):
+    """A buffer: ``slots`` images of up to 3 x ``height`` x ``width`` bytes, then as many labels."""
+
+    slots: int
+    height: int
+    width: int
+
+    @property
+    def area(self) -> int:
+        """Pixels of the largest tile."""
+        return self.height * self.width
+
+    @property
+    def bytes(self) -> int:
+        """Size of a buffer in the file: a whole number of memory pages."""
+        return -(-4 * self.slots * self.area // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+
+    def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the flat places of a slot's image and label in a buffer."""
+        image, label = 3 * self.area * slot, self.area * (3 * self.slots + slot)
+        return buffer[image : image + 3 * self.area], buffer[label : label + self.area]
+
+
+class Buffers:
+    """The buffers of a file, mapped when first used.
+
+    Args:
+        file: descriptor of the shared file.
+        layout: of each buffer.
+    """
+
+    def __init__(self, file: int, layout: Layout) -> None:
+        self.file, self.layout = file, layout
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def map(self, number: int) -> mmap.mmap:
+        """Return the memory of a buffer."""
+        if number not in self._maps:
+            self._maps[number] = mmap.mmap(
+                self.file, self.layout.bytes, offset=number * self.layout.bytes, flags=mmap.MAP_SHARED
+            )
+        return self._maps[number]
+
+    def array(self, number: int) -> NDArray[np.uint8]:
+        """Return a buffer as flat uint8; the memory lives as long as the array."""
+        return np.frombuffer(self.map(number), np.uint8)
+
+
+class Ring:
+    """Buffers that are taken, handed out, and come back by themselves when nobody looks at them any more.
+
+    There is always one to take: when all are in use the file grows. Memory beyond what is in use and ``SPARE``
+    buffers goes back to the system.
+
+    Args:
+        layout: of each buffer.
+
+    Raises:
+        ValueError: a system without anonymous shared files.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise ValueError("decoding processes need Linux; use data.workers=0 here")
+        self.layout = layout
+        self.file = os.memfd_create("mkd-ring")
+        self._buffers = Buffers(self.file, layout)
+        self._made = 0
+        self._back: deque[int] = deque()  # filled by finalizers, which may run at any moment
+        self._free: list[int] = []
+        self._hollow: list[int] = []  # free, without memory
+
+    def take(self) -> int:
+        """Return the number of a buffer to fill."""
+        while self._back:
+            self._free.append(self._back.popleft())
+        while len(self._free) > SPARE:
+            number = self._free.pop(0)
+            self._buffers.map(number).madvise(mmap.MADV_REMOVE)
+            self._hollow.append(number)
+        if self._free:
+            return self._free.pop()
+        if self._hollow:
+            return self._hollow.pop()
+        self._made += 1
+        os.ftruncate(self.file, self._made * self.layout.bytes)
+        return self._made - 1
+
+    def hand_out(self, number: int) -> NDArray[np.uint8]:
+        """Return a filled buffer as an array; it is free again when the array and all views of it are gone."""
+        array = self._buffers.array(number)
+        weakref.finalize(array, self._back.append, number).atexit = False
+        return array
+
+    def close(self) -> None:
+        """Give up the file; the memory of what is handed out lives on with it."""
+        os.close(self.file)

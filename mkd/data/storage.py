@@ -1,0 +1,273 @@
+"""A folder of files on a disk or behind any fsspec URL: ranges, whole writes, and retries of errors that pass."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import random
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from mkd.atomic import written_aside
+
+PATIENCE = 300.0  # seconds for which an error that passes is tried again
+# A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
+_S3: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+_FINAL = (
+    FileNotFoundError,
+    FileExistsError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ValueError,
+)
+_FAULTS = (TypeError, AttributeError, LookupError, NotImplementedError, MemoryError)  # no waiting mends them
+_PASSING = (408, 409, 425, 429, "RequestTimeout", "IncompleteBody", "BadDigest")  # though their kind is final
+_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoCredentials", "ExpiredToken")
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Found(NamedTuple):
+    """What a listing tells of a file: name, size in bytes, a mark that changes when it is written anew."""
+
+    name: str
+    size: int
+    changed: str
+    folder: bool
+
+
+class Folder:
+    """One folder, local or remote; names are file names directly inside it, or relative POSIX paths.
+
+    Args:
+        url: a path, or an fsspec URL such as ``s3://bucket/tiles`` (endpoint, keys and profile come from the usual
+            AWS variables and files) or ``memory://tiles``.
+        patience: seconds for which errors that pass (connections, time-outs, 5xx, slow-down) are tried again.
+
+    Raises:
+        ValueError: an unknown kind of URL.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], patience: float = PATIENCE) -> None:
+        self.url, self.patience = str(url).rstrip("/") or "/", patience
+        self.local: Path | None = None
+        if "://" not in self.url or self.url.startswith("file://"):
+            self.local = Path(self.url.removeprefix("file://"))
+            return
+        import fsspec  # 0.1 s, which processes that read local files need not wait
+
+        kind = self.url.partition("://")[0]
+        options = _S3 if kind in ("s3", "s3a") else {}
+        try:
+            self._fs, root = fsspec.url_to_fs(self.url, **options)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"{url}: files of kind {kind!r} cannot be reached ({error})") from None
+        self._root = root.rstrip("/")
+
+    def __str__(self) -> str:
+        """Return the URL or path."""
+        return self.url
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as arguments: each makes its own connections."""
+        return Folder, (self.url, self.patience)
+
+    def name(self, name: str) -> str:
+        """Return the full URL or path of a file."""
+        return name if self.url == "." else f"{self.url}/{name}"
+
+    def child(self, name: str) -> Folder:
+        """Return a folder inside this one."""
+        return Folder(self.name(name), self.patience)
+
+    def exists(self, name: str) -> bool:
+        """Say whether a file is there."""
+        if self.local is not None:
+            return (self.local / name).is_file()
+        try:  # not isfile(), which takes every error for a missing file
+            return bool(self._patiently(lambda: self._fs.info(self._path(name)), name)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def sizes(self) -> dict[str, int]:
+        """Return name and size in bytes of each file directly inside; {} when there is no folder."""
+        return {found.name: found.size for found in self.listing() if not found.folder}
+
+    def listing(self, sub: str = "") -> list[Found]:
+        """Return the files and folders directly inside, or inside the folder `sub`; [] when there is none."""
+        if self.local is not None:
+            place = self.local / sub
+            if not place.is_dir():
+                return []
+            with os.scandir(place) as entries:
+                return [found for entry in entries if (found := _found(entry)) is not None]
+        try:
+            rows = self._patiently(lambda: self._fs.ls(self._path(sub), detail=True), sub)
+        except FileNotFoundError:
+            return []
+        return [_remote(row) for row in rows if row["name"].rstrip("/") != self._path(sub)]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Read a file, or bytes ``start`` .. ``stop - 1`` of it: fewer where the file ends before.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: refused by the server, or out of patience: one sentence.
+        """
+        if self.local is not None:
+            with open(self.local / name, "rb") as file:
+                file.seek(start)
+                return file.read() if stop is None else file.read(stop - start)
+        if stop is not None and stop <= start:
+            return b""
+        return self._patiently(lambda: self._range(name, start, stop), name)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file for reading from its beginning on; remote ones are read ahead in blocks of 8 MiB."""
+        if self.local is not None:
+            with open(self.local / name, "rb") as file:
+                yield file
+            return
+        options = {"cache_type": "readahead", "block_size": 8 << 20}
+        file = self._patiently(lambda: self._fs.open(self._path(name), "rb", **options), name)
+        with file:
+            yield file
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """Open a file for writing; it is there, whole, after a clean exit, and not at all after another.
+
+        Raises:
+            OSError: a full disk, naming the file.
+            ValueError: refused by the server, or out of patience.
+        """
+        if self.local is not None:
+            with written_aside(self.local / name) as aside, open(aside, "wb") as file:
+                yield file
+            return
+        buffer = io.BytesIO()
+        yield buffer
+        self._patiently(lambda: self._fs.pipe_file(self._path(name), buffer.getvalue()), name)
+
+    def write(self, name: str, data: bytes | str) -> None:
+        """Write a file whole or not at all; text as UTF-8."""
+        with self.writing(name) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one; say whether it was written. Of two writers at a time one wins."""
+        try:
+            if self.local is not None:
+                with open(self.local / name, "xb") as file:
+                    file.write(data)
+            else:
+                self._patiently(lambda: self._fs.pipe_file(self._path(name), data, mode="create"), name)
+        except FileExistsError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        if self.local is not None:
+            (self.local / name).unlink(missing_ok=True)
+            return
+        with suppress(FileNotFoundError):
+            self._patiently(lambda: self._fs.rm_file(self._path(name)), name)
+
+    def _range(self, name: str, start: int, stop: int | None) -> bytes:
+        options = {"start": start, "end": stop} if start or stop is not None else {}
+        try:
+            return bytes(self._fs.cat_file(self._path(name), **options))
+        except OSError as error:
+            if _answer(error)[1] == 416:  # a range behind the end
+                return b""
+            raise
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _patiently(self, call: Callable[[], T], name: str) -> T:
+        """Call until it works; wait 0.5, 1, 2, 4, 8, 8, .. s (about) between tries."""
+        deadline, wait = time.monotonic() + self.patience, 0.5
+        while True:
+            try:
+                return call()
+            except Exception as error:  # each file system has errors of its own
+                self._refuse_final(error, name)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise ValueError(
+                        f"{self.name(name)}: no answer for {self.patience:.0f} s ({_short(error)}); "
+                        "check the network, the endpoint (AWS_ENDPOINT_URL) and the server, then start again"
+                    ) from None
+                pause = min(wait * random.uniform(0.75, 1.25), left)
+                log.warning(
+                    "%s: %s; trying again in %.1f s, for %.0f s yet",
+                    self.name(name),
+                    _short(error),
+                    pause,
+                    left,
+                )
+                time.sleep(pause)
+                wait = min(2 * wait, 8.0)
+
+    def _refuse_final(self, error: Exception, name: str) -> None:
+        """Raise what no waiting mends: a missing file as it is, a refusal as one sentence."""
+        text = f"{type(error).__name__} {error} {error.__cause__}"  # the cause has the server's code
+        if isinstance(error, PermissionError) or any(word in text for word in _DENIED):
+            raise ValueError(
+                f"{self.name(name)}: access denied ({_short(error)}); check AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights on this bucket"
+            ) from None
+        if "NoSuchBucket" in text or "bucket does not exist" in text:
+            raise ValueError(f"{self.name(name)}: there is no such bucket; check its name") from None
+        code, status = _answer(error)
+        if status == 412:
+            raise FileExistsError(self.name(name)) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise error
+        if isinstance(error, (*_FINAL, *_FAULTS)):
+            raise error
+        if 300 <= status < 500 and status not in _PASSING and code not in _PASSING:
+            raise ValueError(
+                f"{self.name(name)}: the server refuses ({_short(error)}); check this URL, the endpoint "
+                "(AWS_ENDPOINT_URL) and the region"
+            ) from None
+
+
+def _found(entry: os.DirEntry[str]) -> Found | None:
+    try:
+        told = entry.stat()
+    except FileNotFoundError:  # a link to nowhere, or a file removed just now
+        return None
+    return Found(entry.name, told.st_size, str(told.st_mtime_ns), stat.S_ISDIR(told.st_mode))
+
+
+def _remote(row: Mapping[str, Any]) -> Found:
+    marks = (row.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
+    changed = next((str(mark) for mark in marks if mark), "")
+    name = row["name"].rstrip("/").rpartition("/")[2]
+    return Found(name, int(row["size"] or 0), changed, row["type"] == "directory")
+
+
+def _answer(error: Exception) -> tuple[str, int]:
+    """Return the server's error code and HTTP status, as S3's or aiohttp's errors tell them; "" and 0 without one."""
+    told = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    if not isinstance(told, Mapping):
+        return "", getattr(error, "status", 0)
+    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return str(told.get("Error", {}).get("Code", "")), int(status)
+
+
+def _short(error: BaseException) -> str:
+    """Return an error's first line, or its kind when it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -1,0 +1,177 @@
+"""The calls that a student makes to one teacher, each with a time limit, each error with its meaning."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as fl
+import torch
+
+from mkd.semi.entropy import PseudoLabels
+from mkd.teacher import wire
+from mkd.teacher.access import call_headers
+from mkd.teacher.publish import Packet
+
+CHUNK = 1 << 22  # bytes of weights in one message
+SLOWEST = 5e7  # bytes/s below which sending weights is given up
+# Without a subchannel pool of its own a client inherits the back-off of earlier ones, up to two minutes.
+CHANNEL = [
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+Lost = (fl.FlightError, pa.ArrowException, OSError)
+
+
+class Refused(ValueError):
+    """The teacher will not serve this student; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How to reach teachers.
+
+    Attributes:
+        identity: of the student's network; None where only the status is asked.
+        token: on every call, or None.
+        tls_roots: certificates to trust, PEM; None connects without TLS.
+        timeout: seconds after which a silent call is given up.
+    """
+
+    identity: wire.Identity | None
+    token: str | None
+    tls_roots: bytes | None = None
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a teacher says to a student that it will serve.
+
+    Attributes:
+        header: whose weights it has.
+        max_batch: tiles in one request.
+        max_tile: side of a tile, pixels.
+        stopping: it takes no more requests.
+    """
+
+    header: wire.Header
+    max_batch: int
+    max_tile: int
+    stopping: bool
+
+
+class Caller:
+    """One connection to one endpoint, made at the first call.
+
+    Args:
+        endpoint: HOST:PORT.
+        access: how to reach it.
+    """
+
+    def __init__(self, endpoint: str, access: Access) -> None:
+        """Connect lazily."""
+        self._access = access
+        tls = access.tls_roots
+        where = f"grpc{'' if tls is None else '+tls'}://{endpoint}"
+        self._client = fl.connect(where, tls_root_certs=tls, generic_options=CHANNEL)
+
+    def hello(self) -> Hello:
+        """Introduce the student.
+
+        Raises:
+            Refused: another network, a wrong token, or no teacher.
+        """
+        content = self._action("hello", wire.pack(self._introduction()))
+        header = wire.read_header(content)
+        limits = [wire.integer(content, key, 1) for key in ("max_batch", "max_tile")]
+        return Hello(header, limits[0], limits[1], bool(content.get("stopping")))
+
+    def status(self) -> dict[str, Any]:
+        """Return the teacher's status."""
+        return self._action("status", b"")
+
+    def _action(self, name: str, body: bytes) -> dict[str, Any]:
+        try:
+            results = list(self._client.do_action(fl.Action(name, body), self._options(self._access.timeout)))
+            return wire.unpack(results[0].body if results else None)
+        except wire.WireError as error:
+            raise Refused(f"no teacher ({error})") from None
+        except Lost as error:
+            raise meaning(error) from None
+
+    def publish(self, packet: Packet, takes: bool) -> wire.Header:
+        """Send weights; return whose weights the teacher has then.
+
+        Args:
+            packet: the weights.
+            takes: take the teacher over from another student job.
+
+        Raises:
+            Refused: another student job has taken the teacher, or the weights do not fit.
+        """
+        content = {"header": vars(packet.header), "bytes": len(packet.blob), "sha256": packet.sha256}
+        descriptor = fl.FlightDescriptor.for_command(
+            wire.pack({**content, "takes": takes, **self._introduction()})
+        )
+        options = self._options(self._access.timeout + len(packet.blob) / SLOWEST)
+        whole = pa.py_buffer(packet.blob)
+        try:
+            writer, answers = self._client.do_put(descriptor, wire.WEIGHTS_SCHEMA, options)
+            with writer:
+                for start in range(0, len(packet.blob), CHUNK):
+                    piece = whole.slice(start, min(CHUNK, len(packet.blob) - start))
+                    column = pa.Array.from_buffers(pa.uint8(), piece.size, [None, piece])
+                    writer.write_batch(pa.record_batch([column], schema=wire.WEIGHTS_SCHEMA))
+                writer.done_writing()
+                return wire.read_header(wire.unpack(answers.read()))
+        except wire.WireError as error:
+            raise OSError(f"an answer that cannot be read ({error})") from None
+        except Lost as error:
+            raise meaning(error) from None
+
+    def open(self, height: int, width: int) -> tuple[Any, Any]:
+        """Return writer and reader of a request stream of this tile size."""
+        descriptor = fl.FlightDescriptor.for_command(wire.pack(self._introduction()))
+        writer, reader = self._client.do_exchange(descriptor, self._options(None))
+        writer.begin(wire.image_schema(height, width))
+        return writer, reader
+
+    def _introduction(self) -> dict[str, Any]:
+        return {"protocol": wire.PROTOCOL, "identity": self._access.identity}
+
+    def _options(self, timeout: float | None) -> fl.FlightCallOptions:
+        return fl.FlightCallOptions(timeout=timeout, headers=call_headers(self._access.token))
+
+
+def meaning(error: Exception) -> Exception:
+    """Return what a failed call means: a refusal by the teacher, or a short reason why it cannot be reached."""
+    if isinstance(error, fl.FlightUnauthenticatedError):
+        return Refused("the token is missing or wrong; give teacher.token_file or MKD_TEACHER_TOKEN")
+    if sentence := getattr(error, "extra_info", None):
+        return Refused(sentence.decode(errors="replace"))
+    if isinstance(error, fl.FlightTimedOutError):
+        return OSError("it does not answer in time")
+    if isinstance(error, fl.FlightUnavailableError):
+        return OSError("it cannot be reached")
+    text = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
+    return OSError(" ".join(text.split())[:200] or os.strerror(5))
+
+
+def read_answer(chunk: Any, tiles: int, height: int, width: int) -> tuple[PseudoLabels, float]:
+    """Return the labels in an answer, on the CPU, and the sum over its tiles of the share of kept pixels.
+
+    Raises:
+        WireError: it is not the answer of so many tiles (H,W).
+    """
+    batch = wire.whole(chunk.data, tiles)
+    if batch.num_rows != tiles or not batch.schema.equals(wire.answer_schema(height, width)):
+        raise wire.WireError("an answer to another request")
+    if any(batch.column(n).null_count for n in (1, 2, 3)):
+        raise wire.WireError("an answer with missing values")
+    score, kept, accepted = (
+        torch.from_numpy(batch.column(n).to_numpy(zero_copy_only=False).copy()) for n in (1, 2, 3)
+    )
+    version = wire.read_reply(chunk.app_metadata).updates
+    return PseudoLabels(wire.tensor_of(batch.column(0)), score, accepted, version), float(kept.sum())

@@ -1,0 +1,198 @@
+"""Where a student's requests wait: given to the endpoint that will have them done first, and again when it falls."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from mkd.teacher.api import Tally, TeachersGone
+from mkd.teacher.calls import Access
+from mkd.teacher.link import Link
+from mkd.teacher.publish import Packet
+from mkd.teacher.request import Request
+from mkd.teacher.wire import Header, Reply
+
+
+class Desk:
+    """Requests and endpoints under one lock.
+
+    Args:
+        endpoints: HOST:PORT of each teacher.
+        access: how to reach them.
+        patience: seconds to wait for a teacher.
+        fallback: whether the student can answer itself afterwards.
+        tally: counts retries.
+        say: where lines for people go.
+
+    Attributes:
+        changed: the lock, notified at each change.
+        closed: no more work.
+        packet: the weights that this rank brings the teachers, or None.
+        oldest: oldest version that an answer may have now.
+
+    Raises:
+        ValueError: an endpoint refuses this student.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        access: Access,
+        patience: float,
+        fallback: bool,
+        tally: Tally,
+        say: Callable[[str], None],
+    ) -> None:
+        """Greet each endpoint once."""
+        self.changed, self.closed = threading.Condition(), False
+        self.packet: Packet | None = None
+        self.oldest = 0
+        self._patience, self._fallback, self._tally, self._say = patience, fallback, tally, say
+        self._homeless: list[Request] = []
+        self._served, self._spoke, self._alone = time.monotonic(), 0.0, False
+        self._links: list[Link] = []
+        self._links = [Link(endpoint, access, self, say) for endpoint in endpoints]
+        with self.changed:
+            self.changed.wait_for(lambda: all(k.state != "new" for k in self._links), access.timeout + 1)
+            refused = [k for k in self._links if k.state == "refused"]
+        if refused:
+            self.close()
+            raise ValueError(f"teacher {refused[0].endpoint} refuses this student: {refused[0].reason}")
+
+    def submit(self, request: Request) -> None:
+        """Ask for labels; returns at once."""
+        with self.changed:
+            self._homeless.append(request)
+            self.assign()
+
+    def wait(self, request: Request, young: Callable[[Reply], bool]) -> bool:
+        """Wait for an answer that is young enough; return False when this process must answer itself.
+
+        Raises:
+            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback.
+            ValueError: every teacher refuses this student, or none takes batches of this size.
+        """
+        began = time.monotonic()
+        with self.changed:
+            while True:
+                if request.reply is not None and request.labels is not None:
+                    if young(request.reply):
+                        self._served, self._alone = time.monotonic(), False
+                        return True
+                    self._tally.stale += 1
+                    self._queue(request, 0.0)
+                self._check_size(request.images)
+                if self._deserted(request, began):
+                    self._drop(request)
+                    return False
+                self.assign()
+                self.changed.wait(self._pause())
+
+    def _deserted(self, request: Request, began: float) -> bool:
+        """Return whether the wait is to end without an answer, or raise; says that it waits."""
+        if all(k.state == "refused" for k in self._links):
+            raise ValueError(f"every teacher refuses this student: {self._links[0].reason}")
+        if any(k.serves(request) and not k.ailing for k in self._links):
+            return False
+        if self._alone:
+            return True
+        now = time.monotonic()
+        waited = now - max(began, self._served)
+        names = "; ".join(f"{k.endpoint}: {k.excuse(request)}" for k in self._links)
+        if waited >= self._patience:
+            if not self._fallback:
+                raise TeachersGone(
+                    f"no teacher for {waited:.0f} s ({names}); start one (launch/teacher.py) and run the same "
+                    "command again, or set teacher.fallback=local"
+                )
+            self._alone = True
+            self._say(
+                f"no teacher for {waited:.0f} s ({names}): going on with the local one until one is back"
+            )
+        elif waited > 2 and now - self._spoke > 10:
+            self._spoke = now
+            self._say(f"waiting for a teacher ({names}), for {waited:.0f} s yet")
+        return self._alone
+
+    def again(self, requests: list[Request], pause: float) -> None:
+        """Ask these anew after a pause in seconds; the lock is held."""
+        for request in requests:
+            self._tally.retries += 1
+            self._queue(request, pause)
+        self.assign()
+
+    def _queue(self, request: Request, pause: float) -> None:
+        request.labels, request.later = None, time.monotonic() + pause
+        request.ask = replace(request.ask, min_version=max(request.ask.min_version, self.oldest))
+        self._homeless.append(request)
+
+    def _drop(self, request: Request) -> None:
+        for link in self._links:
+            link.requests.pop(request.ask.id, None)
+        if request in self._homeless:
+            self._homeless.remove(request)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether requests wait for an endpoint that can serve them."""
+        return bool(self._homeless)
+
+    def assign(self) -> None:
+        """Give each request that is due to the endpoint that will have it done first (the lock is held)."""
+        now = time.monotonic()
+        for request in [r for r in self._homeless if r.later <= now]:
+            link = self._choose(request)
+            if link is not None:
+                self._homeless.remove(request)
+                link.give(request)
+
+    def _choose(self, request: Request) -> Link | None:
+        """Return the best endpoint that can answer; one that is ailing only where there is no other."""
+        able = [k for k in self._links if k.serves(request)]
+        rate = max((k.rate for k in able if k.rate is not None), default=1.0)
+        good = [k for k in able if not k.ailing] or able
+        return min(good, key=lambda k: k.cost(len(request.images), rate), default=None)
+
+    def _check_size(self, images: Tensor) -> None:
+        up = [k for k in self._links if k.state == "up"]
+        if up and not any(k.fits(images) for k in up):
+            raise ValueError(
+                f"{len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels in a batch, but teacher "
+                f"{up[0].endpoint} takes max_batch={up[0].max_batch} of max_tile={up[0].max_tile}; "
+                "start it with more"
+            )
+
+    def _pause(self) -> float:
+        """Return how long to wait for a change."""
+        now = time.monotonic()
+        return min(0.25, min((max(1e-3, r.later - now) for r in self._homeless), default=0.25))
+
+    def bring(self, packet: Packet) -> None:
+        """Let every endpoint have new weights."""
+        with self.changed:
+            self.packet = packet
+        for link in self._links:
+            link.wake.set()
+
+    def wait_for(self, header: Header) -> None:
+        """Wait until every endpoint that is up has these weights."""
+        with self.changed:
+            self.changed.wait_for(lambda: all(k.header == header for k in self._links if k.state == "up"))
+
+    def forget(self) -> None:
+        """Let go of all requests, and of weights that have been overtaken by a return to earlier ones."""
+        with self.changed:
+            for link in self._links:
+                link.forget()
+            self._homeless.clear()
+            self.packet = None
+
+    def close(self) -> None:
+        """Hang up."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        for link in self._links:
+            link.close()

@@ -1,0 +1,295 @@
+"""One endpoint as the student sees it: greeted again and again, asked, published to, given up when it is gone."""
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+from torch import Tensor
+
+from mkd.teacher import wire
+from mkd.teacher.calls import Access, Caller, Lost, Refused, meaning, read_answer
+from mkd.teacher.request import Desk, Request
+
+GREET_EVERY = 1.0  # seconds between greetings: how soon a frozen or late teacher is noticed
+SOON = 0.0025  # seconds until the first greeting, then ever longer, while requests wait for newer weights
+LONGEST_PAUSE = 2.0  # seconds between attempts to reach an endpoint that is down
+FORGIVEN_AFTER = 10.0  # seconds after which a teacher that failed a batch is asked like the others
+
+
+class Link:
+    """One endpoint: a thread keeps it, a thread sends, each stream has a thread that receives.
+
+    Args:
+        endpoint: HOST:PORT.
+        access: how to reach it.
+        desk: the student's side.
+        say: where a line for people goes.
+
+    Attributes:
+        state: new (never tried), up, down, refused.
+        reason: why it is not up, for people.
+        hello: what the teacher said last, or None.
+        header: whose weights it has, or None.
+        ailing: its last answer was a failure, or it is stopping.
+        requests: asked here and not answered, by id.
+        rate: tiles/s while it had work, or None.
+        wake: set it to be greeted and published to at once.
+    """
+
+    def __init__(self, endpoint: str, access: Access, desk: Desk, say: Callable[[str], None]) -> None:
+        """Start to connect."""
+        self.endpoint, self._access, self._desk, self._say = endpoint, access, desk, say
+        self.state, self.reason, self.ailing = "new", "not tried yet", False
+        self.rate: float | None = None
+        self.header: wire.Header | None = None
+        self.max_batch = self.max_tile = 0
+        self.requests: dict[int, Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._streams: dict[tuple[int, int], tuple[Any, Any]] = {}
+        self._dropped: list[Any] = []
+        self._caller: Caller | None = None
+        self._life = 0  # counts connections: an error of an earlier one must not end a later one
+        self._eager = SOON
+        self._acked, self._busy_since, self._since, self._told = False, 0.0, 0.0, ""
+        self.wake = threading.Event()
+        self._threads = [
+            threading.Thread(target=work, name=f"{work.__name__} {endpoint}", daemon=True)
+            for work in (self._keep, self._send)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # Called with the desk's lock held.
+
+    def fits(self, images: Tensor) -> bool:
+        """Return whether the teacher takes requests of this size."""
+        return len(images) <= self.max_batch and max(images.shape[2:]) <= self.max_tile
+
+    def serves(self, request: Request) -> bool:
+        """Return whether the teacher is there, takes this size, and has weights that may answer."""
+        header, ask = self.header, request.ask
+        if self.state != "up" or header is None or not self.fits(request.images):
+            return False
+        return header.session == ask.session and header.version >= ask.min_version
+
+    def excuse(self, request: Request) -> str:
+        """Return why the teacher does not serve a request, for people."""
+        if self.state == "up" and not self.ailing and self.header is not None:
+            has, ask = self.header, request.ask
+            needs = f"version {ask.min_version} of {ask.session} is needed"
+            return f"has version {has.version} of {has.session or 'no session'}, {needs}"
+        return self.reason
+
+    def cost(self, tiles: int, rate: float) -> float:
+        """Return the seconds until these tiles would be labelled here; ``rate`` stands in for an unknown one."""
+        outstanding = sum(len(r.images) for r in self.requests.values())
+        return (outstanding + tiles) / (self.rate or rate)
+
+    def give(self, request: Request) -> None:
+        """Ask here."""
+        if not self.requests:
+            self._busy_since = time.monotonic()
+        self.requests[request.ask.id] = request
+        self._waiting.append(request)
+        self._desk.changed.notify_all()
+
+    def forget(self) -> None:
+        """Let go of all requests; answers that still come are not looked at."""
+        self.requests.clear()
+        self._waiting.clear()
+
+    # The keeper's thread.
+
+    def _keep(self) -> None:
+        """Greet again and again; publish where the teacher is behind; come back after a fall."""
+        pause = 0.1
+        while not self._desk.closed:
+            life = self._life
+            try:
+                self._visit(life)
+            except Refused as error:
+                self._fall(life, "refused", str(error))
+                pause = LONGEST_PAUSE
+            except (wire.WireError, *Lost) as error:
+                self._fall(life, "down", str(error))
+                pause = min(2 * pause, LONGEST_PAUSE)
+            if self.state == "up":
+                pause = self._eager = min(2 * self._eager, GREET_EVERY) if self._desk.hungry else GREET_EVERY
+            self.wake.wait(pause)
+            self.wake.clear()
+
+    def _visit(self, life: int) -> None:
+        """Greet the teacher and bring it the newest weights; then it is up."""
+        caller = self._caller or Caller(self.endpoint, self._access)
+        self._caller = caller
+        hello = caller.hello()
+        header, packet = hello.header, self._desk.packet
+        if packet is not None and packet.header != header and not hello.stopping:
+            header = caller.publish(packet, takes=not self._acked)
+            self._acked = True
+        with self._desk.changed:
+            if life != self._life:
+                return
+            self.max_batch, self.max_tile = hello.max_batch, hello.max_tile
+            if header != self.header:
+                self.header, self._eager = header, SOON
+            if hello.stopping:
+                self.ailing, self.reason = True, "it is stopping"
+            elif time.monotonic() - self._busy_since > FORGIVEN_AFTER:
+                self.ailing = False
+            if self.state != "up":
+                self.state, self.rate, self._since = "up", None, time.monotonic()
+                self._tell(f"answers, with version {header.version} of the weights")
+            self._desk.assign()
+            self._desk.changed.notify_all()
+
+    # The sender's thread.
+
+    def _send(self) -> None:
+        """Write requests as they come; only this thread touches a writer."""
+        while True:
+            with self._desk.changed:
+                self._desk.changed.wait_for(self._sender_wanted)
+                if self._desk.closed:
+                    self._drop_streams()
+                dropped, self._dropped = self._dropped, []
+                closed, life = self._desk.closed, self._life
+                request = self._waiting.popleft() if self._waiting and self.state == "up" else None
+            for writer in dropped:
+                with contextlib.suppress(*Lost):  # unclosed, the library would complain on stderr
+                    writer.close()
+            if closed:
+                return
+            try:
+                if request is not None:
+                    self._write(request, life)
+            except Lost as error:
+                self._lose(life, meaning(error))
+
+    def _sender_wanted(self) -> bool:
+        return bool(self._desk.closed or self._dropped or (self._waiting and self.state == "up"))
+
+    def _drop_streams(self) -> None:
+        """Cancel all streams (the lock is held); the sender closes their writers."""
+        for writer, reader in self._streams.values():
+            reader.cancel()
+            self._dropped.append(writer)
+        self._streams.clear()
+
+    def _write(self, request: Request, life: int) -> None:
+        images = request.images.cpu()
+        schema = wire.image_schema(*images.shape[2:])
+        batch = pa.record_batch([wire.tensor_column(images, schema.field(0).type)], schema=schema)
+        writer = self._stream(images.shape[2], images.shape[3], life)
+        writer.write_with_metadata(batch, pa.py_buffer(wire.pack(request.ask)))
+
+    def _stream(self, height: int, width: int, life: int) -> Any:
+        """Return the writer of the stream of this tile size, opened at its first use."""
+        if (height, width) in self._streams:
+            return self._streams[height, width][0]
+        caller = self._caller
+        if caller is None:
+            raise OSError("the connection is gone")
+        writer, reader = caller.open(height, width)
+        with self._desk.changed:
+            gone = life != self._life
+            if not gone:
+                self._streams[height, width] = writer, reader
+        if gone:
+            reader.cancel()
+            with contextlib.suppress(*Lost):
+                writer.close()
+            raise OSError("the connection is gone")
+        name = f"receive {self.endpoint}"
+        threading.Thread(target=self._receive, args=(reader, life), name=name, daemon=True).start()
+        return writer
+
+    # A receiver's thread.
+
+    def _receive(self, reader: Any, life: int) -> None:
+        """Take answers until the stream ends."""
+        try:
+            while True:
+                chunk = reader.read_chunk()
+                self._take(chunk, wire.read_reply(chunk.app_metadata), life)
+        except StopIteration:
+            self._lose(life, OSError("it closed the stream"))
+        except wire.WireError as error:
+            self._lose(life, error)
+        except Lost as error:
+            self._lose(life, meaning(error))
+
+    def _take(self, chunk: Any, reply: wire.Reply, life: int) -> None:
+        """Hand one answer to whoever asked; an answer that nobody waits for is let go."""
+        if reply.id < 0:
+            raise OSError("it is stopping")
+        request = self.requests.get(reply.id)
+        if request is None:
+            return
+        labels, kept = None, 0.0
+        if reply.status == wire.OK:
+            labels, kept = read_answer(chunk, len(request.images), *request.images.shape[2:])
+        with self._desk.changed:
+            if life != self._life or self.requests.pop(reply.id, None) is not request:
+                return
+            self._measure(len(request.images), labels is not None)
+            self.ailing = reply.status not in (wire.OK, wire.BEHIND)
+            if labels is None:
+                # A greeting tells what it has by now; this answer may be older than weights sent since.
+                self.header, self.reason = None, reply.reason or reply.status
+                self._desk.again([request], 1.0 if self.ailing else 0.0)
+            request.labels, request.reply, request.kept = labels, reply, kept
+            self._desk.changed.notify_all()
+        if labels is None:
+            self.wake.set()
+
+    def _measure(self, tiles: int, worked: bool) -> None:
+        """Take up the rate of an answer: its tiles over the time since it was first in line."""
+        now = time.monotonic()
+        if worked:
+            rate = tiles / max(now - self._busy_since, 1e-6)
+            self.rate = rate if self.rate is None else 0.8 * self.rate + 0.2 * rate
+        self._busy_since = now
+
+    # Any thread.
+
+    def _fall(self, life: int, state: str, reason: str) -> None:
+        """Give up one connection; what was asked there is asked elsewhere."""
+        with self._desk.changed:
+            if life != self._life or self._desk.closed:
+                return
+            self._life += 1
+            self.state, self.reason, self.header = state, reason, None
+            self._caller = None
+            self._drop_streams()
+            requests = list(self.requests.values())
+            self.forget()
+            self._tell(f"{'refuses: ' if state == 'refused' else ''}{reason}")
+            self._desk.again(requests, 0.0)
+            self._desk.changed.notify_all()
+
+    def _lose(self, life: int, error: Exception) -> None:
+        """Give up a connection that failed in use; unless it was a short one, try the next one at once."""
+        lasted = time.monotonic() - self._since
+        self._fall(life, "down", str(error))
+        if lasted > GREET_EVERY:
+            self.wake.set()
+
+    def close(self) -> None:
+        """Hang up; the desk is closed already."""
+        self.wake.set()
+        with self._desk.changed:
+            self._drop_streams()
+            self._desk.changed.notify_all()
+        for thread in self._threads:
+            thread.join(self._access.timeout)
+
+    def _tell(self, text: str) -> None:
+        """Say what changed, once in a row."""
+        if text != self._told:
+            self._told = text
+            self._say(f"teacher {self.endpoint}: {text}")

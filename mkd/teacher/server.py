@@ -1,0 +1,240 @@
+"""The teacher service: Arrow Flight in front of the batcher. What is wrong with a call ends that call only."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from mkd.teacher import weights, wire
+from mkd.teacher.access import Complaints, TokenCheck, is_loopback
+from mkd.teacher.batcher import Batcher, Job
+from mkd.teacher.stream import AnswerStream
+
+MOST_STREAMS = 256
+MOST_UPLOADS = 2  # weights on their way at once; each needs its memory
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a service accepts.
+
+    Attributes:
+        max_batch: tiles in one request (and in one forward pass).
+        max_tile: side of a tile, pixels.
+        queue: requests of one stream that may lack an answer.
+    """
+
+    max_batch: int
+    max_tile: int
+    queue: int
+
+
+class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
+    """One teacher on one port; it serves from construction on.
+
+    Args:
+        batcher: owns the network; started here.
+        identity: architecture, classes and normalisation that students must have.
+        limits: what is accepted.
+        host: address to listen on.
+        port: 0 takes a free one.
+        token: on every call, or None.
+        tls: certificate and key, PEM, or None.
+        device: for the status.
+        say: where a line for people goes.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        batcher: Batcher,
+        identity: wire.Identity,
+        limits: Limits,
+        host: str,
+        port: int,
+        token: str | None,
+        tls: tuple[bytes, bytes] | None,
+        device: str,
+        say: Callable[[str], None],
+    ) -> None:
+        """Listen and start the batcher."""
+        self._batcher, self._identity, self._limits = batcher, identity, limits
+        self._layout = weights.layout(batcher.model)
+        self._most = weights.most_bytes(self._layout)
+        self._complain = Complaints(say)
+        self._lock, self._device = threading.Lock(), device
+        self._streams: set[AnswerStream] = set()
+        self._uploads = threading.BoundedSemaphore(MOST_UPLOADS)
+        self._owner: str | None = None  # the student job that has published since the start
+        middleware = {} if token is None else {"token": TokenCheck(token, self._complain)}
+        location = f"grpc{'+tls' if tls else ''}://{host}:{port}"
+        batcher.start()
+        super().__init__(location, middleware=middleware, tls_certificates=[tls] if tls else None)
+        if token is not None and tls is None and not is_loopback(host):
+            say(
+                "the token and the images travel unencrypted; give tls_cert= and tls_key= on a shared network"
+            )
+
+    def do_exchange(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
+        """Answer one stream of requests."""
+        with self._guard(context, "requests"):
+            self._check_identity(wire.unpack(descriptor.command))
+            size = wire.tile_size(reader.schema, self._limits.max_tile)
+            with self._stream(writer, *size) as stream:
+                for chunk in reader:
+                    job = self._job(chunk, stream)
+                    if not stream.add(job):
+                        return
+                    self._batcher.put(job)
+
+    def _job(self, chunk: Any, stream: AnswerStream) -> Job:
+        ask = wire.read_ask(chunk.app_metadata)
+        batch = wire.whole(chunk.data, self._limits.max_batch)
+        return Job(ask, wire.tensor_of(batch.column(0)), stream)
+
+    @contextlib.contextmanager
+    def _stream(self, writer: Any, height: int, width: int) -> Iterator[AnswerStream]:
+        """Count an open stream; at the end its last answers are written."""
+        with self._lock:
+            if len(self._streams) >= MOST_STREAMS:
+                raise wire.WireError(f"{MOST_STREAMS} streams are open; more are not served")
+            stream = AnswerStream(writer, height, width, self._limits.queue)
+            self._streams.add(stream)
+            self._batcher.streams = len(self._streams)
+        try:
+            yield stream
+        finally:
+            stream.finish()
+            with self._lock:
+                self._streams.discard(stream)
+                self._batcher.streams = len(self._streams)
+
+    def do_put(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
+        """Take published weights, whole or not at all."""
+        with self._guard(context, "weights"):
+            content = wire.unpack(descriptor.command)
+            self._check_identity(content)
+            parcel = wire.read_parcel(content, self._most)
+            if not self._uploads.acquire(blocking=False):
+                raise wire.WireError(f"{MOST_UPLOADS} uploads of weights are under way; more are not taken")
+            try:
+                state = self._receive(parcel, reader)
+                self._take_over(parcel, state)
+            finally:
+                self._uploads.release()
+            writer.write(pa.py_buffer(wire.pack(parcel.header)))
+
+    def _receive(self, parcel: wire.Parcel, reader: Any) -> dict[str, Any]:
+        """Return the tensors of an upload; its announced size bounds what is kept."""
+        if not reader.schema.equals(wire.WEIGHTS_SCHEMA):
+            raise wire.WireError("weights come as one column of uint8")
+        blob = bytearray()
+        for chunk in reader:
+            batch = wire.whole(chunk.data, parcel.bytes - len(blob))
+            if batch.column(0).null_count:
+                raise wire.WireError("weights with missing values")
+            blob += batch.column(0).to_numpy().data
+        if len(blob) != parcel.bytes or weights.digest(blob) != parcel.sha256:
+            raise wire.WireError(f"weights of {len(blob)} bytes that are not the {parcel.bytes} announced")
+        state, header = weights.from_bytes(bytes(blob), self._layout)
+        if header != parcel.header:
+            raise wire.WireError("weights whose header is not the announced one")
+        return state
+
+    def _take_over(self, parcel: wire.Parcel, state: dict[str, Any]) -> None:
+        """Hand weights to the batcher, unless another student job has taken this teacher since."""
+        header = parcel.header
+        with self._lock:
+            if self._owner not in (None, header.owner) and not parcel.takes:
+                raise wire.WireError(
+                    f"this teacher now follows another student job (session {self._owner}, not {header.owner}); "
+                    "give each job teachers of its own, or end one of them"
+                )
+            newest = self._batcher.newest()
+            if header.session != newest.session or header.version > newest.version:
+                self._batcher.offer(state, header)
+            self._owner = header.owner
+
+    def do_action(self, context: Any, action: fl.Action) -> Iterator[fl.Result]:
+        """Answer ``hello`` (may this student ask, and whose weights are here) and ``status``."""
+        with self._guard(context, "action"):
+            if action.type == "hello":
+                self._check_identity(wire.unpack(action.body))
+                return iter([fl.Result(wire.pack(self._hello()))])
+            if action.type == "status":
+                return iter([fl.Result(json.dumps(self.status()).encode())])
+            raise wire.WireError("an action other than hello and status")
+
+    def _hello(self) -> dict[str, Any]:
+        newest = self._batcher.newest()
+        stopping = self._batcher.stopping.is_set()
+        sizes = {"max_batch": self._limits.max_batch, "max_tile": self._limits.max_tile}
+        return {**vars(newest), **sizes, "stopping": stopping}
+
+    def status(self) -> dict[str, Any]:
+        """Return what is shown to people and scripts."""
+        newest = self._batcher.newest()
+        return {
+            **vars(newest),
+            "queue": self._batcher.waiting(),
+            "clients": len(self._streams),
+            "device": self._device,
+            "stopping": self._batcher.stopping.is_set(),
+            "refused": dict(self._complain.counts),
+            **self._batcher.gauge.read(),
+        }
+
+    def _check_identity(self, content: dict[str, Any]) -> None:
+        if content.get("protocol") != wire.PROTOCOL:
+            raise wire.WireError(
+                f"protocol {content.get('protocol')} at the student, {wire.PROTOCOL} here; install the same mkd"
+            )
+        asked = content.get("identity")
+        if differs := wire.differences(asked if isinstance(asked, dict) else {}, self._identity):
+            raise wire.WireError(
+                f"another network: {differs}; start the teacher from the student's semi.start"
+            )
+
+    @contextlib.contextmanager
+    def _guard(self, context: Any, kind: str) -> Iterator[None]:
+        """Turn what is wrong with a message into an error of its call, said once for each kind and peer."""
+        try:
+            yield
+        except wire.WireError as error:
+            self._complain(kind, context.peer(), str(error))
+            raise fl.FlightServerError(str(error), extra_info=str(error).encode()) from None
+        except (fl.FlightError, pa.ArrowException, OSError, MemoryError) as error:
+            if not context.is_cancelled():
+                self._complain(f"damaged {kind}", context.peer(), str(error))
+            raise fl.FlightServerError("the message cannot be read") from None
+
+    def drain(self, seconds: float) -> None:
+        """Take no more requests, answer those that were read, tell the streams, and stop listening.
+
+        Args:
+            seconds: how long clients may take to read and hang up.
+        """
+        until = time.monotonic() + seconds
+        self._batcher.stopping.set()
+        self._batcher.join(seconds)
+        with self._lock:
+            streams = list(self._streams)
+        header = self._batcher.newest()
+        notice = wire.Reply(-1, wire.STOPPING, header.session, header.version, header.updates)
+        for stream in streams:
+            stream.add(notice, max(0.0, until - time.monotonic()))
+        while time.monotonic() < until and self._streams:
+            time.sleep(0.02)
+        closing = threading.Thread(
+            target=self.shutdown, daemon=True
+        )  # it waits for calls, which may never end
+        closing.start()
+        closing.join(max(0.0, until - time.monotonic()))

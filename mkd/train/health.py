@@ -1,0 +1,188 @@
+"""What the student hears from its teacher: kept shares, entropy, classes, age and waiting; and when that collapses."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mkd.teacher.api import Tally
+
+DOMINANT = 0.95  # share of the kept pixels with which one class has taken over,
+ORDINARY = 0.8  # unless the labelled set gives it this share itself
+FLOOR = 0.001  # kept share of the pixels below which the student learns nothing from the teacher
+ROWS = 5  # rows of the journal in a row that make a collapse
+ROLLBACKS = 3  # after that many a run stops
+
+
+class Collapsed(Exception):
+    """The pseudo-labels have collapsed and the run is to go back to its last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a row of the journal says about the teacher: numbers by name, and groups of numbers by class or age."""
+
+    values: dict[str, float]
+    groups: dict[str, dict[str, float]]
+
+
+@dataclass
+class _Sums:
+    """Counts since the last row, and the time and the teacher's tally then."""
+
+    classes: Tensor
+    before: Tally
+    began: float
+    inside: int = 0
+    tiles: int = 0
+    accepted: int = 0
+    score: float = 0.0
+
+
+class Health:
+    """The monitor of the pseudo-labels.
+
+    ::
+
+        kept share of class c   k_c = pixels kept as c / pixels inside the candidate tiles,   kept = sum_c k_c
+        class histogram         p_c = k_c / kept
+        class shift             1/2 sum_c |p_c - q_c|,   q = class histogram of the labelled set; in [0,1]
+        a bad row               p_c > 0.95 for a class with q_c < 0.8,   or   kept < 0.001
+
+    A collapse is `ROWS` bad rows one after another. It is said once; with ``good`` the run goes back.
+
+    Args:
+        classes: their names.
+        histogram: labelled pixels of each class.
+        say: prints a line beside the progress.
+        tally: the teacher's; of one in another process, waiting and ages are reported too.
+        good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        histogram: Sequence[int],
+        say: Callable[[str], None],
+        tally: Tally,
+        good: Callable[[], bool] | None = None,
+    ) -> None:
+        """Start with nothing seen."""
+        self.classes, self.say, self.tally, self._good = tuple(classes), say, tally, good
+        total = max(1, sum(histogram))
+        self.labelled = [n / total for n in histogram]
+        self.bad_rows, self.rollbacks = 0, 0
+        self._reason = ""
+        self._sums = self._nothing()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the present state is one to go back to."""
+        return self._good is not None and self.bad_rows == 0
+
+    @property
+    def trust(self) -> float:
+        """Factor of w_u: halved by each rollback, because the same steps would end in the same collapse."""
+        return float(0.5**self.rollbacks)
+
+    def add(self, labels: Tensor, inside: Tensor, score: Tensor, accepted: Tensor) -> None:
+        """Count one answer of the teacher.
+
+        Args:
+            labels: uint8 (B,H,W), class ids; 255 = dropped or outside the tile.
+            inside: bool (B,H,W), pixels inside the tile.
+            score: float (B,), mean normalised entropy of each tile, in [0,1].
+            accepted: bool (B,), what passed the tile filter.
+        """
+        s = self._sums
+        s.classes += torch.bincount(labels.flatten(), minlength=256)[: len(self.classes)].cpu()
+        s.inside += int(inside.sum())
+        s.tiles += len(accepted)
+        s.accepted += int(accepted.sum())
+        s.score += float(score.sum(dtype=torch.float64))
+
+    def report(self) -> Figures:
+        """Return the figures since the last report, and count them as a bad row or not."""
+        s, self._sums = self._sums, self._nothing()
+        counts = s.classes.tolist()
+        kept = sum(counts)
+        shares = [n / max(1, kept) for n in counts]
+        self._reason = self._judge(kept / max(1, s.inside), shares)
+        self.bad_rows = self.bad_rows + 1 if self._reason else 0
+        values = {
+            "kept_tiles": s.accepted / max(1, s.tiles),
+            "kept_pixels": kept / max(1, s.inside),
+            "tile_entropy": s.score / max(1, s.tiles),
+            "class_shift": sum(abs(p - q) for p, q in zip(shares, self.labelled, strict=True)) / 2,
+        }
+        kept_of = {c: n / max(1, s.inside) for c, n in zip(self.classes, counts, strict=True)}
+        waiting, service = _service(s.before, self._sums.before, self._sums.began - s.began)
+        return Figures({**values, **waiting}, {"kept": kept_of, **service})
+
+    def check(self) -> None:
+        """Say a collapse once, when its last row is there.
+
+        Raises:
+            Collapsed: the run is to go back.
+            ValueError: it has gone back too often.
+        """
+        if self.bad_rows != ROWS:
+            return
+        collapse = f"the pseudo-labels have collapsed: in {ROWS} rows of the journal, {self._reason}"
+        if self._good is None:
+            self.say(
+                f"warning: {collapse}; if the validation mIoU falls too, raise semi.confidence, lower semi.weight "
+                "or set semi.on_collapse=rollback, in a new run folder"
+            )
+        elif self.rollbacks == ROLLBACKS:
+            raise ValueError(
+                f"{collapse}, after {ROLLBACKS} rollbacks; raise semi.confidence, lower semi.weight or optim.lr in a "
+                "new run folder"
+            )
+        elif self._good():
+            raise Collapsed(collapse)
+        else:
+            self.say(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
+
+    def _judge(self, kept: float, shares: list[float]) -> str:
+        """Return what is bad about the last row, or nothing."""
+        if kept < FLOOR:
+            return f"{kept:.2%} of the pixels were kept (less than {FLOOR:.1%})"
+        for name, share, usual in zip(self.classes, shares, self.labelled, strict=True):
+            if share > DOMINANT and usual < ORDINARY:
+                return f"'{name}' has {share:.1%} of the kept pixels and {usual:.1%} of the labelled ones"
+        return ""
+
+    def _nothing(self) -> _Sums:
+        tally = replace(self.tally, ages=Counter(self.tally.ages), age_steps=Counter(self.tally.age_steps))
+        return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), tally, time.monotonic())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold; it is written right after a report, so there are no sums."""
+        return {"bad_rows": self.bad_rows, "rollbacks": self.rollbacks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
+        self._sums = self._nothing()
+
+
+def _service(
+    before: Tally, now: Tally, seconds: float
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return what a teacher in another process cost between two tallies: numbers, and groups of counts."""
+    if now.tiles + now.local == 0:
+        return {}, {}
+    ages, steps = now.ages - before.ages, now.age_steps - before.age_steps
+    mean = sum(age * n for age, n in ages.items()) / max(1, ages.total())
+    waited = min(1.0, (now.wait_s - before.wait_s) / max(1e-9, seconds))
+    names = ("retries", "stale", "local")
+    return {"wait_teacher": waited, "age": mean}, {
+        "teacher": {name: getattr(now, name) - getattr(before, name) for name in names},
+        "ages": {str(age): ages[age] for age in sorted(ages)},
+        "age_steps": {str(age): steps[age] for age in sorted(steps)},
+    }

@@ -1,0 +1,92 @@
+"""The same task over many items, in this process or in several ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+_AHEAD = 2  # items a worker that wait in its queue
+
+_task: Callable[[Any], Any] | None = None
+
+
+def all_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def each(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """Run a task on each item and give the results as they come.
+
+    Args:
+        task: picklable when there are several workers; sent to each of them once.
+        items: picklable then, too.
+        workers: processes, >= 1; with 1 everything happens in this process, in order.
+
+    Raises:
+        ValueError: fewer than one worker, or one that was killed; and whatever the task raises.
+    """
+    if workers < 1:
+        raise ValueError(f"--workers {workers}: at least one process is needed")
+    if min(workers, len(items)) <= 1:
+        return map(task, items)
+    return _in_processes(task, items, min(workers, len(items)))
+
+
+def _in_processes(task: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
+    context = get_context("spawn")  # a forked child may hang on locks of threads that it does not have
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(task,))
+    try:
+        yield from _results(pool, items, _AHEAD * count)
+    except BrokenProcessPool:
+        raise ValueError(
+            "a worker process was killed, maybe for want of memory: choose fewer --workers and start again, "
+            "what is finished is kept"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Iterator[Any]:
+    """Keep a few items in the queue, so that a million of them need no memory."""
+    waiting: set[Future[Any]] = set()
+    rest = iter(items)
+    while True:
+        for item in rest:
+            waiting.add(pool.submit(_run, item))
+            if len(waiting) >= ahead:
+                break
+        if not waiting:
+            return
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield future.result()
+
+
+def _begin(task: Callable[[Any], Any]) -> None:
+    """Set up a worker: Ctrl-C is the parent's affair, and its end is the worker's end."""
+    global _task
+    _task = task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "workers have a parent"
+    wait_for([parent.sentinel])
+    os._exit(1)
+
+
+def _run(item: Any) -> Any:
+    assert _task is not None, "the task is sent before the items"
+    return _task(item)

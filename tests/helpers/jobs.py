@@ -1,0 +1,44 @@
+"""Builds of tiny data sets: in this process, and as jobs of their own."""
+
+import sys
+import time
+from pathlib import Path
+
+from shards.pack import pack
+
+
+def run(folder, out, **options):
+    """Pack the folder in shards of one tile and keep what was said."""
+    return pack(folder.root, folder.classfile, out, shard_size=1, say=folder.said.append, **options)
+
+
+def command(folder, out, *more):
+    """Give the command line of the same."""
+    places = ["--source", str(folder.root), "--classes", str(folder.classfile), "--out", str(out)]
+    return [sys.executable, "-m", "shards", "pack", *places, "--shard-size", "1", *more]
+
+
+def content(out):
+    """Read all files of a data set."""
+    return {path.name: path.read_bytes() for path in sorted(Path(out).iterdir())}
+
+
+def workers_of(pid):
+    """List the worker processes of a job."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            told, line = path.read_text(), (path.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if int(told.rpartition(")")[2].split()[1]) == pid and "spawn_main" in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+def wait_until(ready):
+    """Wait for something that must come; a minute without it fails."""
+    deadline = time.monotonic() + 60
+    while not ready():
+        assert time.monotonic() < deadline, "it did not come for a minute"
+        time.sleep(0.02)

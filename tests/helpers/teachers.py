@@ -1,0 +1,144 @@
+"""Teacher services of a tiny network: in this process, or in one of their own that a test can kill or freeze."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mkd.semi.entropy import TileLimit
+from mkd.teacher import wire
+from mkd.teacher.batcher import Batcher
+from mkd.teacher.calls import Access
+from mkd.teacher.client import RemoteTeacher, Terms
+from mkd.teacher.server import Limits, TeacherServer
+from tests.helpers.nets import tiny_net
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ("grass", "road", "water")
+PLAN = {"backbone": "tiny", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+IDENTITY = wire.identity(PLAN, CLASSES)
+NOBODY = wire.Header("", 0, 0)
+
+
+def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8, say=print):
+    """Return the thread that labels, not started."""
+    model = (tiny_net() if model is None else model).eval().requires_grad_(False)
+    cpu = torch.device("cpu")
+    return Batcher(model, header, cpu, contextlib.nullcontext, max_batch, wait_s, depth, say)
+
+
+@contextlib.contextmanager
+def service(model=None, identity=IDENTITY, token=None, port=0, tls=None, say=print, max_tile=64, **more):
+    """Serve on this machine's loopback until the block ends."""
+    batcher = batcher_of(model, say=say, **more)
+    limits = Limits(batcher.max_batch, max_tile, 8)
+    server = TeacherServer(batcher, identity, limits, "127.0.0.1", port, token, tls, "cpu", say)
+    server.endpoint, server.batcher = f"127.0.0.1:{server.port}", batcher
+    try:
+        yield server
+    finally:
+        server.drain(2.0)
+
+
+def remote(
+    student, *endpoints, said=None, limit=None, identity=IDENTITY, token=None, timeout=1.0, tls=None, **terms
+):
+    """Return the student's side; what it says goes into `said`."""
+    terms = Terms(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | terms))
+    limit = limit or TileLimit(absolute=1.0)
+    access = Access(identity, token, tls, timeout)
+    say = print if said is None else said.append
+    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say)
+
+
+def weak_views(seed=0, batch=4, size=(6, 5)):
+    """Return seeded uint8 images (B,3,H,W)."""
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.integers(0, 256, (batch, 3, *size)), dtype=torch.uint8)
+
+
+def same(one, other):
+    """Return whether two answers are equal to the bit."""
+    pairs = [(getattr(one, k), getattr(other, k)) for k in ("labels", "score", "accepted")]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def until(condition, seconds=60.0):
+    """Wait for something that must happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+def free_port():
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class TeacherProcess:
+    """A service of `tiny_net` in a process of its own.
+
+    Args:
+        port: 0 takes a free one.
+        seed: of its weights, which a student replaces.
+        delay: seconds that each forward pass takes longer.
+        token: on every call, or none.
+        wait: return once it is ready.
+        stderr: where its log goes; inherited by default.
+    """
+
+    def __init__(self, port=0, seed=0, delay=0.0, token="", wait=True, stderr=None):
+        command = [sys.executable, "-m", "tests.helpers.teachers", str(port), str(seed), str(delay), token]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+        self.endpoint = self.process.stdout.readline().strip() if wait else f"127.0.0.1:{port}"
+        assert self.endpoint, "the teacher did not start"
+        self.port = int(self.endpoint.rpartition(":")[2])
+
+    def signal(self, number):
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def kill(self):
+        """Kill -9 it, frozen or not."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def processes(*teachers):
+    """End services at the end of a block, whatever state they are in."""
+    try:
+        yield teachers
+    finally:
+        for teacher in teachers:
+            teacher.kill()
+
+
+def main(port, seed, delay, token):
+    """Serve until killed."""
+    torch.set_num_threads(1)
+    model = tiny_net(seed=seed)
+    model.register_forward_pre_hook(lambda *_: time.sleep(delay))
+    with service(
+        model, token=token or None, port=port, say=lambda text: print(text, file=sys.stderr, flush=True)
+    ) as server:
+        print(server.endpoint, flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,135 @@
+"""launch/teacher.py as people and scripts use it."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from mkd.build import teacher as build
+from mkd.config import schema
+from mkd.config.load import load, to_yaml
+from mkd.models.deeplab import Architecture
+from mkd.models.deeplab import build as network
+from mkd.store.model_folder import ModelCard, save_model
+from mkd.teacher import weights, wire
+from mkd.teacher.access import TOKEN_VARIABLE
+from tests.helpers.runs import finish, launch, start
+
+SMALL = Architecture("tf_efficientnet_lite0", aspp_channels=8, low_channels=4, decoder_channels=8)
+CLASSES = ("grass", "road", "water")
+TOKEN = "0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run that started from a small model and has published version 7 of its weights."""
+    root = tmp_path_factory.mktemp("run")
+    model = network(SMALL, 3, None, seed=0)
+    card = ModelCard(SMALL, CLASSES, ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    save_model(root / "start", model.state_dict(), card)
+    run = root / "run"
+    run.mkdir()
+    config = schema.SemiRun(out=str(run), semi=schema.SemiConfig(start=str(root / "start")))
+    config.data.labelled = "somewhere"
+    (run / "config.yaml").write_text(to_yaml(config))
+    state = {k: v + 1 if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    weights.write_file(run / build.WEIGHTS, weights.to_bytes(state, wire.Header("job.0", 7, 14)))
+    token = root / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    return run
+
+
+def test_serve_status_and_stop(run_folder, capsys):
+    """Ready line with the published version; status for people and scripts; SIGTERM ends it with status 0."""
+    token = f"token_file={run_folder.parent / 'token'}"
+    process = start("teacher", f"run={run_folder}", token, "device=cpu", "max_tile=64")
+    try:
+        line = next(line for line in process.stdout if line.startswith("teacher ready"))
+        said = dict(part.split("=", 1) for part in line.split()[2:6])
+        assert said["endpoint"].startswith("127.0.0.1:")
+        assert (said["version"], said["session"], said["device"]) == ("7", "job.0", "cpu")
+        endpoint = f"endpoint={said['endpoint']}"
+        assert launch("teacher", "status", endpoint, token) == 0
+        assert f"teacher {said['endpoint']} on cpu" in capsys.readouterr().out
+        assert launch("teacher", "status", endpoint, token, "json=true") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["version"], found["updates"], found["queue"], found["clients"]) == (7, 14, 0, 0)
+        assert launch("teacher", "status", endpoint) == 2
+        assert "token is missing or wrong" in capsys.readouterr().err
+        port = said["endpoint"].rpartition(":")[2]
+        assert launch("teacher", f"run={run_folder}", f"port={port}", "device=cpu") == 2
+        assert f"port={port}: cannot be listened on" in capsys.readouterr().err
+    finally:
+        process.send_signal(signal.SIGTERM)
+        status, rest = finish(process)
+    assert status == 0, rest
+    assert f"teacher stopped endpoint={said['endpoint']} tiles=0" in rest
+
+
+def test_the_published_weights_are_taken_up(run_folder):
+    """A late teacher starts with the weights of the run's file, not with those of the model folder."""
+    model = network(SMALL, 3, None, seed=0)
+    first = next(iter(model.state_dict()))
+    before = model.state_dict()[first].clone()
+    assert build._newest_weights(str(run_folder), model) == wire.Header("job.0", 7, 14)
+    assert torch.equal(model.state_dict()[first], before + 1)
+    assert build._newest_weights(str(run_folder.parent), model) == wire.Header("", 0, 0)
+    assert build._start_of(str(run_folder)) == str(run_folder.parent / "start")
+
+
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ([], "give model="),
+        (["model=nowhere"], "no model.yaml"),
+        (["run=nowhere"], "not the config of a semi-supervised run"),
+        (["host=0.0.0.0"], "there is no token"),
+        (["port=70000"], "port=70000"),
+        (["max_batch=0"], "max_batch=0"),
+        (["wait_ms=-1"], "wait_ms=-1"),
+        (["tls_cert=x"], "give both, or none"),
+        (["tls_cert=nowhere", "tls_key=nowhere"], "tls_cert=nowhere: cannot be read"),
+        (["token_file=nowhere"], "token_file=nowhere: cannot be read"),
+        (["host=203.0.113.7", f"token_file={TOKEN}"], "cannot be read"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(run_folder, monkeypatch, capsys, typed, text):
+    """A missing, impossible or contradictory key: status 2, one line, nothing listens."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    given = typed[:1] and typed[0].split("=")[0] in ("model", "run")
+    model = [] if given or not typed else [f"model={run_folder.parent / 'start'}"]
+    assert launch("teacher", *model, *typed, "device=cpu") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert text in err
+
+
+def test_a_file_that_is_no_pem(tmp_path):
+    """A certificate in another form is named."""
+    path = tmp_path / "cert.der"
+    path.write_bytes(b"\x30\x82")
+    with pytest.raises(ValueError, match="cert.der is not a PEM file"):
+        build.read_pem("tls_cert", str(path))
+
+
+def test_identity_of_a_card():
+    """Student and teacher compare architecture, classes and normalisation of their model folders."""
+    card = ModelCard(SMALL, CLASSES, ((0, 0, 0),) * 3)
+    one = build.identity_of(card)
+    assert wire.differences(one, build.identity_of(card)) == ""
+    other = ModelCard(Architecture("hrnet_w48", mean=(0, 0, 0)), CLASSES[:2], ((0, 0, 0),) * 2)
+    text = wire.differences(one, build.identity_of(other))
+    for part in (
+        "backbone tf_efficientnet_lite0 at the student, hrnet_w48 here",
+        "3 (grass",
+        "normalisation mean",
+    ):
+        assert part in text
+
+
+def test_defaults(run_folder):
+    """Loopback, a free port, batches of 32 tiles."""
+    config = load(schema.TeacherServe, "teacher", [f"model={run_folder.parent / 'start'}"])
+    assert (config.host, config.port, config.max_batch) == ("127.0.0.1", 0, 32)
