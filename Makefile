@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test slow lint clean peers soak-pack
+.PHONY: demo test slow lint clean peers soak-pack fuzz-teacher soak-teacher
 demo: .venv/installed
 	$(PY) launch/demo.py out=$(DEMO_OUT)
 
@@ -15,6 +15,14 @@ slow: .venv/installed
 # A build killed 20 times with -9 and finished: the same bytes as one left alone.
 soak-pack: .venv/installed
 	$(PY) tests/soak_pack.py
+
+# 100,000 malformed messages to a teacher service, beside an honest student.
+fuzz-teacher: .venv/installed
+	PYTHONPATH=. $(PY) tests/fuzz_teacher.py
+
+# Two student ranks and two teachers, killed 20 times with -9: each tile of the plan is used once.
+soak-teacher: .venv/installed
+	PYTHONPATH=. $(PY) tests/soak_teacher.py
 
 # Other loaders, for launch/throughput.py data, in an environment of their own: their pins exclude ours.
 peers: .venv-peers/installed

@@ -2,18 +2,22 @@
 
 python launch/teacher.py serve model=RUN2/model [run=RUN3] [host=0.0.0.0 token_file=F]   serve until SIGTERM
 python launch/teacher.py status endpoint=HOST:PORT [json=true]                           what it is doing
+python launch/teacher.py label data=TILES model=RUN2/model out=NEW [part=I/N]            pseudo-labels of a data set
 """
 
 import sys
 
+from mkd.build.label import label
 from mkd.build.teacher import serve, status
 from mkd.config.load import main
-from mkd.config.schema import TeacherServe, TeacherStatus
+from mkd.config.schema import TeacherLabel, TeacherServe, TeacherStatus
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["status", *rest]:
             main(TeacherStatus, "teacher status", status, rest)
+        case ["label", *rest]:
+            main(TeacherLabel, "teacher label", label, rest)
         case ["serve", *rest]:
             main(TeacherServe, "teacher", serve, rest)
         case rest:

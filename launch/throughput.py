@@ -25,4 +25,6 @@ if __name__ == "__main__":
         case ["teacher"]:
             main(TeacherSpeedRun, "teacher", measure_teacher, sys.argv[2:])
         case other:
-            sys.exit(f"throughput: the first word is {other or 'missing'}; choose cost, speed, data or teacher")
+            sys.exit(
+                f"throughput: the first word is {other or 'missing'}; choose cost, speed, data or teacher"
+            )

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from multiprocessing import Barrier, Process, SimpleQueue
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
     marks = {max(1, steps // 10), steps}
 
     def batches() -> Iterator[Any]:
-        for number, images in enumerate((b.images for b in stream(found, plan, 0, steps, workers)), 1):
+        # Another epoch follows, so that as much is read ahead when the clock stops as when it starts.
+        endless = stream(found, plan, 0, 2 * steps, workers)
+        for number, images in enumerate((batch.images for batch in islice(endless, steps)), 1):
             if number in marks:
                 memory[number] = resident_bytes()
             yield images

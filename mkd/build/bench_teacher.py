@@ -19,13 +19,12 @@ from mkd.build.bench_teacher_side import INSTANT, instant_network, service, stud
 from mkd.build.bench_teacher_sim import MOST_WAIT, teachers_needed
 from mkd.build.teacher import identity_of
 from mkd.config.load import parse
-from mkd.config.schema import CostRun, TeacherSpeedRun
+from mkd.config.schema import CostRun, TeacherConfig, TeacherSpeedRun
 from mkd.dist.world import find_world
 from mkd.models.deeplab import build
 from mkd.store.model_folder import ModelCard, save_model
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch" / "teacher.py"
-DEPTH = 2  # batches ahead: the default of teacher.depth
 SPARE = 1.5  # a student's step in units of its teacher's time: the teacher has capacity
 LEAST = {"service_vs_bare": 0.9, "transport_gb_per_s": 0.8}
 MOST = {"student_wait_share": MOST_WAIT}
@@ -66,7 +65,7 @@ def _measure_model(config: TeacherSpeedRun, name: str) -> Found:
         save_model(folder, model.state_dict(), card)
         given = {"model": folder, "device": device, "max_batch": config.batch, "max_tile": config.size}
         with service(str(LAUNCH), *(f"{key}={value}" for key, value in given.items())) as endpoint:
-            connect = partial(student_of, endpoint, model, identity_of(card), DEPTH)
+            connect = partial(student_of, endpoint, model, identity_of(card))
 
             def served() -> float:
                 with connect() as teacher:
@@ -94,7 +93,7 @@ def _measure_transport(config: TeacherSpeedRun) -> Found:
     images = random_tiles(config.batch, config.size)
     network = instant_network()
     side = ("-m", "mkd.build.bench_teacher_side", str(config.batch), str(config.size))
-    with service(*side) as endpoint, student_of(endpoint, network, INSTANT, DEPTH) as teacher:
+    with service(*side) as endpoint, student_of(endpoint, network, INSTANT) as teacher:
         gaps = answer_gaps(teacher, images, config.seconds)
         moved = images.numel() + images.numel() // 3  # RGB there, labels back
         return {
@@ -113,7 +112,8 @@ def simulate(times: list[float], travel_s: float) -> dict[str, dict[str, int | N
     mean = sum(times) / len(times)
     return {
         str(students): {
-            str(step): teachers_needed(times, students, step * mean, DEPTH, travel_s) for step in STEPS
+            str(step): teachers_needed(times, students, step * mean, TeacherConfig().depth, travel_s)
+            for step in STEPS
         }
         for students in STUDENTS
     }

@@ -12,7 +12,7 @@ from mkd.dist.engine import autocast
 from mkd.teacher.api import Teacher
 from mkd.teacher.local import logits_of
 
-WARM_UP = 3  # batches before the clock
+WARM_UP = 2  # batches before the clock
 FEWEST = 3  # batches that are counted
 TRIPS = 20  # single round trips, of which the median counts
 MOST_STEPS = 200  # of a student whose waits are measured
@@ -20,14 +20,17 @@ MOST_STEPS = 200  # of a student whose waits are measured
 
 def random_tiles(batch: int, size: int) -> Tensor:
     """Return noise, uint8 (B,3,S,S)."""
-    return torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        256, (batch, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 @torch.no_grad()
 def forward_rate(network: nn.Module, images: Tensor, device: torch.device, seconds: float) -> float:
-    """Return tiles/s of forward passes, uint8 (B,3,H,W) on the device to logits, as a local teacher runs them."""
-    network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, precision = images.to(device), partial(autocast, device)
+    """Return tiles/s of forward passes, uint8 (B,3,H,W) on the device to logits, in the layout that the service has."""
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    network.eval().requires_grad_(False).to(device, memory_format=layout)  # type: ignore[call-overload]
+    images, precision = images.to(device, memory_format=layout), partial(autocast, device)
     done, began = 0, 0.0
     while done < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
         if done == WARM_UP:
@@ -72,7 +75,9 @@ def round_trip(teacher: Teacher, images: Tensor) -> float:
     return statistics.median(times)
 
 
-def step_waits(teacher: Teacher, student: nn.Module, images: Tensor, step_s: float, seconds: float) -> list[float]:
+def step_waits(
+    teacher: Teacher, student: nn.Module, images: Tensor, step_s: float, seconds: float
+) -> list[float]:
     """Return what each step of a student waits for its labels, after a warm-up, in seconds.
 
     The student asks ``teacher.depth`` batches ahead and is followed by the teacher after each step, as in training;

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from mkd.config.schema import TeacherConfig
 from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher import wire
 from mkd.teacher.access import read_token
@@ -21,6 +22,7 @@ from mkd.teacher.server import Limits, TeacherServer
 
 INSTANT = wire.identity({"backbone": "none"}, ("a", "b"))
 QUEUE = 8  # requests that may wait at the instant service
+PATIENCE = 60.0  # seconds without an answer after which the benchmark gives up
 LEAVE = 20.0  # seconds that a service gets to end
 
 
@@ -55,7 +57,7 @@ def serve_instantly(max_batch: int, max_tile: int) -> None:
     server = TeacherServer(batcher, INSTANT, limits, "127.0.0.1", 0, read_token(None), None, "none", _say)
     print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
     told.wait()
-    server.drain(2.0)
+    server.drain(LEAVE / 2)
 
 
 @contextlib.contextmanager
@@ -85,16 +87,23 @@ def service(*command: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def student_of(endpoint: str, network: nn.Module, mine: wire.Identity, depth: int) -> Iterator[RemoteTeacher]:
-    """Connect a student to one service until the block ends.
+def student_of(endpoint: str, network: nn.Module, mine: wire.Identity) -> Iterator[RemoteTeacher]:
+    """Connect a student, with the defaults of a training run, to one service until the block ends.
 
     Args:
         endpoint: HOST:PORT.
         network: the student's.
         mine: its identity.
-        depth: batches that it works ahead.
     """
-    terms = Terms((endpoint,), new_session(), depth=depth, patience=60.0)
+    keys = TeacherConfig()
+    terms = Terms(
+        (endpoint,),
+        new_session(),
+        depth=keys.depth,
+        sync_every=keys.sync_every,
+        max_age=keys.max_age,
+        patience=PATIENCE,
+    )
     limit = TileLimit(absolute=1.0)
     token = read_token(None)
     teacher = RemoteTeacher(

@@ -43,8 +43,9 @@ def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool, fol
     tiles, other = open_tiles(data, data.labelled, labelled=True), None
     lost, other_lost = Losses(tiles.folder, True, len(tiles), path=path), None
     if unlabelled:
-        assert data.unlabelled is not None
-        other = open_tiles(data, data.unlabelled, labelled=False)
+        place = data.pseudo or data.unlabelled
+        assert place is not None
+        other = open_tiles(data, place, labelled=data.pseudo is not None)
         key = f"data.max_bad={data.max_bad}"
         other_lost = Losses(other.folder, False, len(other), data.max_bad, path, key)
     geometry = Geometry(data.crop, (data.scale[0], data.scale[1]), data.aerial)

@@ -32,6 +32,8 @@ def semi(config: schema.SemiRun) -> Path:
     s = config.semi
     model, card = parts.load_checked("semi.start", s.start)
     parts.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={s.start}")
+    if config.data.pseudo is not None:
+        parts.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={s.start}")
     run = Run(config, world, index)
     if run.ended():
         return run.folder
@@ -40,7 +42,7 @@ def semi(config: schema.SemiRun) -> Path:
     assert feed.unlabelled is not None
     tiles = len(feed.unlabelled)
     phase = parts.phase(config, "semi", config.epochs, config.steps, tiles, config.optim.lr)
-    who = ", ".join(config.teacher.endpoints) or "the local teacher"
+    who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
     teacher = _teacher(config, model, card, run)
     pseudo = _pseudo_feed(config, run, phase, feed, teacher)
@@ -56,11 +58,11 @@ def semi(config: schema.SemiRun) -> Path:
 
 
 def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run: Run) -> Teacher:
-    """Return who labels: the EMA in this process, or services that get it."""
+    """Return who holds the EMA and labels with it: this process, or services that get it."""
     s, t = config.semi, config.teacher
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
-    if t.kind == "local":
+    if t.kind != "service":
         return LocalTeacher(model, s.ema_decay, s.confidence, limit, precision)
     # Here, because most runs need no pyarrow.
     from mkd.build.teacher import WEIGHTS, identity_of, read_pem

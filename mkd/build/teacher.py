@@ -1,6 +1,7 @@
 """launch/teacher.py: one teacher inference service, and what it says about itself."""
 
 import json
+import os
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from mkd.teacher.server import Limits, TeacherServer
 from mkd.teacher.status import describe
 
 WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
-LEAVE = 10.0  # seconds that students get to take their last answers
+LEAVE = 20.0  # seconds that the last answers may take
 
 
 def serve(config: schema.TeacherServe) -> None:
@@ -83,8 +84,10 @@ def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -
     while not told.wait(0.5):
         if not batcher.is_alive():
             raise RuntimeError("the thread that labels has died; its error stands above")
-    server.drain(LEAVE)
+    all_gone = server.drain(LEAVE)
     print(f"teacher stopped endpoint={endpoint} tiles={batcher.gauge.tiles}", flush=True)
+    if not all_gone:
+        os._exit(0)  # a client that does not hang up would keep the process for ever
 
 
 def status(config: schema.TeacherStatus) -> None:

@@ -27,6 +27,12 @@ def check(config: Any) -> None:
                 raise ValueError(f"input={config.input}: no such file; give a GeoTIFF")
         case s.TeacherServe():
             _check_serve(config)
+        case s.TeacherLabel():
+            _dataset("data", config.data)
+            _model_folder("model", config.model)
+            _check_filters(config.confidence, config.tile_entropy, "")
+            _at_least("batch", config.batch, 1)
+            _share("max_bad", config.max_bad)
         case s.CostRun() | s.SpeedRun():
             _check_model(config.model)
             _at_least("size", config.size, 32)
@@ -45,7 +51,9 @@ def check(config: Any) -> None:
 
 def _check_serve(c: s.TeacherServe) -> None:
     if c.model is None and c.run is None:
-        raise ValueError("model=null and run=null; give model=, the students' semi.start, or run=, their folder")
+        raise ValueError(
+            "model=null and run=null; give model=, the students' semi.start, or run=, their folder"
+        )
     if c.model is not None:
         _model_folder("model", c.model)
     for key, low in {"max_batch": 1, "max_tile": 32, "queue": 1}.items():
@@ -82,9 +90,14 @@ def _check_teacher_speed(c: s.TeacherSpeedRun) -> None:
 
 def _check_run(c: s.RunConfig) -> None:
     _dataset("data.labelled", c.data.labelled)
-    for key, path in (("data.unlabelled", c.data.unlabelled), ("data.val", c.data.val)):
-        if path is not None:
-            _dataset(key, path)
+    for key in ("unlabelled", "pseudo", "val"):
+        if (path := getattr(c.data, key)) is not None:
+            _dataset(f"data.{key}", path)
+    offline = isinstance(c, s.SemiRun) and c.teacher.kind == "offline"
+    if c.data.pseudo is not None and not offline:
+        raise ValueError(
+            f"data.pseudo={c.data.pseudo} is for launch/semi.py with teacher.kind=offline; give that, or leave it out"
+        )
     _at_least("data.batch", c.data.batch, 1)
     _at_least("data.crop", c.data.crop, 32)
     _at_least("data.workers", c.data.workers, 0)
@@ -180,34 +193,43 @@ def _check_kd(c: s.KdRun) -> None:
 
 def _check_semi(c: s.SemiRun) -> None:
     _check_teacher(c.teacher)
+    if c.teacher.kind == "offline" and (c.data.pseudo is None or c.data.unlabelled is not None):
+        raise ValueError(
+            f"teacher.kind=offline reads the tiles of data.pseudo={c.data.pseudo} and not those of "
+            f"data.unlabelled={c.data.unlabelled}; give data.pseudo=, made by launch/teacher.py label, alone"
+        )
     _choice("semi.on_collapse", c.semi.on_collapse, ("warn", "rollback"))
     _choice("semi.result", c.semi.result, ("student", "teacher"))
     _model_folder("semi.start", c.semi.start)
-    if c.data.unlabelled is None:
+    if c.data.unlabelled is None and c.teacher.kind != "offline":
         raise ValueError(
             "data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles"
         )
-    _share("semi.confidence", c.semi.confidence)
+    _check_filters(c.semi.confidence, c.semi.tile_entropy, "semi.")
     _not_negative("semi.weight", c.semi.weight)
     _below_one("semi.ema_decay", c.semi.ema_decay)
     for key in ("drop_start", "drop_end"):
         if not 0 <= getattr(c.semi, key) < 1:
             raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")
-    if c.semi.tile_entropy is not None:
-        _share("semi.tile_entropy", c.semi.tile_entropy)
+
+
+def _check_filters(confidence: float, tile_entropy: float | None, group: str) -> None:
+    _share(f"{group}confidence", confidence)
+    if tile_entropy is not None:
+        _share(f"{group}tile_entropy", tile_entropy)
 
 
 def _check_teacher(t: s.TeacherConfig) -> None:
-    _choice("teacher.kind", t.kind, ("local", "service"))
+    _choice("teacher.kind", t.kind, ("local", "service", "offline"))
     _choice("teacher.fallback", t.fallback, ("none", "local"))
     for key, low in {"depth": 0, "sync_every": 1, "max_age": 0}.items():
         _at_least(f"teacher.{key}", getattr(t, key), low)
     _positive("teacher.patience", t.patience)
     if t.tls_ca is not None and not Path(t.tls_ca).is_file():
         raise ValueError(f"teacher.tls_ca={t.tls_ca}: no such file; give a PEM file of certificates")
-    if t.kind == "local" and t.endpoints:
+    if t.kind != "service" and t.endpoints:
         raise ValueError(
-            f"teacher.endpoints={t.endpoints} has no use with teacher.kind=local; give teacher.kind=service too"
+            f"teacher.endpoints={t.endpoints} has no use with teacher.kind={t.kind}; give teacher.kind=service too"
         )
     if t.kind == "service" and not t.endpoints:
         raise ValueError(

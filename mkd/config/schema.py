@@ -28,6 +28,7 @@ class DataConfig:
 
     labelled: str = MISSING  # data set with labels: a folder or a URL such as s3://bucket/tiles
     unlabelled: str | None = None  # data set; labels in it are never read
+    pseudo: str | None = None  # data set of launch/teacher.py label, for teacher.kind=offline
     val: str | None = None  # labelled data set for model selection; none keeps the last weights
     crop: int = 512  # pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
@@ -99,7 +100,7 @@ class SemiConfig:
 class TeacherConfig:
     """Who gives pseudo-labels in the semi-supervised stage."""
 
-    kind: str = "local"  # local: in the student's process | service: launch/teacher.py
+    kind: str = "local"  # local: in the student's process | service: launch/teacher.py | offline: data.pseudo
     endpoints: list[str] = field(default_factory=list)  # [HOST:PORT,HOST:PORT,...] of the services
     token_file: str | None = None  # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN
     tls_ca: str | None = None  # PEM file of certificates to trust; none connects without TLS
@@ -292,6 +293,21 @@ class TeacherServe:
     wait_ms: float = 5.0  # time that a request waits for others to share its forward pass
     max_tile: int = 1024  # side of the largest tile, pixels
     queue: int = 8  # requests that may wait, of each student and of all
+
+
+@dataclass
+class TeacherLabel:
+    """launch/teacher.py label: a data set -> the same tiles with pseudo-labels."""
+
+    data: str = MISSING  # data set; labels in it are never read
+    out: str = MISSING  # data set to make
+    model: str = MISSING  # model folder
+    confidence: float = 0.95  # pixel filter
+    tile_entropy: float | None = None  # tiles with a higher mean entropy are left out; none keeps all
+    batch: int = 8  # tiles in a forward pass
+    max_bad: float = 0.001  # share of the tiles that may be unreadable
+    part: str | None = None  # I/N: make this part of the shards only; processes share the work so
+    device: str | None = None  # none: cuda when there is one, else cpu
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from mkd.teacher.batcher import Batcher, Job
 from mkd.teacher.stream import AnswerStream
 
 MOST_STREAMS = 256
+GRACE = 3.0  # seconds that clients get to hang up when the service stops
 MOST_UPLOADS = 2  # weights on their way at once; each needs its memory
 
 
@@ -75,6 +77,8 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         self._uploads = threading.BoundedSemaphore(MOST_UPLOADS)
         self._owner: str | None = None  # the student job that has published since the start
         middleware = {} if token is None else {"token": TokenCheck(token, self._complain)}
+        # The library logs each malformed call, without a limit; what matters of them is said here, once.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         location = f"grpc{'+tls' if tls else ''}://{host}:{port}"
         batcher.start()
         super().__init__(location, middleware=middleware, tls_certificates=[tls] if tls else None)
@@ -216,25 +220,27 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                 self._complain(f"damaged {kind}", context.peer(), str(error))
             raise fl.FlightServerError("the message cannot be read") from None
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float) -> bool:
         """Take no more requests, answer those that were read, tell the streams, and stop listening.
 
         Args:
-            seconds: how long clients may take to read and hang up.
+            seconds: how long the answers may take.
+
+        Returns:
+            Whether every client has hung up; a call that goes on would keep the process alive.
         """
-        until = time.monotonic() + seconds
         self._batcher.stopping.set()
         self._batcher.join(seconds)
+        until = time.monotonic() + GRACE
         with self._lock:
             streams = list(self._streams)
         header = self._batcher.newest()
         notice = wire.Reply(-1, wire.STOPPING, header.session, header.version, header.updates)
         for stream in streams:
             stream.add(notice, max(0.0, until - time.monotonic()))
-        while time.monotonic() < until and self._streams:
-            time.sleep(0.02)
         closing = threading.Thread(
             target=self.shutdown, daemon=True
         )  # it waits for calls, which may never end
         closing.start()
         closing.join(max(0.0, until - time.monotonic()))
+        return not closing.is_alive()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mkd.semi.entropy import IGNORE
+from mkd.semi.entropy import IGNORE, PseudoLabels
 from mkd.teacher.api import Teacher
 from mkd.train.health import Health
 from mkd.train.ledger import Ledger
@@ -60,7 +60,7 @@ class PseudoFeed:
     Args:
         candidates: ``candidates(n)`` yields this rank's candidate batches from the n-th on, without end.
         size: U, tiles a step of this rank.
-        teacher: labels them.
+        teacher: labels them, but for candidates that have labels already.
         health: sees all answers.
         say: prints a line beside the progress.
         ledger: records each tile's fate; None keeps none.
@@ -124,13 +124,14 @@ class PseudoFeed:
         """Put candidate batches in flight until there are ``depth``."""
         while len(self._flight) < depth:
             ticket, batch = self._next, self._read()
-            self.teacher.submit(ticket, batch.weak, progress)
+            if batch.labels is None:
+                self.teacher.submit(ticket, batch.weak, progress)
             self._flight.append((ticket, batch))
 
     def _collect(self) -> tuple[list[_Tile], list[_Tile]]:
         """Take the answer of the oldest batch in flight; return its accepted and its rejected tiles."""
         ticket, batch = self._flight[0]
-        answer = self.teacher.collect(ticket)
+        answer = self.teacher.collect(ticket) if batch.labels is None else _stored(batch.labels)
         self._flight.popleft()
         labels = answer.labels.masked_fill(~batch.inside, IGNORE)
         self.health.add(labels, batch.inside, answer.score, answer.accepted)
@@ -181,6 +182,12 @@ class PseudoFeed:
 
 def _tile(batch: Candidates, row: int, labels: Tensor) -> _Tile:
     return _Tile(batch.ids[row], row, batch.weak[row], labels, batch.draws[row])
+
+
+def _stored(labels: Tensor) -> PseudoLabels:
+    """Return labels that were filtered when they were stored; their entropy was not read."""
+    count = len(labels)
+    return PseudoLabels(labels, torch.full((count,), torch.nan), torch.ones(count, dtype=torch.bool), 0)
 
 
 def _stacked(trained: list[_Tile], stand_ins: list[_Tile]) -> PseudoBatch:

@@ -16,6 +16,7 @@ from mkd.dist.world import World
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
 ENDLESS = 2**40  # batches
+FILTERED = 254  # stands for the pixels that a pseudo-label leaves open, while those outside a tile become 255
 
 
 @dataclass
@@ -39,19 +40,21 @@ class Views:
 
 @dataclass(frozen=True)
 class Candidates:
-    """One batch of unlabelled tiles, to be labelled by a teacher.
+    """One batch of unlabelled tiles, to be labelled by a teacher, or with labels that it has stored.
 
     Attributes:
         ids: U pairs (epoch, sample).
         weak: weak views, uint8 (U,3,S,S).
         inside: bool (U,S,S), pixels of `weak` that lie inside their tile.
         draws: one generator a tile; its strong view goes on from here.
+        labels: stored pseudo-labels, uint8 (U,S,S), class ids, 255 = filtered or outside; None asks a teacher.
     """
 
     ids: list[tuple[int, int]]
     weak: Tensor
     inside: Tensor
     draws: list[np.random.Generator]
+    labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,15 @@ class Feed:
         for batch, other in zip(
             labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True
         ):
-            views = self._labelled(batch)
-            views.weak, views.inside, views.draws = self._weak(other)
+            views, extra = self._labelled(batch), self._candidates(other)
+            views.weak, views.inside, views.draws = extra.weak, extra.inside, extra.draws
             yield views
 
     def candidates(self, start: int) -> Generator[Candidates, None, None]:
         """Yield this rank's batches of unlabelled tiles from the ``start``-th on, without end."""
         assert self.unlabelled is not None
         for batch in self._stream(self.unlabelled, UNLABELLED, start, ENDLESS):
-            yield Candidates(batch.ids, *self._weak(batch))
+            yield self._candidates(batch)
 
     def plan(self, tiles: TileSet, number: int) -> Plan:
         """Return the order of a stream: ``LABELLED`` or ``UNLABELLED``."""
@@ -111,11 +114,14 @@ class Feed:
         images, labels = self.geometry(batch.images, batch.labels, draws)
         return Views(images.float() / 255, labels)
 
-    def _weak(self, batch: Batch) -> tuple[Tensor, Tensor, list[np.random.Generator]]:
+    def _candidates(self, batch: Batch) -> Candidates:
+        assert self.unlabelled is not None
         batch = batch.to(self.world.device)
         draws = generators(self.seed, UNLABELLED, batch.ids)
-        images, marks = self.geometry(batch.images, batch.labels, draws)
-        return weak_colour(images, draws), marks != 255, draws
+        given = batch.labels.masked_fill(batch.labels == 255, FILTERED)
+        images, marks = self.geometry(batch.images, given, draws)
+        labels = marks.masked_fill(marks == FILTERED, 255) if self.unlabelled.labelled else None
+        return Candidates(batch.ids, weak_colour(images, draws), marks != 255, draws, labels)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

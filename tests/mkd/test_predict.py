@@ -190,18 +190,18 @@ def test_a_broken_model_leaves_no_map(tmp_path):
 
 
 def test_memory_does_not_grow_with_height(tmp_path):
-    """A raster eight times as tall needs the same arrays at once (within 10 %)."""
+    """A raster eight times as tall needs the same arrays at once; holding it whole would take three times as much."""
 
     def peak(height):
-        raster(tmp_path / "in.tif", pixels(height, 64))
+        raster(tmp_path / "in.tif", pixels(height, 128))
         tracemalloc.start()
-        predict_map(network(1), PALETTE, tmp_path / "in.tif", tmp_path / "map.tif", tile=32, overlap=8)
+        predict_map(network(1), PALETTE, tmp_path / "in.tif", tmp_path / "map.tif", tile=128, overlap=32)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
 
     peak(64)  # first use loads modules
-    assert peak(2048) < 1.1 * peak(256)
+    assert peak(2048) < 1.3 * peak(256)
 
 
 def test_dropout_is_off(tmp_path):

@@ -11,9 +11,10 @@ from mkd.config import schema
 from mkd.config.load import load, to_yaml
 from mkd.models.deeplab import Architecture
 from mkd.models.deeplab import build as network
-from mkd.store.model_folder import ModelCard, save_model
+from mkd.store.model_folder import ModelCard, read_card, save_model
 from mkd.teacher import weights, wire
 from mkd.teacher.access import TOKEN_VARIABLE
+from mkd.teacher.calls import Access, Caller, Lost
 from tests.helpers.runs import finish, launch, start
 
 SMALL = Architecture("tf_efficientnet_lite0", aspp_channels=8, low_channels=4, decoder_channels=8)
@@ -58,6 +59,8 @@ def test_serve_status_and_stop(run_folder, capsys):
         assert (found["version"], found["updates"], found["queue"], found["clients"]) == (7, 14, 0, 0)
         assert launch("teacher", "status", endpoint) == 2
         assert "token is missing or wrong" in capsys.readouterr().err
+        access = Access(build.identity_of(read_card(run_folder.parent / "start")), TOKEN)
+        writer, _ = Caller(said["endpoint"], access).open(8, 8)  # a client that does not hang up
         port = said["endpoint"].rpartition(":")[2]
         assert launch("teacher", f"run={run_folder}", f"port={port}", "device=cpu") == 2
         assert f"port={port}: cannot be listened on" in capsys.readouterr().err
@@ -65,6 +68,8 @@ def test_serve_status_and_stop(run_folder, capsys):
         process.send_signal(signal.SIGTERM)
         status, rest = finish(process)
     assert status == 0, rest
+    with pytest.raises(Lost):
+        writer.close()
     assert f"teacher stopped endpoint={said['endpoint']} tiles=0" in rest
 
 

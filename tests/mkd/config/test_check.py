@@ -164,7 +164,10 @@ def test_distillation(folders, overrides, key, fix):
         ("semi.result=both", "student, teacher"),
         ("semi.on_collapse=stop", "warn, rollback"),
         ("teacher=local", "did you mean teacher.kind"),
-        ("teacher.kind=remote", "local, service"),
+        ("teacher.kind=remote", "local, service, offline"),
+        ("teacher.kind=offline", "data.pseudo="),
+        ("data.pseudo={data}", "teacher.kind=offline"),
+        ("data.pseudo={gone}", "shards pack|tile"),
         ("teacher.kind=service", "teacher.endpoints=[HOST:PORT,...]"),
         ("teacher.endpoints=[here:1]", "teacher.kind=service"),
         ("teacher.depth=-1", "at least 0"),
@@ -182,6 +185,16 @@ def test_semi_supervised(folders, override, fix):
     assert fix in text
 
 
+def test_offline_labels_stand_in_for_unlabelled_tiles(folders):
+    """teacher.kind=offline takes data.pseudo alone; beside data.unlabelled it is refused, and for other stages too."""
+    offline = ["teacher.kind=offline", "data.pseudo={data}"]
+    given = [o.format(data=folders["data"]) for o in offline]
+    config = load(SemiRun, "semi", [*arguments("semi", folders), *given, "data.unlabelled=null"])
+    assert config.data.pseudo == folders["data"]
+    assert "alone" in refused("semi", folders, *offline)
+    assert "launch/semi.py" in refused("supervised", folders, "data.pseudo={data}")
+
+
 @pytest.mark.parametrize("endpoint", ["here", "here:", "here:0", "here:65536", "here:8o"])
 def test_endpoints(folders, endpoint):
     """Each of the endpoints is HOST:PORT; the one that is not is named."""
@@ -189,6 +202,27 @@ def test_endpoints(folders, endpoint):
     assert f"'{endpoint}' is not HOST:PORT" in text
     given = [*arguments("semi", folders), "teacher.kind=service", "teacher.endpoints=[good:1,10.0.0.2:65535]"]
     assert load(SemiRun, "semi", given).teacher.endpoints == ["good:1", "10.0.0.2:65535"]
+
+
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("data={gone}", "shards pack|tile"),
+        ("model={gone}", "model folder"),
+        ("confidence=2", "[0, 1]"),
+        ("tile_entropy=-1", "[0, 1]"),
+        ("batch=0", "at least 1"),
+        ("max_bad=2", "[0, 1]"),
+    ],
+)
+def test_labelling(folders, override, fix):
+    """launch/teacher.py label names the key and the fix."""
+    ask = [f"data={folders['data']}", f"model={folders['model']}", "out=new"]
+    assert load(TeacherLabel, "teacher label", ask).batch == 8
+    filled = override.format(gone=folders["gone"])
+    text = refusal(TeacherLabel, "teacher label", [*ask, filled])
+    assert text.startswith(filled)
+    assert fix in text
 
 
 def test_other_scripts(folders):
