@@ -62,7 +62,7 @@ def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Itera
     rest = iter(items)
     while True:
         for item in rest:
-            waiting.add(pool.submit(_run, item))
+            waiting.add(_submit(pool, item))
             if len(waiting) >= ahead:
                 break
         if not waiting:
@@ -70,6 +70,15 @@ def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Itera
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
+
+
+def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:
+    """Submit an item; a worker that starts here inherits the blocked Ctrl-C, before it can ignore it by itself."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_run, item)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(task: Callable[[Any], Any]) -> None:

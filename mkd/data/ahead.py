@@ -39,7 +39,7 @@ class Ahead:
         self._fetch, self._limit, self._held = fetch, limit, 0
         self._change = threading.Condition()
         self._orders: deque[_Order] = deque()
-        self._awaited: dict[int, deque[tuple[Future[Span], int]]] = {}
+        self._awaited: dict[int, deque[tuple[_Order, int]]] = {}
         self._threads: list[threading.Thread] = []
         self._closed = False
 
@@ -52,8 +52,8 @@ class Ahead:
         """
         order = _Order(samples, [Future() for _ in samples], share)
         with self._change:
-            for sample, future in zip(samples, order.futures, strict=True):
-                self._awaited.setdefault(sample, deque()).append((future, share))
+            for place, sample in enumerate(samples):
+                self._awaited.setdefault(sample, deque()).append((order, place))
             self._orders.append(order)
             self._change.notify_all()
         if len(self._threads) < THREADS:  # daemons: a server that does not answer must not hold up the end
@@ -63,8 +63,11 @@ class Ahead:
     def take(self, sample: int) -> Span | None:
         """Return what was read of a sample, waiting for it where its reading has begun.
 
+        An order whose turn has not come is read here and now, whole: its other samples are wanted soon, and a request
+        for each of them would cost far more.
+
         Returns:
-            None for a sample that was not asked for, or whose turn has not come: the caller reads it.
+            None for a sample that was not asked for: the caller reads it.
 
         Raises:
             Exception: what the reading raised.
@@ -73,14 +76,18 @@ class Ahead:
             waiting = self._awaited.get(sample)
             if not waiting:
                 return None
-            future, share = waiting.popleft()
+            order, place = waiting.popleft()
             if not waiting:
                 del self._awaited[sample]
-            if future.cancel():
-                return None
-            self._held -= share
+            mine = next((n for n, other in enumerate(self._orders) if other is order), None)
+            if mine is not None:
+                del self._orders[mine]
+                self._held += order.share * len(order.samples)
+            self._held -= order.share
             self._change.notify_all()
-        return future.result()
+        if mine is not None:
+            self._read(order)
+        return order.futures[place].result()
 
     def close(self) -> None:
         """Read no more and drop what is held."""
@@ -92,18 +99,15 @@ class Ahead:
 
     def _serve(self) -> None:
         while (order := self._next()) is not None:
-            live = [
-                (sample, future)
-                for sample, future in zip(order.samples, order.futures, strict=True)
-                if not future.cancelled()
-            ]
-            try:
-                spans = self._fetch([sample for sample, _ in live]) if live else []
-                for (_, future), span in zip(live, spans, strict=True):
-                    future.set_result(span)
-            except Exception as error:  # told to whoever takes the tiles
-                for _, future in live:
-                    future.set_exception(error)
+            self._read(order)
+
+    def _read(self, order: _Order) -> None:
+        try:
+            for future, span in zip(order.futures, self._fetch(order.samples), strict=True):
+                future.set_result(span)
+        except Exception as error:  # told to whoever takes the tiles
+            for future in order.futures:
+                future.set_exception(error)
 
     def _next(self) -> _Order | None:
         """Wait for an order and for room; count its tiles as held. None after the end."""
@@ -112,8 +116,7 @@ class Ahead:
             if self._closed:
                 return None
             order = self._orders.popleft()
-            begun = [future.set_running_or_notify_cancel() for future in order.futures]
-            self._held += order.share * sum(begun)
+            self._held += order.share * len(order.samples)
             return order
 
     def _has_room(self) -> bool:

@@ -8,7 +8,14 @@ import pytest
 
 from mkd.build.run_folder import commit, open_run, versions
 from mkd.config.load import from_yaml
-from mkd.config.schema import DataConfig, OptimConfig, SupervisedRun
+from mkd.config.schema import (
+    DataConfig,
+    OptimConfig,
+    SemiConfig,
+    SemiRun,
+    SupervisedRun,
+    TeacherConfig,
+)
 from tests.helpers.runs import ROOT, digests
 
 
@@ -114,3 +121,15 @@ def test_commit_is_gits(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert commit() is None
     assert versions()["commit"] is None
+
+
+def test_services_may_move_between_starts(tmp_path):
+    """Endpoints, token, patience and the ledger may differ at a resume; what shapes the numbers may not."""
+    one = SemiRun(out=str(tmp_path / "run"), data=DataConfig(labelled="tiles"), semi=SemiConfig(start="m"))
+    one.teacher = TeacherConfig(kind="service", endpoints=["a:1", "b:2"])
+    open_run(one)
+    for endpoints in ([], ["c:3"], ["a:1", "b:2", "c:3"]):
+        moved = replace(one.teacher, endpoints=endpoints, token_file="t", patience=9.0, ledger=True)
+        open_run(replace(one, teacher=moved))
+    with pytest.raises(ValueError, match="there max_age: 8; now max_age: 0"):
+        open_run(replace(one, teacher=replace(one.teacher, max_age=0, endpoints=["c:3"])))

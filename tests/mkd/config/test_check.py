@@ -3,7 +3,16 @@
 import pytest
 
 from mkd.config.load import load
-from mkd.config.schema import CostRun, EvaluateRun, Experiment, KdRun, PredictRun, SemiRun, SupervisedRun
+from mkd.config.schema import (
+    CostRun,
+    EvaluateRun,
+    Experiment,
+    KdRun,
+    PredictRun,
+    SemiRun,
+    SupervisedRun,
+    TeacherLabel,
+)
 
 
 @pytest.fixture

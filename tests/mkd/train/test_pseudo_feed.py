@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from mkd.teacher.local import LocalTeacher
 from mkd.train.ledger import Ledger
 from mkd.train.pseudo_feed import LIMIT, PseudoFeed
 from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import TILES, Scripted, health_of, numbered, numbers
+from tests.helpers.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
 from tests.helpers.runs import coloured, feed_of
 from tests.helpers.shards import pictures, write_dataset
 
@@ -163,6 +165,29 @@ def test_a_teacher_that_is_gone_leaves_the_step_before(pattern, size, depth, gon
     again.load_state_dict(saved(feed))
     for _ in range(4):
         assert same(whole(0.0), again(0.0))
+
+
+def test_stored_labels_need_no_teacher():
+    """Candidates that come with labels are all taken, in order, with these labels, and resumed like others."""
+
+    def labelled(first):
+        for batch in numbered(3)(first):
+            labels = torch.full((3, SIDE, SIDE), batch.ids[0][1] % 3, dtype=torch.uint8)
+            yield replace(batch, labels=labels)
+
+    teacher = Scripted([False], depth=2)
+    whole, again = (PseudoFeed(labelled, 3, teacher, health_of(teacher), print) for _ in range(2))
+    for step in range(5):
+        if step == 3:
+            again.load_state_dict(saved(whole))
+        batch = whole(0.0)
+        assert numbers(batch.weak) == [3 * step, 3 * step + 1, 3 * step + 2]
+        assert (batch.labels[:, 1:] == 3 * step % TILES % 3).all()
+        assert (batch.labels[:, 0] == 255).all()  # outside
+        if step >= 3:
+            assert same(batch, again(0.0))
+    assert teacher.submitted == []
+    assert math.isnan(whole.health.report().values["tile_entropy"])
 
 
 def test_short_batches_are_said_once_in_a_while():

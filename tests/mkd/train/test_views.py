@@ -2,11 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
 import torch
 
+from mkd.data.loader import TileSet
 from mkd.data.losses import Losses
 from mkd.dist.world import World
 from mkd.train.views import seed_step
@@ -124,6 +127,49 @@ def test_kinds_and_ranges(folders):
     assert (views.weak.dtype, views.weak.shape) == (torch.uint8, (3, 3, 8, 8))
     assert (views.inside.dtype, views.inside.shape) == (torch.bool, (3, 8, 8))
     assert len(views.draws) == 3
+
+
+def candidates_of(folder, labelled, crop=8, **more):
+    """Give the first three candidate batches of a data set, read with or without its labels."""
+    feed = replace(feed_of(folder, folder, crop=crop, batch=3, **more), unlabelled=TileSet(folder, labelled))
+    return feed, list(islice(feed.candidates(0), 3))
+
+
+def test_candidates_are_the_unlabelled_stream_without_end(folders):
+    """Candidate batches are the weak views of the steps, entered anywhere, and go on after them."""
+    feed = feed_of(folders["labelled"], folders["unlabelled"])
+    steps, entered = list(feed(0, 6)), feed.candidates(3)
+    for views, batch in zip(steps[3:], entered, strict=False):
+        assert torch.equal(views.weak, batch.weak)
+        assert torch.equal(views.inside, batch.inside)
+        assert [g.random() for g in views.draws] == [g.random() for g in batch.draws]
+        assert batch.labels is None
+    assert len(next(entered).ids) == 2
+
+
+def test_stored_labels_move_with_their_tile(folders):
+    """Labels of a labelled candidate are those of the same geometry; views and inside are as without labels."""
+    feed, with_labels = candidates_of(folders["with labels"], True)
+    _, without = candidates_of(folders["with labels"], False)
+    for batch, plain in zip(with_labels, without, strict=True):
+        assert torch.equal(batch.weak, plain.weak)
+        assert torch.equal(batch.inside, plain.inside)
+        draws = [np.random.default_rng([0, 1, epoch, n]) for epoch, n in batch.ids]
+        images, labels, _ = zip(*(feed.unlabelled[pair] for pair in batch.ids), strict=True)
+        _, expected = feed.geometry(torch.stack(images), torch.stack(labels), draws)
+        assert torch.equal(batch.labels, expected)
+        assert ((batch.labels == 255) & batch.inside).any()  # filtered pixels are inside all the same
+
+
+def test_a_filtered_label_is_inside_its_tile(tmp_path):
+    """A tile with no label left, in the middle of a larger crop: 255 everywhere, inside its own square."""
+    folder = write_dataset(
+        tmp_path / "set", [(np.zeros((8, 8, 3), np.uint8), np.where(np.eye(8), 1, 255).astype(np.uint8))] * 3
+    )
+    _, (batch, *_) = candidates_of(folder, True, crop=16, scale=(1.0, 1.0))
+    assert batch.inside.sum() == 3 * 64
+    assert (batch.labels != 255).sum() == 3 * 8
+    assert set(batch.labels.unique().tolist()) == {1, 255}
 
 
 def test_without_unlabelled_tiles_there_are_no_weak_views(folders):
