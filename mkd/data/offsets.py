@@ -25,6 +25,7 @@ class Offsets:
     def __init__(self, folder: Folder, index: DatasetIndex) -> None:
         self._folder, self._index = folder, index
         self._lock, self._tiles = threading.Lock(), 0
+        self._last: tuple[tuple[int, int], Entry] | None = None
         self._shards: OrderedDict[int, Future[list[str]]] = OrderedDict()
 
     def entry(self, shard: int, row: int) -> Entry:
@@ -33,8 +34,14 @@ class Offsets:
         Raises:
             ValueError: the shard's record is missing, damaged or of another data set.
         """
+        last = self._last
+        if last is not None and last[0] == (shard, row):
+            return last[1]
         key, size, members = json.loads(self._rows(shard)[row])
-        return Entry(key, (size[0], size[1]), {kind: Member(*member) for kind, member in members.items()})
+        places = {kind: Member(*member) for kind, member in members.items()}
+        entry = Entry(key, (size[0], size[1]), places)
+        self._last = (shard, row), entry  # one tile is asked for several times in a row
+        return entry
 
     def _rows(self, shard: int) -> list[str]:
         """Return the entries of a shard as JSON, a fifth of their size as objects; one thread reads them."""

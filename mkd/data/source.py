@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mkd.data.ahead import Ahead, Span
 from mkd.data.cache import ShardCache
@@ -52,7 +51,7 @@ class TileSource:
     ) -> None:
         self._arguments = (folder, index, cache, cache_bytes)
         self.folder, self.index = folder, index
-        self._ends = np.cumsum([shard.samples for shard in index.shards])
+        self._ends = list(accumulate(shard.samples for shard in index.shards))
         self._offsets = Offsets(folder, index)
         self._files: dict[int, int] = {}
         remote = folder.local is None
@@ -122,8 +121,8 @@ class TileSource:
             self._ahead.close()
 
     def _locate(self, sample: int) -> tuple[int, int]:
-        shard = int(np.searchsorted(self._ends, sample, side="right"))
-        return shard, sample - int(self._ends[shard]) + self.index.shards[shard].samples
+        shard = bisect_right(self._ends, sample)
+        return shard, sample - self._ends[shard] + self.index.shards[shard].samples
 
     def _tile_bytes(self, shard: int) -> int:
         """Return the mean size of a shard's tiles."""

@@ -87,7 +87,7 @@ def test_a_service_equals_the_local_teacher():
             assert same(one, two)
             assert one.version == two.version == 50 * part + 49
         teacher.close()
-        assert server.batcher.gauge.swaps == 200  # the weights after the last step are needed by nobody
+        assert server.batcher.gauge.swaps in (200, 201)  # the last weights may not have been taken up yet
     assert teacher.depth == 0
     assert not equal_nets(start, students[1]), "the case must train"
     assert equal_nets(students[0], students[1])
