@@ -115,12 +115,22 @@ class ShardCache:
             os.replace(part, self._path(info))
             return copy
 
+    def _there(self, pattern: str) -> dict[Path, os.stat_result]:
+        """Return the files of a pattern; one that goes while we look is not there."""
+        found = {}
+        for path in self.folder.glob(pattern):
+            with suppress(FileNotFoundError):
+                found[path] = path.stat()
+        return found
+
     def _make_room(self, file: BinaryIO, size: int) -> None:
         """Give a new copy its size at once, so that others count it, after removing old ones where needed."""
         with _claimed(self.folder / ".room"):
             file.truncate(0)  # what a killed process left
-            copies = {path: path.stat() for path in self.folder.glob("*.tar")}
-            parts = {path: path.stat() for path in self.folder.glob(f"{_PART}*")}
+            parts = self._there(
+                f"{_PART}*"
+            )  # first: one that becomes a copy meanwhile is counted twice, not never
+            copies = self._there("*.tar")
             found, now = {**copies, **parts}, time.time()
             old = [path for path, told in copies.items() if now - told.st_mtime > IN_USE]
             old += [path for path in parts if _is_left(path)]
