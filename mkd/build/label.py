@@ -119,7 +119,7 @@ class _Labeller:
             kind = next((k for k in IMAGES if k in entry.members), "")
             pixels = np.empty((*entry.size, 3), np.uint8)
             try:
-                members = source.read(sample, (kind, "json"))
+                members = {name: bytes(data) for name, data in source.read(sample, (kind, "json")).items()}
                 decode_image(members[kind], kind, pixels)
             except ValueError as error:
                 shard.quarantine(f"{self.tiles.folder}:{entry.key}", str(error), labelled=True)

@@ -13,10 +13,10 @@ LIMIT = 256 << 20  # bytes read and not yet taken, at which reading ahead pauses
 
 
 class Span(NamedTuple):
-    """A piece of a shard: its offset there, and its bytes."""
+    """A piece of a shard: its offset there, and its bytes, maybe a view of a longer piece."""
 
     start: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class _Order(NamedTuple):

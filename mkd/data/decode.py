@@ -17,7 +17,7 @@ IMAGES = ("jpg", "png", "tif")  # what an image member may be called
 LABEL = "label.png"
 
 
-def decode_image(data: bytes, kind: str, out: NDArray[np.uint8]) -> None:
+def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) -> None:
     """Decode an image; grey becomes three equal bands.
 
     Args:
@@ -35,14 +35,14 @@ def decode_image(data: bytes, kind: str, out: NDArray[np.uint8]) -> None:
     if kind == "tif":
         from mkd.geo.raster import decode_tiff  # few data sets need it, and it takes long to import
 
-        pixels = decode_tiff(data)
+        pixels = decode_tiff(bytes(data))
     else:
         pixels = _png(data, "RGB")
     _fits(pixels.shape, out)
     out[...] = pixels
 
 
-def decode_label(data: bytes, out: NDArray[np.uint8]) -> None:
+def decode_label(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
     """Decode a label.
 
     Args:
@@ -57,7 +57,7 @@ def decode_label(data: bytes, out: NDArray[np.uint8]) -> None:
     out[...] = pixels
 
 
-def _png(data: bytes, mode: str) -> NDArray[np.uint8]:
+def _png(data: bytes | memoryview, mode: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
             if mode == "L" and picture.mode != "L":

@@ -83,7 +83,7 @@ class TileSet:
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
-        meta: dict[str, Any] = json.loads(self.reader.source.read(sample, ("json",))["json"])
+        meta: dict[str, Any] = json.loads(bytes(self.reader.source.read(sample, ("json",))["json"]))
         return {**meta, "key": self.reader.source.entry(sample).key}
 
     def layout(self, slots: int) -> Layout:

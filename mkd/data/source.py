@@ -22,6 +22,8 @@ MAX_OPEN = 64  # shard files kept open
 GAP = 256 << 10  # bytes that are read and thrown away rather than asking a server twice
 RANGE = 8 << 20  # bytes of one request
 
+Data = bytes | memoryview  # a member's content
+
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +72,7 @@ class TileSource:
         """
         return self._offsets.entry(*self._locate(sample))
 
-    def read(self, sample: int, kinds: Sequence[str]) -> dict[str, bytes]:
+    def read(self, sample: int, kinds: Sequence[str]) -> dict[str, Data]:
         """Read members of a tile.
 
         Args:
@@ -141,7 +143,7 @@ class TileSource:
 
     def _again(
         self, shard: int, entry: Entry, wanted: Mapping[str, Member], fault: str
-    ) -> tuple[dict[str, bytes], str]:
+    ) -> tuple[dict[str, Data], str]:
         """Read from the origin once more what came damaged over the net, or lies damaged in the cache."""
         info = self.index.shards[shard]
         log.warning("%s:%s: %s; reading it again", self.folder.name(info.file), entry.key, fault)
@@ -156,7 +158,8 @@ class TileSource:
         bounds = [_bounds(self._offsets.entry(*place).members.values()) for place in places]
         shard = places[0][0]
         whole = self._range(shard, min(start for start, _ in bounds), max(stop for _, stop in bounds))
-        return [Span(start, whole.data[start - whole.start : stop - whole.start]) for start, stop in bounds]
+        view = memoryview(whole.data)  # slices of it are no copies
+        return [Span(start, view[start - whole.start : stop - whole.start]) for start, stop in bounds]
 
     def _range(self, shard: int, start: int, stop: int) -> Span:
         info = self.index.shards[shard]
@@ -191,9 +194,9 @@ def _bounds(members: Iterable[Member]) -> tuple[int, int]:
     return min(start for start, _ in places), max(stop for _, stop in places)
 
 
-def _cut(span: Span, wanted: Mapping[str, Member]) -> tuple[dict[str, bytes], str]:
+def _cut(span: Span, wanted: Mapping[str, Member]) -> tuple[dict[str, Data], str]:
     """Cut members out of a piece of their shard; "" or what is wrong with the first bad one."""
-    tile = {}
+    tile: dict[str, Data] = {}
     for kind, member in wanted.items():
         start = member.offset - span.start
         data = tile[kind] = span.data[start : start + member.size]
