@@ -13,18 +13,24 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from tests.helpers.fuzzer import TOKEN, Fuzzer
 from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import TeacherProcess, processes, remote, same, weak_views
+from tests.helpers.teachers import TeacherProcess, processes, remote, weak_views
 
 SAMPLES = 5  # times that memory is measured; the first is after a warm-up of 1/5 of the messages
 GROWTH = 32  # MiB that may be gained afterwards: what allocators keep goes up and down by some 15
 
 
 class Honest(threading.Thread):
-    """A student beside the noise: each answer must come at the first attempt and equal the local teacher's."""
+    """A student beside the noise: each answer must come at the first attempt and be the local teacher's.
+
+    Noise that happens to be a valid request shares forward passes with the student's, which then round differently:
+    scores may differ in the last bits, and labels where two classes tie or the confidence is that of the threshold.
+    """
 
     def __init__(self, endpoint):
         super().__init__(daemon=True)
@@ -39,7 +45,7 @@ class Honest(threading.Thread):
             while not self.ended.is_set():
                 n = self.answers
                 self.teacher.submit(n, weak_views(n), 0.0)
-                if not same(self.teacher.collect(n), self.local.label(weak_views(n), 0.0)):
+                if not alike(self.teacher.collect(n), self.local.label(weak_views(n), 0.0)):
                     self.errors.append(f"answer {n} is wrong")
                 perturb(self.student, n, 1e-4)
                 self.teacher.follow(self.student)
@@ -57,6 +63,12 @@ class Honest(threading.Thread):
         tally = self.teacher.tally
         found = self.errors + [f"{tally.retries} requests asked again"] * bool(tally.retries)
         return self.answers, found + self.said[1:]
+
+
+def alike(one, other):
+    """Say whether two answers are equal but for rounding."""
+    wrong = (one.labels != other.labels).float().mean()
+    return bool(wrong < 0.01 and torch.allclose(one.score, other.score, atol=1e-5))
 
 
 def memory(pid):
