@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,7 +18,7 @@ from mkd.data.record import Entry, Member, ShardRecord, read_record
 from mkd.data.storage import Folder
 from shards.classfile import IGNORE
 from shards.pixels import image_pixels, label_pixels
-from shards.rangefile import opened
+from shards.reader import meta_of
 
 IMAGES = {"jpg", "png", "tif"}
 
@@ -70,7 +69,7 @@ def check_shard(task: ShardTask) -> Checked:
     """
     found, info, folder = Checked(task.info.file), task.info, Folder(task.url)
     record = _record(folder, info, found.problems)
-    with opened(folder, info.file, info.bytes) as plain:
+    with folder.open(info.file, info.bytes) as plain:
         file = _Hashed(plain)
         for number, (key, contents) in enumerate(_groups(file, info.file, found.problems)):
             entry = record.tiles[number] if record is not None and number < len(record.tiles) else None
@@ -155,18 +154,13 @@ def _check_tile(key: str, contents: Contents, task: ShardTask, found: Checked) -
         raise ValueError(
             f"{name}: the image has {bands} bands of {pixels.dtype}, the index says {task.bands} of {task.dtype}"
         )
-    _check_meta(contents["json"][1], [height, width], "label.png" in contents, name)
+    meta = meta_of(key, {"json": contents["json"][1]}, task.info.file)
+    _check_meta(meta, [height, width], "label.png" in contents, name)
     if "label.png" in contents:
         _check_label(contents["label.png"][1], [height, width], task, name, found)
 
 
-def _check_meta(data: bytes, size: list[int], labelled: bool, name: str) -> None:
-    try:
-        meta: Any = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{name}: KEY.json cannot be read ({error!r}): pack the data set again") from None
-    if not isinstance(meta, dict):
-        raise ValueError(f"{name}: KEY.json holds {type(meta).__name__}, not an object: pack it again")
+def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: str) -> None:
     if meta.get("size") != size:
         raise ValueError(f"{name}: the image is {size}, its json says {meta.get('size')} (height, width)")
     if meta.get("labelled") is not labelled:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +211,8 @@ def _check(classfile: ClassFile) -> None:
             f"{name}: ids maps to {sorted(targets - set(range(count)))}, allowed are 0..{count - 1}, 255"
         )
     star_pattern(classfile.images)
+
+
+def encoding_of(classfile: ClassFile) -> dict[str, Any]:
+    """Return what of a class file decides a data set's content: all but its path, splits and origin."""
+    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}

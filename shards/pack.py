@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mkd.data.index import DatasetIndex
 from mkd.data.storage import Folder
 from shards.build import Unit, build
-from shards.classfile import ClassFile, read_classfile
+from shards.classfile import ClassFile, encoding_of, read_classfile
 from shards.description import Budget, describe_build
 from shards.encode import Tile, tile_from
 from shards.images import CHECKS, image_member, mask_ids
@@ -78,7 +78,7 @@ def pack(
     tree = Tree(folder)
     items = list_items(tree, classfile, split, keys, only)
     asked = {"command": "pack", "name": title, "shard_size": shard_size, "check": check}
-    units, inputs = _units(tree, items, {**asked, "classes": _content(classfile)}, shard_size)
+    units, inputs = _units(tree, items, {**asked, "classes": encoding_of(classfile)}, shard_size)
     chosen = {"split": split, "keys": keys and PurePath(keys).name, "slice": only}
     place = str(folder.local.resolve()) if folder.local else folder.url
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
@@ -176,10 +176,6 @@ def _units(tree: Tree, items: list[Item], asked: dict[str, Any], shard_size: int
         told = {file: stamps[file] for item in mine for file in (item.image, item.mask) if file is not None}
         units.append(Unit(number, unit_fingerprint(asked, told), mine))
     return units, identity(asked, stamps)
-
-
-def _content(classfile: ClassFile) -> dict[str, Any]:
-    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}
 
 
 def _tell(index: DatasetIndex, out: str | os.PathLike[str], done_before: bool, say: Say) -> None:

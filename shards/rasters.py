@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from mkd.data.storage import Folder
 from mkd.geo.raster import RasterReader
 from shards.inputs import Stamp, Tree
-from shards.rangefile import RangeFile
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
 
@@ -33,7 +32,7 @@ def open_raster(path: str) -> RasterReader:
     def opener(asked: str) -> BinaryIO:
         if asked not in sizes:
             raise FileNotFoundError(asked)
-        return cast(BinaryIO, RangeFile(folder, asked, sizes[asked]))
+        return folder.open(asked, sizes[asked])
 
     reader = RasterReader(path, opener)
     worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]

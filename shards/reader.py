@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mkd.data.index import read_index
 from mkd.data.sample import Sample
 from mkd.data.storage import Folder
-from shards.encode import Tile, decode
+from shards.encode import Tile
+from shards.pixels import image_pixels, label_pixels
 
 Kind = tuple[int, str]  # bands and type of images
 Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its first dot
@@ -129,26 +130,17 @@ def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:
 
 def pixels(tile: Tile) -> NDArray[Any]:
     """Decode a tile's image: (H, W, C) uint8, or uint16 when it is a TIFF of 16 bits."""
-    if tile.extension == "tif":
-        from mkd.geo.raster import decode_tiff  # rasterio, which other tiles do not need
-
-        return decode_tiff(tile.image)
-    return np.asarray(decode(tile.image, f"{tile.key}.{tile.extension}"))
+    return image_pixels(tile.image, tile.extension, f"{tile.key}.{tile.extension}")
 
 
 def label_ids(tile: Tile) -> NDArray[np.uint8] | None:
     """Decode a tile's label: (H, W) uint8 ids, or None when it has none."""
     if tile.label is None:
         return None
-    return np.asarray(decode(tile.label, f"{tile.key}.label.png"))
+    return label_pixels(tile.label, f"{tile.key}.label.png")
 
 
 def _counts(label: bytes | None, key: str, shard: str) -> NDArray[np.int64] | None:
     if label is None:
         return None
-    ids = np.asarray(decode(label, f"{shard}, {key}.label.png"))
-    if ids.dtype != np.uint8 or ids.ndim != 2:
-        raise ValueError(
-            f"{shard}, {key}.label.png holds {ids.dtype} {ids.shape}, needs uint8 (H, W): pack it again"
-        )
-    return np.bincount(ids.ravel(), minlength=256)
+    return np.bincount(label_pixels(label, f"{shard}, {key}.label.png").ravel(), minlength=256)

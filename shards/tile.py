@@ -11,7 +11,7 @@ from typing import Any
 from mkd.data.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
 from shards.build import Unit, build
-from shards.classfile import ClassFile, read_classfile
+from shards.classfile import encoding_of, read_classfile
 from shards.cut import EXTENSIONS, Cut, Cutter
 from shards.description import Budget, describe_build
 from shards.inputs import Stamp, identity, unit_fingerprint
@@ -82,7 +82,7 @@ def tile(
     asked = {"command": "tile", "name": title, "shard_size": shard_size, "bands": bands and list(bands)}
     asked |= asdict(cut)
     cutter = Cutter(scenes, classfile, cut)
-    units, inputs = _units(cutter, scenes, {**asked, "classes": _content(classfile)}, shard_size)
+    units, inputs = _units(cutter, scenes, {**asked, "classes": encoding_of(classfile)}, shard_size)
     lost = sum(uncovered_pixels(scene.shape, cut.size, cut.stride) for scene in scenes)
     sources = [PurePosixPath(scene.image).name for scene in scenes]
     origin = {
@@ -150,10 +150,6 @@ def _units(
 
 def _named(scenes: Sequence[Scene], stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
     return {name: stamps[path] for scene in scenes for name, path in scene.files.items()}
-
-
-def _content(classfile: ClassFile) -> dict[str, Any]:
-    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}
 
 
 def _note_rows(scenes: Sequence[Scene], size: int, say: Say) -> None:

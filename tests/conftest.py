@@ -32,3 +32,14 @@ def s3(s3_server, monkeypatch, request):
     s3fs.S3FileSystem.clear_instance_cache()
     yield f"s3://bkt/{request.node.name.replace('[', '-').replace(']', '')}"
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Compute on one thread, as the processes that tests start do, so that bits can be compared."""
+    import torch  # tests of the shard CLI need none
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

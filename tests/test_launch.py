@@ -23,18 +23,12 @@ from tests.helpers.runs import (
     rows,
     start,
 )
-from tests.helpers.shards import write_dataset
+from tests.helpers.shards import overwrite, write_dataset
 
 OFTEN = ("steps=10", "save_every=2", "val_every=4", "log_every=1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Compute here as in the processes that are started, so that bits can be compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
 
 @pytest.fixture(scope="module")
@@ -232,10 +226,7 @@ def test_a_damaged_tile_ends_in_one_sentence(commands, sets, tmp_path, capsys):
     _, typed = commands
     bad = tmp_path / "bad"
     shutil.copytree(sets["labelled"], bad)
-    shard = sorted(bad.glob("*.tar"))[0]
-    content = bytearray(shard.read_bytes())
-    content[520:900] = bytes(380)  # inside the first image
-    shard.write_bytes(content)
+    shard = overwrite(bad, 520, bytes(380))  # inside the first image
     overrides = [f"data.labelled={bad}", f"out={tmp_path}/run", "data.val=null", "data.workers=1"]
     text = refused(capsys, "supervised", *typed["supervised"], *overrides)
     assert shard.name in text

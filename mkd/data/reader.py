@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +52,6 @@ class TileReader:
 
     def __init__(self, source: TileSource, index: DatasetIndex, labelled: bool) -> None:
         self.source, self.index, self.labelled = source, index, labelled
-        self._ends = list(accumulate(shard.samples for shard in index.shards))
 
     def fill(self, sample: int, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Size:
         """Decode one tile.
@@ -111,14 +108,14 @@ class TileReader:
 
     def _after(self, sample: int) -> Iterator[int]:
         """Yield the other samples of a shard, from the next one on and round to its beginning."""
-        shard = bisect_right(self._ends, sample)
-        end = self._ends[shard]
-        start = end - self.index.shards[shard].samples
+        shard, row = self.source.locate(sample)
+        start = sample - row
+        end = start + self.index.shards[shard].samples
         yield from range(sample + 1, end)
         yield from range(start, sample)
 
     def _damaged(self, sample: int, what: str) -> Damaged:
-        shard = bisect_right(self._ends, sample)
+        shard, _ = self.source.locate(sample)
         place = self.source.folder.name(self.index.shards[shard].file)
         key = self.source.entry(sample).key
         return Damaged(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")

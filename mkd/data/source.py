@@ -70,7 +70,7 @@ class TileSource:
         Raises:
             ValueError: the record is missing, damaged or of another data set.
         """
-        return self._offsets.entry(*self._locate(sample))
+        return self._offsets.entry(*self.locate(sample))
 
     def read(self, sample: int, kinds: Sequence[str]) -> dict[str, Data]:
         """Read members of a tile.
@@ -86,7 +86,7 @@ class TileSource:
             Damaged: a member that is not there, cut short or changed; remote ones were read twice.
             ValueError: no record, or a place that refuses or does not answer.
         """
-        shard, row = self._locate(sample)
+        shard, row = self.locate(sample)
         entry = self._offsets.entry(shard, row)
         lacking = [kind for kind in kinds if kind not in entry.members]
         if lacking:
@@ -110,10 +110,10 @@ class TileSource:
             return
         first = {sample: place for place, sample in reversed(list(enumerate(samples)))}
         runs: list[list[int]] = []
-        for shard, group in groupby(sorted(samples), key=lambda sample: self._locate(sample)[0]):
+        for shard, group in groupby(sorted(samples), key=lambda sample: self.locate(sample)[0]):
             runs += _runs(group, self._tile_bytes(shard))
         for run in sorted(runs, key=lambda run: min(first[sample] for sample in run)):
-            self._ahead.order(run, self._tile_bytes(self._locate(run[0])[0]))
+            self._ahead.order(run, self._tile_bytes(self.locate(run[0])[0]))
 
     def close(self) -> None:
         """Close files and stop reading ahead."""
@@ -122,7 +122,8 @@ class TileSource:
         if self._ahead is not None:
             self._ahead.close()
 
-    def _locate(self, sample: int) -> tuple[int, int]:
+    def locate(self, sample: int) -> tuple[int, int]:
+        """Return the shard that holds a sample, and its row there."""
         shard = bisect_right(self._ends, sample)
         return shard, sample - self._ends[shard] + self.index.shards[shard].samples
 
@@ -154,7 +155,7 @@ class TileSource:
 
     def _fetch(self, samples: Sequence[int]) -> list[Span]:
         """Read whole tiles of one shard by one request; called in threads."""
-        places = [self._locate(sample) for sample in samples]
+        places = [self.locate(sample) for sample in samples]
         bounds = [_bounds(self._offsets.entry(*place).members.values()) for place in places]
         shard = places[0][0]
         whole = self._range(shard, min(start for start, _ in bounds), max(stop for _, stop in bounds))

@@ -11,10 +11,12 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from mkd.atomic import written_aside
+from mkd.data.rangefile import RangeFile
 
 PATIENCE = 300.0  # seconds for which an error that passes is tried again
 # A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
@@ -130,17 +132,22 @@ class Folder:
             return b""
         return self._patiently(lambda: self._range(name, start, stop), name)
 
-    @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for reading from its beginning on; remote ones are read ahead in blocks of 8 MiB."""
+    def open(self, name: str, size: int | None = None) -> BinaryIO:
+        """Open a file for reading and seeking; remote ones are read by ranges, each with this folder's patience.
+
+        Args:
+            name: the file.
+            size: its bytes, where they are known; None asks for them.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: refused by the server, or out of patience; when it is read, too.
+        """
         if self.local is not None:
-            with open(self.local / name, "rb") as file:
-                yield file
-            return
-        options = {"cache_type": "readahead", "block_size": 8 << 20}
-        file = self._patiently(lambda: self._fs.open(self._path(name), "rb", **options), name)
-        with file:
-            yield file
+            return open(self.local / name, "rb")
+        if size is None:
+            size = int(self._patiently(lambda: self._fs.info(self._path(name)), name)["size"])
+        return cast(BinaryIO, RangeFile(partial(self.read, name), size))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:

@@ -8,11 +8,10 @@ import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mkd.data import rangefile
 from mkd.data.storage import Folder
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
-from shards import rangefile
-from shards.rangefile import RangeFile
 from shards.rasters import matching, open_raster
 from shards.tile import tile
 from shards.verify import verify
@@ -113,7 +112,7 @@ def test_a_range_file_is_a_file(size, steps):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rangefile, "BLOCK", 7)
         patch.setattr(rangefile, "KEPT", 2)
-        file = RangeFile(place, "file", size)
+        file = place.open("file", size)
         for whence, offset, count in steps:
             target = max(offset + {0: 0, 1: plain.tell(), 2: size}[whence], 0)
             assert file.seek(target - file.tell(), 1) == plain.seek(target) == target

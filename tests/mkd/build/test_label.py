@@ -20,7 +20,7 @@ from shards.merge import make_index
 from shards.verify import verify
 from tests.helpers import references
 from tests.helpers.runs import digests, launch, rows
-from tests.helpers.shards import CLASSES
+from tests.helpers.shards import CLASSES, overwrite
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +137,7 @@ def test_a_damaged_tile_is_within_its_budget_or_ends_it(config_for, sets, tmp_pa
     """An unreadable tile is left out and listed up to max_bad, else the command ends in one sentence."""
     bad = tmp_path / "bad"
     shutil.copytree(sets["unlabelled"], bad)
-    tar = sorted(bad.glob("*.tar"))[0]
-    content = bytearray(tar.read_bytes())
-    content[700:900] = bytes(200)  # inside the first image
-    tar.write_bytes(content)
+    overwrite(bad, 700, bytes(200))  # inside the first image
     with pytest.raises(ValueError, match="tile0000"):
         label(config_for(f"data={bad}", "confidence=0"))
     label(config_for(f"data={bad}", "confidence=0", "max_bad=0.5"))

@@ -179,15 +179,6 @@ def service(runs):
         finish(process)
 
 
-@pytest.fixture
-def one_thread():
-    """Compute here as in the processes that are started, so that bits can be compared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_service_that_is_waited_for_is_the_local_teacher(start, config_of, tmp_path, service, one_thread):
     """teacher.kind=service with max_age=0 and sync_every=1: the same weights as with teacher.kind=local."""
     given = [*start, "steps=6", "semi.drop_start=0.4", "semi.drop_end=0.2", "semi.result=teacher"]

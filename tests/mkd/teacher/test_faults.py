@@ -5,7 +5,6 @@ import socket
 import time
 
 import pytest
-import torch
 
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
@@ -22,14 +21,7 @@ from tests.helpers.teachers import (
     weak_views,
 )
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Bits are compared with those of processes of one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
 
 def beside(student):

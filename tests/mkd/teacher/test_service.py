@@ -32,13 +32,7 @@ from tests.helpers.teachers import (
 TOKEN = "0123456789abcdef"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Bits are compared: one thread everywhere."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
 
 def ask(teacher, number=0, **more):

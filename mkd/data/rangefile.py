@@ -1,30 +1,27 @@
-"""A file of a folder, remote or not, as a seekable file object that outlives short outages."""
+"""A remote file as a seekable file object that outlives short outages."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections import OrderedDict
-from typing import BinaryIO, cast
-
-from mkd.data.storage import Folder
+from collections.abc import Callable
 
 BLOCK = 4 << 20  # bytes a request
 KEPT = 8  # blocks in memory: a row of raster windows needs a few places of the file at a time
 
 
 class RangeFile(io.RawIOBase):
-    """A remote file read by ranges, the blocks read last kept; each request is as patient as its folder."""
+    """A remote file read by ranges, the blocks read last kept; each request is as patient as who reads it."""
 
-    def __init__(self, folder: Folder, name: str, size: int) -> None:
+    def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         """Open a file.
 
         Args:
-            folder: where it is.
-            name: its name.
+            fetch: reads bytes ``start`` .. ``stop - 1``, fewer where the file ends before.
             size: bytes.
         """
-        self._folder, self._file, self._size = folder, name, size
+        self._fetch, self._size = fetch, size
         self._place = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
@@ -65,25 +62,9 @@ class RangeFile(io.RawIOBase):
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
             start = number * BLOCK
-            data = self._folder.read(self._file, start, min(start + BLOCK, self._size))
+            data = self._fetch(start, min(start + BLOCK, self._size))
             while len(self._blocks) >= KEPT:
                 self._blocks.popitem(last=False)
             self._blocks[number] = data
         self._blocks.move_to_end(number)
         return self._blocks[number]
-
-
-def opened(folder: Folder, name: str, size: int) -> BinaryIO:
-    """Open a file of a folder for reading and seeking; to be closed by the caller.
-
-    Args:
-        folder: local or remote.
-        name: the file.
-        size: its size in bytes, as listed.
-
-    Raises:
-        FileNotFoundError: no such local file.
-    """
-    if folder.local is not None:
-        return open(folder.local / name, "rb")
-    return cast(BinaryIO, RangeFile(folder, name, size))
