@@ -2,15 +2,15 @@
 PY := .venv/bin/python
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test slow lint clean peers soak-pack fuzz-teacher soak-teacher
+.PHONY: demo test slow slurm lint clean peers soak-pack fuzz-teacher soak-teacher soak-resume
 demo: .venv/installed
 	$(PY) launch/demo.py out=$(DEMO_OUT)
 
 test: .venv/installed
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" -rs
 
 slow: .venv/installed
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m slow -rs
 
 # A build killed 20 times with -9 and finished: the same bytes as one left alone.
 soak-pack: .venv/installed
@@ -24,6 +24,10 @@ fuzz-teacher: .venv/installed
 soak-teacher: .venv/installed
 	PYTHONPATH=. $(PY) tests/soak_teacher.py
 
+# Training stopped 30 times by signals and kills, and gone on with: the weights of a run never stopped, bit for bit.
+soak-resume: .venv/installed
+	PYTHONPATH=. $(PY) tests/soak_resume.py
+
 # Other loaders, for launch/throughput.py data, in an environment of their own: their pins exclude ours.
 peers: .venv-peers/installed
 
@@ -33,6 +37,15 @@ peers: .venv-peers/installed
 	.venv-peers/bin/python -m uv pip install --quiet --python .venv-peers/bin/python --constraint constraints-peers.txt \
 		webdataset litdata mosaicml-streaming torch torchvision
 	@touch $@
+
+# A real Slurm for tests/slurm, where it can be installed; elsewhere those tests are skipped, and say so.
+slurm:
+	@if [ -x /usr/sbin/slurmctld ] || command -v slurmctld >/dev/null; then echo "Slurm is here."; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "Slurm is not installed, which needs root and apt (slurm-wlm, munge): tests/slurm will be skipped."; \
+	else apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+		slurm-wlm munge >/dev/null && echo "Slurm is installed." \
+		|| echo "Slurm could not be installed, see above: tests/slurm will be skipped."; fi
 
 lint: .venv/installed
 	.venv/bin/ruff check .

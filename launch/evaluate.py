@@ -2,16 +2,19 @@
 
 from mkd.build.evaluate import evaluate, summary
 from mkd.build.pages import run_report
+from mkd.config.ending import first_rank
 from mkd.config.load import main
 from mkd.config.schema import EvaluateRun
 
 
-def work(config: EvaluateRun) -> None:
-    """Evaluate, print, and write the page when one is asked for."""
-    print(summary(evaluate(config)))
-    if config.report is not None:
+def work(config: EvaluateRun) -> str:
+    """Evaluate, write the page when one is asked for, and return what to print."""
+    text = summary(evaluate(config))
+    if config.report is None:
+        return text
+    if first_rank():
         run_report(config)
-        print(f"report: {config.report}")
+    return f"{text}\nreport: {config.report}"
 
 
 if __name__ == "__main__":

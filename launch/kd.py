@@ -9,4 +9,4 @@ from mkd.config.load import main
 from mkd.config.schema import KdRun
 
 if __name__ == "__main__":
-    main(KdRun, "kd", lambda config: print(f"model: {kd(config) / 'model'}"))
+    main(KdRun, "kd", lambda config: f"model: {kd(config) / 'model'}")

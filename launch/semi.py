@@ -8,4 +8,4 @@ from mkd.config.load import main
 from mkd.config.schema import SemiRun
 
 if __name__ == "__main__":
-    main(SemiRun, "semi", lambda config: print(f"model: {semi(config) / 'model'}"))
+    main(SemiRun, "semi", lambda config: f"model: {semi(config) / 'model'}")

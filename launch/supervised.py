@@ -8,4 +8,4 @@ from mkd.config.load import main
 from mkd.config.schema import SupervisedRun
 
 if __name__ == "__main__":
-    main(SupervisedRun, "supervised", lambda config: print(f"model: {supervised(config) / 'model'}"))
+    main(SupervisedRun, "supervised", lambda config: f"model: {supervised(config) / 'model'}")

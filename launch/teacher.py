@@ -1,8 +1,10 @@
 """A teacher inference service.
 
 python launch/teacher.py serve model=RUN2/model [run=RUN3] [host=0.0.0.0 token_file=F]   serve until SIGTERM
-python launch/teacher.py status endpoint=HOST:PORT [json=true]                           what it is doing
+python launch/teacher.py status endpoint=HOST:PORT [--json]                              what it is doing
 python launch/teacher.py label data=TILES model=RUN2/model out=NEW [part=I/N]            pseudo-labels of a data set
+
+`--json`, one line for scripts, is the one word that is not KEY=VALUE; it means json=true.
 """
 
 import sys
@@ -15,7 +17,8 @@ from mkd.config.schema import TeacherLabel, TeacherServe, TeacherStatus
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["status", *rest]:
-            main(TeacherStatus, "teacher status", status, rest)
+            typed = ["json=true" if word == "--json" else word for word in rest]
+            main(TeacherStatus, "teacher status", status, typed)
         case ["label", *rest]:
             main(TeacherLabel, "teacher label", label, rest)
         case ["serve", *rest]:

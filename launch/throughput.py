@@ -4,15 +4,17 @@ python launch/throughput.py cost model=hrnet_w48_psa size=1024 classes=6 json=F 
 python launch/throughput.py speed model=hrnet_w48_psa size=512 batch=8 json=F     FPS, training step, TFLOP/s
 python launch/throughput.py data images=DIR json=F       loading and packing beside other libraries (needs `make peers`)
 python launch/throughput.py teacher json=F               the teacher service, and how many a cluster needs
+python launch/throughput.py scaling json=F               gloo ranks here, and a model of 8 to 512 GPUs
 """
 
 import sys
 
 from mkd.build.bench import measure_data
+from mkd.build.bench_scaling import measure_scaling
 from mkd.build.bench_teacher import measure_teacher
 from mkd.build.measure import measure_cost, measure_speed
 from mkd.config.load import main
-from mkd.config.schema import CostRun, DataSpeedRun, SpeedRun, TeacherSpeedRun
+from mkd.config.schema import CostRun, DataSpeedRun, ScalingRun, SpeedRun, TeacherSpeedRun
 
 if __name__ == "__main__":
     match sys.argv[1:2]:
@@ -24,7 +26,8 @@ if __name__ == "__main__":
             main(DataSpeedRun, "data", measure_data, sys.argv[2:])
         case ["teacher"]:
             main(TeacherSpeedRun, "teacher", measure_teacher, sys.argv[2:])
+        case ["scaling"]:
+            main(ScalingRun, "scaling", measure_scaling, sys.argv[2:])
         case other:
-            sys.exit(
-                f"throughput: the first word is {other or 'missing'}; choose cost, speed, data or teacher"
-            )
+            words = "cost, speed, data, teacher or scaling"
+            sys.exit(f"throughput: the first word is {other or 'missing'}; choose {words}")

@@ -7,31 +7,36 @@ from typing import Any
 import torch
 from torch import nn
 
-from mkd.data.loader import TileSet, in_order
+from mkd.data.loader import TileSet, in_order, share_of
 from mkd.dist.engine import autocast
+from mkd.dist.world import World
 from mkd.metrics.confusion import ConfusionMatrix
 
 
 @torch.inference_mode()
 def confusion(
-    model: nn.Module, tiles: TileSet, batch: int, device: torch.device, workers: int = 0
+    model: nn.Module, tiles: TileSet, batch: int, world: World, workers: int = 0
 ) -> ConfusionMatrix:
     """Return the confusion matrix over all tiles, at full tile size; the model is left in eval mode.
 
+    Each rank takes its share of the tiles, and the counts are summed: all ranks call this and get the same.
+
     Args:
-        model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W).
+        model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W); the same weights on all ranks.
         tiles: labelled tiles.
         batch: tiles a forward pass.
-        device: where to compute; bf16 autocast on a GPU.
+        world: where to compute, bf16 autocast on a GPU; and with whom.
         workers: decoding processes.
     """
+    device = world.device
     model.to(device).eval()
     matrix = ConfusionMatrix(tiles.index.num_classes, device=device)
-    for item in in_order(tiles, batch, workers):
+    for item in in_order(tiles, batch, workers, share_of(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
         with autocast(device):
             logits = model(item.images.float() / 255)
         matrix.update(logits.argmax(dim=1), item.labels)
+    matrix.matrix = world.total(matrix.matrix)
     return matrix
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from shards.workers import all_cores  # commands are imported late: each worker process imports this file
+# Commands are imported late: each worker process imports this file.
+from shards.workers import all_cores, begin_early
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence on stderr).
     """
     given = _parser().parse_args(arguments)
+    if arguments is None:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
+        if getattr(given, "workers", 1) > 1:
+            begin_early(f"shards.{given.command}")
     try:
         return _run(given)
     except ValueError as error:

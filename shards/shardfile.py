@@ -133,7 +133,7 @@ class ShardFile:
             return
         try:
             if self._out is None:
-                self._out = self._stack.enter_context(self._folder.writing(self.file))
+                self._out = self._stack.enter_context(self._folder.writing(self.file, large=True))
             self._out.write(data)
         except OSError as error:
             raise OSError(

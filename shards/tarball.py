@@ -10,6 +10,7 @@ from shards.encode import Tile
 
 BLOCK = 512  # bytes; headers and contents begin at multiples
 RECORD = 20 * BLOCK  # whole tars are multiples of these
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 def members(tile: Tile) -> Iterator[tuple[str, bytes]]:
@@ -18,7 +19,7 @@ def members(tile: Tile) -> Iterator[tuple[str, bytes]]:
     if tile.label is not None:
         yield "label.png", tile.label
     meta = {**tile.meta, "labelled": tile.label is not None}
-    yield "json", json.dumps(meta, sort_keys=True, ensure_ascii=False).encode()
+    yield "json", _JSON.encode(meta).encode()
 
 
 def header(name: str, size: int) -> bytes:

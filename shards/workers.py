@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from contextlib import contextmanager
+from multiprocessing import forkserver, get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait as wait_for
 from typing import Any, TypeVar
 
@@ -17,11 +18,25 @@ R = TypeVar("R")
 _AHEAD = 2  # items a worker that wait in its queue
 
 _task: Callable[[Any], Any] | None = None
+_start = "spawn"  # a forked child may hang on locks of threads that it does not have
 
 
 def all_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def begin_early(module: str) -> None:
+    """Start a process that workers are forked from; it imports a module while this one does, and nothing else.
+
+    Workers then have the environment and the folder of this moment: it is for programs, not for libraries.
+    """
+    global _start
+    _start = "forkserver"
+    forkserver.set_forkserver_preload([module])
+    resource_tracker.ensure_running()  # it would lift the block
+    with _without_ctrl_c():
+        forkserver.ensure_running()
 
 
 def each(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
@@ -43,7 +58,7 @@ def each(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R
 
 
 def _in_processes(task: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
-    context = get_context("spawn")  # a forked child may hang on locks of threads that it does not have
+    context = get_context(_start)
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(task,))
     try:
         yield from _results(pool, items, _AHEAD * count)
@@ -73,10 +88,16 @@ def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Itera
 
 
 def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:
-    """Submit an item; a worker that starts here inherits the blocked Ctrl-C, before it can ignore it by itself."""
+    with _without_ctrl_c():
+        return pool.submit(_run, item)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Block Ctrl-C: a process that starts here inherits that, before it can ignore it by itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(_run, item)
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -15,6 +15,7 @@ from mkd.atomic import write_text
 from mkd.build.bench_loaders import measure_loaders, measure_s3
 from mkd.build.bench_ours import MANY, RANKS, SAMPLES, SHARDS
 from mkd.build.bench_pack import SHARD, measure_packing
+from mkd.build.bench_resume import measure_resume
 from mkd.build.bench_run import ours, peer
 from mkd.build.bench_tiles import make_tiles, tile_facts
 from mkd.config.schema import DataSpeedRun
@@ -29,7 +30,7 @@ LEAST = {
     "pack_vs_shardwriter": 1.5,
     "pack_vs_tar": 0.7,
 }
-MOST = {"plan_seconds": 1.0, "plan_mib": 200.0, "rss_growth": 1.05}
+MOST = {"plan_seconds": 1.0, "plan_mib": 200.0, "resume_seconds": 5.0, "rss_growth": 1.05}
 ALSO = ("loader_vs_webdataset_uint8", "pack_vs_shardwriter_loop")
 RATES = {
     "tiles_per_second": "loading",
@@ -52,7 +53,7 @@ def measure_data(config: DataSpeedRun) -> None:
     found: Found = {"settings": _settings(config), "machine": _machine(config, folder), **tile_facts(images)}
     print(f"{found['tiles']} JPEG tiles of {config.size} x {config.size}, {found['mean_kib']:.0f} KiB each")
     if "plan" in config.parts:
-        found |= _plan()
+        found |= _plan() | measure_resume(config, folder)
     if "pack" in config.parts:
         found |= measure_packing(config, folder)
     if "loader" in config.parts:

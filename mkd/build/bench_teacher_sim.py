@@ -57,7 +57,7 @@ def step_begins(times: Sequence[float], cluster: Cluster, steps: int, seed: int)
         np.random.default_rng(seed).choice(np.asarray(times), cluster.students * (steps + cluster.depth))
     )
     free = [0.0] * cluster.teachers  # when each has done all that it was asked
-    students = [_Student(cluster.teachers) for _ in range(cluster.students)]
+    students = [_Student(cluster.teachers, rank) for rank in range(cluster.students)]
 
     def ask(student: _Student, now: float) -> None:
         teacher = student.choose(now)
@@ -95,7 +95,8 @@ def teachers_needed(
 class _Student:
     """One rank's view of the teachers: what it still expects of each, and the rate that it measured."""
 
-    def __init__(self, teachers: int) -> None:
+    def __init__(self, teachers: int, rank: int) -> None:
+        self._order = np.roll(np.arange(teachers), -rank)  # the first of equals is taken
         self._expected, self._busy_since = np.zeros(teachers), [0.0] * teachers
         self._rates = np.full(teachers, np.nan)  # batches/s
         self._under_way: list[tuple[float, int]] = []  # when an answer will come, and from whom
@@ -112,7 +113,7 @@ class _Student:
             self._busy_since[teacher] = came
         known = self._rates[~np.isnan(self._rates)]
         rates = np.where(np.isnan(self._rates), known.max(initial=0.0) or 1.0, self._rates)
-        return int(np.argmin((self._expected + 1) / rates))
+        return int(self._order[np.argmin(((self._expected + 1) / rates)[self._order])])
 
     def give(self, teacher: int, now: float, answer: float) -> None:
         """Ask; the answer will come at that time."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import write_text
-from mkd.build.experiment import experiment, run_folder
+from mkd.build.experiment import check_alone, experiment, run_folder
 from mkd.build.memory import PeakMemory
 from mkd.build.pages import experiment_report
 from mkd.build.predict import predict
@@ -27,6 +27,7 @@ def demo(config: DemoRun) -> None:
 
     Writes ``results.json``, ``map.tif`` and ``report.html`` into ``config.out``.
     """
+    check_alone("demo")
     out, began = Path(config.out), time.monotonic()
     cores = os.cpu_count() or 1
     print(

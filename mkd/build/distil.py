@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,21 +11,24 @@ from torch import Tensor
 
 from mkd.atomic import written_aside
 from mkd.build import parts
-from mkd.build.train import Run, labelled_index
+from mkd.build.together import by_first, same_file
+from mkd.build.train import Run, labelled_index, meet
 from mkd.config import schema
 from mkd.data.augment import Geometry, generators
-from mkd.data.loader import in_order
-from mkd.dist.world import find_world
+from mkd.data.loader import in_order, share_of
+from mkd.dist.world import World
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.store.model_folder import load_model
 from mkd.train.kd_step import Consolidation, KdStep
 from mkd.train.supervised_step import SupervisedStep
 
+FISHER = "fisher.safetensors"  # in a run folder
+
 
 def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
-    world = find_world(config.device)
+    world, clock = meet(config)
     index = labelled_index(config)
     arch = parts.architecture(config.model)
     with torch.device("meta"):
@@ -36,26 +39,34 @@ def kd(config: schema.KdRun) -> Path:
         source, card = parts.load_checked("kd.source", config.kd.source, arch if same else None)
         if config.kd.source_data is not None:
             parts.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
-    run = Run(config, world, index)
-    if run.ended():
-        return run.folder
-    teacher = _teacher(config, run, source)
-    student = _student(config, index.num_classes, teacher)
-    ewc = _consolidation(config, run, source, teacher, student) if config.kd.ewc_weight > 0 else None
-    teacher.to(world.device)
-    step = KdStep(student, teacher, parts.ohem(config.ohem), config.kd.temperature, config.kd.weight, ewc)
-    phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
-    weights = run.fit(phase, step, run.feed(unlabelled=config.kd.tiles == "all"))
-    run.write_model(
-        student, weights, {"stage": "kd", "source": config.kd.source, "init": config.kd.student_init}
-    )
+    with Run(config, world, index, clock) as run:
+        if not run.ended():
+            _stage(config, run, source)
     return run.folder
+
+
+def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None:
+    """Train teacher and student in an open run folder."""
+    world, kd = run.world, config.kd
+    teacher = _teacher(config, run, source)
+    student = _student(config, run.index.num_classes, teacher)
+    refers = {"teacher/model.safetensors": same_file(world, run.folder / "teacher" / "model.safetensors")}
+    ewc = None
+    if kd.ewc_weight > 0:
+        ewc = _consolidation(config, run, source, teacher, student)
+        refers[FISHER] = same_file(world, run.folder / FISHER)
+    teacher.to(world.device)
+    step = KdStep(student, teacher, parts.ohem(config.ohem), kd.temperature, kd.weight, ewc, world)
+    phase = run.phase("student", config.epochs, config.steps, run.index.samples, config.optim.lr)
+    phase = replace(phase, refers=refers)
+    weights = run.fit(phase, step, run.feed(unlabelled=kd.tiles == "all"))
+    run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
 
 
 def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> DeepLabV3Plus:
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
-    if (folder / "model.yaml").is_file():
+    if by_first(run.world, (folder / "model.yaml").is_file):
         # channels-last as after training: another layout rounds otherwise
         return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
     kd = config.kd
@@ -75,9 +86,9 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     run.journal.say(
         f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained"
     )
-    step = SupervisedStep(model, parts.ohem(config.ohem), frozen)
+    step = SupervisedStep(model, parts.ohem(config.ohem), frozen, run.world)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
-    phase = parts.phase(config, "teacher", kd.teacher_epochs, None, run.index.samples, lr)
+    phase = run.phase("teacher", kd.teacher_epochs, None, run.index.samples, lr)
     model.load_state_dict(run.fit(phase, step, run.feed(unlabelled=False)))
     run.write_model(
         model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
@@ -113,22 +124,21 @@ def _consolidation(
     model = student if kd.anchor == "init" else (source if on_source else teacher)
     data = str(kd.source_data) if on_source else config.data.labelled
     assert model is not None
-    path = run.folder / "fisher.safetensors"
-    if not path.is_file():
+    path, world = run.folder / FISHER, run.world
+    if not by_first(world, path.is_file):
         whose = (
             "the student's start"
             if kd.anchor == "init"
             else ("the source model" if on_source else "the teacher")
         )
         run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
-        model.to(run.world.device).requires_grad_(True)
-        fisher = fisher_diagonal(model, _plain_crops(config, data, run.world.device))
+        model.to(world.device).requires_grad_(True)
+        fisher = fisher_diagonal(model, _plain_crops(config, data, world), total=world.total)
         model.requires_grad_(model is student)
-        with written_aside(path) as aside:
-            aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
+        by_first(world, lambda: _write(path, fisher))
     anchor = student if kd.anchor == "init" else teacher
-    weights = {n: p.detach().clone().to(run.world.device) for n, p in anchor.named_parameters()}
-    loaded = {n: f.to(run.world.device) for n, f in load_file(path).items()}
+    weights = {n: p.detach().clone().to(world.device) for n, p in anchor.named_parameters()}
+    loaded = {n: f.to(world.device) for n, f in load_file(path).items()}
     # A source classifier of other classes says nothing about this stage's.
     shared = {n: f for n, f in loaded.items() if not (on_source and n.startswith("classifier."))}
     if config.optim.name == "sgd":
@@ -139,11 +149,17 @@ def _consolidation(
     return Consolidation(weights, shared, kd.ewc_weight)
 
 
-def _plain_crops(config: schema.KdRun, folder: str, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield up to ``kd.fisher_tiles`` tiles cropped to the training size, neither scaled nor turned."""
+def _write(path: Path, fisher: dict[str, Tensor]) -> None:
+    with written_aside(path) as aside:
+        aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
+
+
+def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this rank's share of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
     tiles = parts.open_tiles(config.data, folder, labelled=True)
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
-    for batch in islice(in_order(tiles, 1), config.kd.fisher_tiles):
-        batch = batch.to(device)
+    mine = share_of(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
+    for batch in in_order(tiles, 1, samples=mine):
+        batch = batch.to(world.device)
         images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))
         yield images.float() / 255, labels

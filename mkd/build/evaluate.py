@@ -7,6 +7,7 @@ from typing import Any
 from mkd.atomic import write_text
 from mkd.build import parts
 from mkd.build.run_folder import commit, versions
+from mkd.build.together import by_first
 from mkd.config.schema import EvaluateRun
 from mkd.data.loader import TileSet
 from mkd.dist.world import find_world
@@ -17,13 +18,15 @@ from mkd.store.model_folder import weights_digest
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
     """Evaluate a model on a labelled data set; write and return results.json.
 
+    Several ranks share the tiles, and rank 0 writes.
+
     Raises:
         ValueError: classes of model and data differ, or the data set is not labelled.
     """
     world = find_world(config.device)
     model, card = parts.load_checked("model", config.model)
     index = parts.check_classes("data", config.data, card.classes, f"model={config.model}")
-    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world.device)
+    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),
@@ -33,7 +36,7 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         "versions": versions(),
     }
     found = {**results(matrix, card.classes, provenance), "samples": index.samples}
-    write_text(Path(config.out), json.dumps(found, indent=1) + "\n")
+    by_first(world, lambda: write_text(Path(config.out), json.dumps(found, indent=1) + "\n"))
     return found
 
 

@@ -17,6 +17,7 @@ from mkd.build.distil import kd
 from mkd.build.evaluate import evaluate
 from mkd.build.semi import semi
 from mkd.build.train import supervised
+from mkd.config.ending import several_ranks
 from mkd.config.load import load, parse
 from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
 
@@ -29,8 +30,9 @@ def experiment(config: Experiment) -> dict[str, Any]:
     Each run lies in ``OUT/RUN/seedN``; ended runs are not repeated.
 
     Raises:
-        ValueError: a row or an override names a run that is not there.
+        ValueError: a row or an override names a run that is not there, or this is one of several ranks.
     """
+    check_alone("experiment")
     for title, run in (config.rows | config.controls).items():
         if run not in config.runs:
             raise ValueError(f"rows: '{title}' names the run '{run}'; the runs are {', '.join(config.runs)}")
@@ -56,6 +58,15 @@ def experiment(config: Experiment) -> dict[str, Any]:
     }
     write_text(Path(config.out) / "results.json", json.dumps(table, indent=1) + "\n")
     return table
+
+
+def check_alone(script: str) -> None:
+    """Refuse to be one of several ranks, each of which would start all runs."""
+    if several_ranks():
+        raise ValueError(
+            f"launch/{script}.py starts its runs itself and is not for several ranks; start it with python, or its "
+            "runs one by one with torchrun"
+        )
 
 
 def _check_runs(config: Experiment) -> None:

@@ -1,6 +1,5 @@
 """launch/teacher.py label: the tiles of a data set with pseudo-labels, as a data set of its own beside it."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import nn
 
 from mkd.build import parts
 from mkd.config import schema
-from mkd.data.decode import IMAGES, decode_image
+from mkd.data.decode import decode_image, image_kind
 from mkd.data.loader import TileSet
 from mkd.dist.engine import autocast
 from mkd.dist.world import find_world
@@ -24,6 +23,7 @@ from mkd.teacher.local import Autocast, logits_of
 from shards.build import Unit, build
 from shards.description import Budget, Description
 from shards.encode import tile_from
+from shards.inputs import identity, unit_fingerprint
 from shards.report import describe
 from shards.shardfile import ShardFile
 
@@ -62,16 +62,13 @@ def _plan(
     asked = {"command": "label", "confidence": config.confidence, "tile_entropy": config.tile_entropy}
     made_of = {**asked, "batch": config.batch, "model_sha256": version}
     for number, shard in enumerate(index.shards):
-        units.append(Unit(number, _digest(made_of, shard.sha256)[:16], (first, shard.samples)))
+        units.append(Unit(number, unit_fingerprint(made_of, {}, shard.sha256), (first, shard.samples)))
         first += shard.samples
-    about = {**made_of, "source": index.name, "inputs_sha256": _digest(made_of, index.sha256())}
+    whole = identity({**made_of, "index_sha256": index.sha256()})
+    about = {**made_of, "source": index.name, "inputs_sha256": whole}
     budget = Budget(labelled=config.max_bad)
     name = f"{index.name}-pseudo"
     return Description(name, card.classes, card.palette, about, budget, "label", "", ""), units
-
-
-def _digest(*content: object) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class _Labeller:
         source.prefetch(samples)
         for sample in samples:
             entry = source.entry(sample)
-            kind = next((k for k in IMAGES if k in entry.members), "")
+            kind = image_kind(entry.members)
             pixels = np.empty((*entry.size, 3), np.uint8)
             try:
                 members = {name: bytes(data) for name, data in source.read(sample, (kind, "json")).items()}

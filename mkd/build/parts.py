@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mkd.config import schema
@@ -19,8 +18,8 @@ from mkd.evaluate import confusion
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.models.deeplab import Architecture, DeepLabV3Plus
 from mkd.store.model_folder import ModelCard, load_model
-from mkd.train.loop import Phase
 from mkd.train.optim import make_optimizer
+from mkd.train.phase import Phase
 from mkd.train.supervised_step import Ohem
 from mkd.train.views import Feed
 
@@ -58,11 +57,17 @@ def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
 
 
 def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], ConfusionMatrix] | None:
-    """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``."""
+    """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``.
+
+    A forward pass takes as many tiles as one in training.
+    """
     if data.val is None:
         return None
-    tiles = open_tiles(data, data.val, labelled=True)
-    return lambda model: confusion(model, tiles, data.batch, world.device, data.workers)
+    tiles, size = (
+        open_tiles(data, data.val, labelled=True),
+        data.batch // world.ranks // micro_batches(data, world.ranks),
+    )
+    return lambda model: confusion(model, tiles, size, world, data.workers)
 
 
 def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> DatasetIndex:
@@ -98,8 +103,37 @@ def load_checked(key: str, path: str, wanted: Architecture | None = None) -> tup
     return model, card
 
 
+def micro_batches(data: schema.DataConfig, ranks: int) -> int:
+    """Return how many forward passes a rank makes of its part of a batch.
+
+    Raises:
+        ValueError: ``data.batch`` is not ranks x that x ``data.micro``.
+    """
+    batch, micro = data.batch, data.micro
+    if batch % ranks:
+        fits = [ranks * (batch // ranks), ranks * (batch // ranks + 1)]
+        raise ValueError(
+            f"data.batch={batch} cannot be shared equally by {ranks} ranks; give "
+            f"data.batch={' or '.join(str(n) for n in fits if n)}, or another number of ranks"
+        )
+    if micro is not None and batch // ranks % micro:
+        part = batch // ranks
+        fits = [n for n in range(1, part + 1) if part % n == 0]
+        raise ValueError(
+            f"data.batch={batch} is not {ranks} ranks x data.micro={micro} x a whole number of forward passes; with "
+            f"{part} tiles a rank data.micro may be {', '.join(map(str, fits))}, or null for all of them at once"
+        )
+    return 1 if micro is None else batch // ranks // micro
+
+
 def phase(
-    config: schema.RunConfig, name: str, epochs: float, steps: int | None, tiles: int, lr: float
+    config: schema.RunConfig,
+    name: str,
+    epochs: float,
+    steps: int | None,
+    tiles: int,
+    lr: float,
+    ranks: int = 1,
 ) -> Phase:
     """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
     an_epoch = tiles / config.data.batch
@@ -114,14 +148,25 @@ def phase(
         config.log_every,
         config.save_every,
         config.val_every,
+        config.data.batch,
+        micro_batches(config.data, ranks),
     )
 
 
-def engine_and_optimizer(
-    config: schema.RunConfig, model: DeepLabV3Plus, world: World, lr: float
-) -> tuple[Engine, torch.optim.Optimizer]:
-    """Move the model to its device and make its optimizer."""
+def engine(
+    config: schema.RunConfig, model: DeepLabV3Plus, world: World, phase: Phase, streams: int
+) -> Engine:
+    """Return what runs the model, with its optimizer.
+
+    Args:
+        config: of the run.
+        model: moved to its device.
+        world: this process's place.
+        phase: its learning rate and batch.
+        streams: 2 where a forward pass holds as many unlabelled tiles as labelled ones, else 1.
+    """
     o = config.optim
-    engine = Engine(world, model, o.clip)
     head = {n for n, _ in model.named_parameters() if not n.startswith("backbone.")}
-    return engine, make_optimizer(o.name, model, head, lr, o.head_factor, o.momentum, o.weight_decay)
+    optimizer = make_optimizer(o.name, model, head, phase.lr, o.head_factor, o.momentum, o.weight_decay)
+    tiles = streams * phase.batch // world.ranks // phase.micro_batches
+    return Engine(world, model, optimizer, config.engine, o.clip, config.compile, tiles)

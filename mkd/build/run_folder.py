@@ -17,6 +17,7 @@ from mkd.config.schema import RunConfig
 # Keys that change how fast a run goes or what is shown, never its numbers.
 FREE = (
     "  workers:",
+    "  micro:",
     "  cache:",
     "  cache_gib:",
     "  max_bad:",  # may be raised to go on after a stop
@@ -26,6 +27,10 @@ FREE = (
     "  patience:",
     "  ledger:",
     "device:",
+    "engine:",
+    "compile:",
+    "keep_every:",
+    "keep:",
     "log_every:",
     "out:",  # the folder itself is at hand
 )
@@ -40,7 +45,7 @@ def open_run(config: RunConfig) -> Path:
     folder = Path(config.out)
     path = folder / "config.yaml"
     text = to_yaml(config)
-    if path.is_file() and (changed := _difference(path.read_text(encoding="utf-8"), text)):
+    if path.is_file() and (changed := difference(path.read_text(encoding="utf-8"), text)):
         raise ValueError(
             f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
         )
@@ -53,7 +58,8 @@ def open_run(config: RunConfig) -> Path:
     return folder
 
 
-def _difference(old: str, new: str) -> str:
+def difference(old: str, new: str) -> str:
+    """Return the lines in which two configs differ, but for keys that are free; nothing where they do not."""
     lines = difflib.unified_diff(_fixed(old), _fixed(new), n=0, lineterm="")
     shown = [s for s in lines if s[0] in "+-" and s[:3] not in ("+++", "---")]
     return "; ".join(f"{'there' if s[0] == '-' else 'now'} {s[1:].strip()}" for s in shown)

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mkd.build import parts
-from mkd.build.train import Run, labelled_index
+from mkd.build.together import by_first
+from mkd.build.train import Run, labelled_index, meet
 from mkd.config import schema
 from mkd.dist.engine import autocast
-from mkd.dist.world import find_world
+from mkd.dist.world import TIMEOUT
 from mkd.models.deeplab import DeepLabV3Plus
 from mkd.semi.entropy import TileLimit
 from mkd.store.model_folder import ModelCard
@@ -19,7 +20,7 @@ from mkd.teacher.api import Teacher
 from mkd.teacher.local import LocalTeacher
 from mkd.train.health import Collapsed, Health
 from mkd.train.ledger import Ledger
-from mkd.train.loop import Phase
+from mkd.train.phase import Phase
 from mkd.train.pseudo_feed import PseudoFeed
 from mkd.train.semi_step import SemiStep
 from mkd.train.views import Feed
@@ -27,34 +28,38 @@ from mkd.train.views import Feed
 
 def semi(config: schema.SemiRun) -> Path:
     """Train the semi-supervised stage; return the run folder."""
-    world = find_world(config.device)
-    index = labelled_index(config)
-    s = config.semi
-    model, card = parts.load_checked("semi.start", s.start)
-    parts.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={s.start}")
+    world, clock = meet(config)
+    index, start = labelled_index(config), config.semi.start
+    model, card = parts.load_checked("semi.start", start)
+    parts.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
     if config.data.pseudo is not None:
-        parts.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={s.start}")
-    run = Run(config, world, index)
-    if run.ended():
-        return run.folder
+        parts.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={start}")
+    with Run(config, world, index, clock) as run:
+        if not run.ended():
+            _stage(config, run, model, card)
+    return run.folder
+
+
+def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCard) -> None:
+    """Train in an open run folder."""
+    s, world = config.semi, run.world
     model.to(world.device)
     feed = run.feed(unlabelled=True)
     assert feed.unlabelled is not None
     tiles = len(feed.unlabelled)
-    phase = parts.phase(config, "semi", config.epochs, config.steps, tiles, config.optim.lr)
+    phase = run.phase("semi", config.epochs, config.steps, tiles, config.optim.lr)
     who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
     teacher = _teacher(config, model, card, run)
     pseudo = _pseudo_feed(config, run, phase, feed, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model
-    step = SemiStep(model, pseudo, result, parts.ohem(config.ohem), s.weight)
+    step = SemiStep(model, pseudo, result, parts.ohem(config.ohem), s.weight, world)
     try:
         weights = _fit(run, phase, step, replace(feed, unlabelled=None))
     finally:
         pseudo.close()
         teacher.close()
     run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
-    return run.folder
 
 
 def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run: Run) -> Teacher:
@@ -63,7 +68,12 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
     if t.kind != "service":
-        return LocalTeacher(model, s.ema_decay, s.confidence, limit, precision)
+        return LocalTeacher(model, s.ema_decay, s.confidence, limit, precision, run.world.gather)
+    if run.world.ranks > 1 and t.patience > 0.9 * TIMEOUT.total_seconds():
+        raise ValueError(
+            f"teacher.patience={t.patience:.0f}: the other ranks wait {TIMEOUT.total_seconds():.0f} s for one that "
+            f"waits for a teacher; at most {0.9 * TIMEOUT.total_seconds():.0f} is allowed with several ranks"
+        )
     # Here, because most runs need no pyarrow.
     from mkd.build.teacher import WEIGHTS, identity_of, read_pem
     from mkd.teacher.access import read_token
@@ -72,8 +82,8 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
 
     terms = Terms(
         endpoints=t.endpoints,
-        session=new_session(),
-        publishes=run.world.first,
+        session=run.world.broadcast(new_session()),
+        rank=run.world.rank,
         depth=t.depth,
         sync_every=t.sync_every,
         max_age=t.max_age,
@@ -82,15 +92,17 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         weights_file=run.folder / WEIGHTS,
     )
     access = Access(identity_of(card), read_token(t.token_file), read_pem("teacher.tls_ca", t.tls_ca))
-    return RemoteTeacher(model, s.ema_decay, s.confidence, limit, precision, terms, access, run.journal.say)
+    gather = run.world.gather
+    return RemoteTeacher(model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather)
 
 
 def _pseudo_feed(config: schema.SemiRun, run: Run, phase: Phase, feed: Feed, teacher: Teacher) -> PseudoFeed:
     good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
-    health = Health(run.index.classes, run.index.histogram, run.journal.say, teacher.tally, good)
-    ledger = Ledger(run.folder / f"ledger-{run.world.rank}.jsonl") if config.teacher.ledger else None
-    size = config.data.batch // run.world.ranks
-    return PseudoFeed(feed.candidates, size, teacher, health, run.journal.say, ledger)
+    say, world = run.journal.say, run.world
+    health = Health(run.index.classes, run.index.histogram, say, teacher.tally, good, world)
+    ledger = Ledger(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
+    size = config.data.batch // world.ranks
+    return PseudoFeed(feed.candidates, size, teacher, health, say, ledger, world)
 
 
 def _fit(run: Run, phase: Phase, step: SemiStep, feed: Feed) -> dict[str, Tensor]:
@@ -101,7 +113,8 @@ def _fit(run: Run, phase: Phase, step: SemiStep, feed: Feed) -> dict[str, Tensor
             return run.fit(phase, step, feed, health=health)
         except Collapsed as collapse:
             count = health.rollbacks + 1
-            at = run.checkpoints(phase).go_back(partial(_with_rollbacks, count=count))
+            change = partial(_with_rollbacks, count=count)
+            at = by_first(run.world, partial(run.checkpoints(phase).go_back, change))
             run.journal.say(f"{collapse}; rollback {count} to step {at}, semi.weight is halved from there on")
 
 

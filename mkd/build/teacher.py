@@ -38,9 +38,10 @@ def serve(config: schema.TeacherServe) -> None:
         RuntimeError: the thread that labels has died.
     """
     token = read_token(config.token_file)
-    check_listen(config.host, token)
+    host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
+    check_listen(host, token)
     tls = _pair(config)
-    _check_free(config.host, config.port)
+    _check_free(host, config.port)
     device = find_world(config.device).device
     model, card = parts.load_checked("model", config.model or _start_of(config.run))
     header = _newest_weights(config.run, model)
@@ -63,10 +64,8 @@ def serve(config: schema.TeacherServe) -> None:
         if device.type == "cuda"
         else f"cpu ({torch.get_num_threads()} threads)"
     )
-    server = TeacherServer(
-        batcher, identity_of(card), limits, config.host, config.port, token, tls, name, _say
-    )
-    _until_told(server, batcher, config.host, name)
+    server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
+    _until_told(server, batcher, host, name)
 
 
 def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -> None:
@@ -74,20 +73,25 @@ def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -
     told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
-    shown = socket.gethostname() if host in ("0.0.0.0", "::", "[::]") else host
+    shown = socket.gethostname() if host in ("0.0.0.0", "[::]") else host
     session = batcher.header.session or "none"
     endpoint = f"{shown}:{server.port}"
     print(
         f"teacher ready endpoint={endpoint} version={batcher.header.version} session={session} device={name}",
         flush=True,
     )
-    while not told.wait(0.5):
-        if not batcher.is_alive():
-            raise RuntimeError("the thread that labels has died; its error stands above")
+    while batcher.is_alive() and not told.wait(0.5):
+        pass
+    died = not batcher.is_alive()
     all_gone = server.drain(LEAVE)
     print(f"teacher stopped endpoint={endpoint} tiles={batcher.gauge.tiles}", flush=True)
-    if not all_gone:
-        os._exit(0)  # a client that does not hang up would keep the process for ever
+    fault = "the thread that labels has died; its error stands above"
+    if not all_gone:  # a client that does not hang up would keep the process for ever
+        if died:
+            _say(fault)
+        os._exit(int(died))
+    if died:
+        raise RuntimeError(fault)
 
 
 def status(config: schema.TeacherStatus) -> None:

@@ -1,28 +1,37 @@
 """The baseline, and what all training runs share: config -> run folder with a model folder in it."""
 
+import os
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from torch import Tensor
 
 from mkd.build import parts
-from mkd.build.run_folder import open_run, versions
+from mkd.build.run_folder import difference, open_run, versions
+from mkd.build.together import by_first
 from mkd.config import schema
+from mkd.config.ending import node
+from mkd.config.load import to_yaml
 from mkd.data.index import DatasetIndex, read_index
+from mkd.dist.engine import Engine
 from mkd.dist.world import World, find_world
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.store.model_folder import ModelCard, save_model
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.health import Health
 from mkd.train.journal import Journal
-from mkd.train.loop import Phase, Step, fit
+from mkd.train.loop import fit
+from mkd.train.phase import Phase, Step
+from mkd.train.startup import StartUp
+from mkd.train.stop import Stop, end_with_torchrun
 from mkd.train.supervised_step import SupervisedStep
 from mkd.train.views import Feed
 
 
 def supervised(config: schema.SupervisedRun) -> Path:
     """Train the baseline without distillation; return the run folder."""
-    world = find_world(config.device)
+    world, clock = meet(config)
     arch = parts.architecture(config.model)
     index = labelled_index(config)
     if config.student_init in ("random", "imagenet"):
@@ -31,80 +40,142 @@ def supervised(config: schema.SupervisedRun) -> Path:
     else:
         model, card = parts.load_checked("student_init", config.student_init, arch)
         parts.check_classes("data.labelled", config.data.labelled, card.classes, "student_init")
-    run = Run(config, world, index)
-    if run.ended():
-        return run.folder
-    step = SupervisedStep(model, parts.ohem(config.ohem))
-    phase = parts.phase(config, "student", config.epochs, config.steps, index.samples, config.optim.lr)
-    weights = run.fit(phase, step, run.feed(unlabelled=False))
-    run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
+    with Run(config, world, index, clock) as run:
+        if run.ended():
+            return run.folder
+        step = SupervisedStep(model, parts.ohem(config.ohem), world=world)
+        phase = run.phase("student", config.epochs, config.steps, index.samples, config.optim.lr)
+        weights = run.fit(phase, step, run.feed(unlabelled=False))
+        run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
     return run.folder
 
 
+def meet(config: schema.RunConfig) -> tuple[World, StartUp]:
+    """Find this process's place among the ranks, on a clock that runs since the start."""
+    clock = StartUp()
+    end_with_torchrun()
+    world = find_world(config.device)
+    if world.ranks > 1 and world.local_rank == 0:
+        here = int(os.environ["LOCAL_WORLD_SIZE"])
+        print(f"node {node()}: ranks {world.rank} to {world.rank + here - 1} of {world.ranks}", flush=True)
+    clock.done("ranks")
+    return world, clock
+
+
 class Run:
-    """One run folder with its journal, and what all phases in it share.
+    """One run folder with its journal, and what all phases in it share; a context that hears wishes to stop.
 
     Args:
         config: of the run.
-        world: this process's place.
+        world: this process's place; rank 0 alone writes.
         index: of the labelled tiles: classes and palette of the model.
+        clock: of the start.
 
     Raises:
-        ValueError: the folder belongs to another run, or the validation classes differ.
+        ValueError: the folder belongs to another run, the batch cannot be shared by the ranks, or the ranks were
+            started with different configs.
     """
 
-    def __init__(self, config: schema.RunConfig, world: World, index: DatasetIndex) -> None:
+    def __init__(self, config: schema.RunConfig, world: World, index: DatasetIndex, clock: StartUp) -> None:
         """Open the folder; no tile is read yet."""
-        self.config, self.world, self.index = config, world, index
-        self.folder = open_run(config)
-        self.journal = Journal(self.folder, tuple(index.classes))
+        self.config, self.world, self.index, self.clock = config, world, index, clock
+        parts.micro_batches(config.data, world.ranks)
+        _check_same(config, world)
+        self.folder = Path(by_first(world, lambda: str(open_run(config))))
+        self.journal = Journal(self.folder, tuple(index.classes), world.first)
+        self.stop = Stop(world, self.folder / "stop")
+
+    def __enter__(self) -> "Run":
+        """Hear wishes to stop from now on."""
+        self.stop.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Hear them no more."""
+        self.stop.__exit__(kind, error, trace)
 
     def ended(self) -> bool:
         """Whether the run's model folder is there; says so."""
-        done = (self.folder / "model" / "model.yaml").is_file()
+        done: bool = by_first(self.world, (self.folder / "model" / "model.yaml").is_file)
         if done:
             self.journal.say(f"{self.folder}: this run has ended; its model is {self.folder / 'model'}")
         return done
 
+    def say(self, text: str) -> None:
+        """Print a line that is about this rank alone."""
+        if self.world.first:
+            self.journal.say(text)
+        else:
+            print(f"rank {self.world.rank}: {text}", flush=True)
+
     def feed(self, unlabelled: bool) -> Feed:
         """Open the training tiles; ``unlabelled`` adds the second stream."""
-        return parts.feed(self.config.data, self.config.seed, self.world, unlabelled, self.folder)
+        self.clock.done("model")
+        feed = parts.feed(self.config.data, self.config.seed, self.world, unlabelled, self.folder)
+        self.clock.done("data")
+        return feed
+
+    def phase(self, name: str, epochs: float, steps: int | None, tiles: int, lr: float) -> Phase:
+        """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
+        return parts.phase(self.config, name, epochs, steps, tiles, lr, self.world.ranks)
 
     def checkpoints(self, phase: Phase) -> Checkpoints:
         """Return the checkpoints of a phase."""
-        return Checkpoints(self.folder / "checkpoints" / phase.name)
+        folder, c = self.folder / "checkpoints" / phase.name, self.config
+        background = self.world.device.type == "cuda"
+        return Checkpoints(folder, self.world.first, c.keep_every, c.keep, background)
 
     def fit(
         self, phase: Phase, step: Step, feed: Feed, validated: bool = True, health: Health | None = None
     ) -> dict[str, Tensor]:
         """Train one phase and return the chosen weights."""
         assert isinstance(step.model, DeepLabV3Plus)
-        engine, optimizer = parts.engine_and_optimizer(self.config, step.model, self.world, phase.lr)
+        what = f"{phase.name} phase: the weights at its start"
+        self.world.agree([t.to(self.world.device) for t in step.model.state_dict().values()], what)
+        streams = 1 if health is None and feed.unlabelled is None else 2
+        engine = parts.engine(self.config, step.model, self.world, phase, streams)
         validate = parts.validator(self.config.data, self.world) if validated else None
-        threads = torch.get_num_threads()
-        self.journal.say(
-            f"{self.folder}: {phase.name}, {phase.steps} steps of {self.config.data.batch} tiles on "
-            f"{self.world.device} ({threads} threads), seed {self.config.seed}, {len(feed.labelled)} labelled"
-            + (f" and {len(feed.unlabelled)} unlabelled tiles" if feed.unlabelled is not None else " tiles")
-        )
-        if validate is None and validated:
-            self.journal.say(
-                f"{phase.name}: data.val is not given, so the last weights are kept, not the best"
-            )
+        self._introduce(phase, feed, engine, validated and validate is None)
+        self.clock.done("model")
+        checkpoints = self.checkpoints(phase)
         try:
             return fit(
                 phase,
                 step,
                 feed,
                 engine,
-                optimizer,
-                self.checkpoints(phase),
+                checkpoints,
                 self.journal,
                 validate,
                 health,
+                self.stop,
+                self.clock,
             )
         finally:
             self.journal.end()
+
+    def _introduce(self, phase: Phase, feed: Feed, engine: Engine, unvalidated: bool) -> None:
+        """Say what is about to be trained, and how."""
+        ranks, passes, say = self.world.ranks, phase.micro_batches, self.journal.say
+        say(
+            f"{self.folder}: {phase.name}, {phase.steps} steps of {phase.batch} tiles on "
+            f"{self.world.device} ({torch.get_num_threads()} threads), seed {self.config.seed}, "
+            f"{len(feed.labelled)} labelled"
+            + (f" and {len(feed.unlabelled)} unlabelled tiles" if feed.unlabelled is not None else " tiles")
+        )
+        for note in engine.notes:
+            say(note)
+        if ranks * passes > 1:
+            say(
+                f"batch of {phase.batch} = {ranks} ranks x {passes} forward passes x "
+                f"{phase.batch // ranks // passes} tiles; OHEM and BatchNorm see one forward pass of all ranks"
+            )
+        if ranks > 1:
+            say("weights and their average are compared between the ranks at each checkpoint")
+        if unvalidated:
+            say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
 
     def write_model(
         self,
@@ -121,7 +192,17 @@ class Run:
             "versions": versions(),
         }
         card = ModelCard(model.architecture, tuple(self.index.classes), tuple(self.index.palette), about)
-        save_model(self.folder / name, weights, card)
+        by_first(self.world, lambda: save_model(self.folder / name, weights, card))
+
+
+def _check_same(config: schema.RunConfig, world: World) -> None:
+    """Refuse ranks that were started with different commands."""
+    mine = to_yaml(config)
+    if changed := difference(world.broadcast(mine), mine):
+        raise ValueError(
+            f"rank {world.rank} was started with another config than rank 0 ({changed.replace('there', 'rank 0:')}); "
+            "start all ranks by the same command"
+        )
 
 
 def labelled_index(config: schema.RunConfig) -> DatasetIndex:

@@ -1,11 +1,20 @@
 """Cross-checks of a config before any data is opened."""
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mkd.config import schema as s
+from mkd.config.rules import (
+    at_least,
+    below_one,
+    choice,
+    dataset,
+    endpoint,
+    model_folder,
+    not_negative,
+    positive,
+    share,
+)
 
 
 def check(config: Any) -> None:
@@ -18,31 +27,33 @@ def check(config: Any) -> None:
         case s.RunConfig():
             _check_run(config)
         case s.EvaluateRun():
-            _dataset("data", config.data)
-            _model_folder("model", config.model)
-            _at_least("batch", config.batch, 1)
+            dataset("data", config.data)
+            model_folder("model", config.model)
+            at_least("batch", config.batch, 1)
         case s.PredictRun():
-            _model_folder("model", config.model)
+            model_folder("model", config.model)
             if not Path(config.input).is_file():
                 raise ValueError(f"input={config.input}: no such file; give a GeoTIFF")
         case s.TeacherServe():
             _check_serve(config)
+        case s.TeacherStatus():
+            endpoint("endpoint", config.endpoint)
         case s.TeacherLabel():
-            _dataset("data", config.data)
-            _model_folder("model", config.model)
+            dataset("data", config.data)
+            model_folder("model", config.model)
             _check_filters(config.confidence, config.tile_entropy, "")
-            _at_least("batch", config.batch, 1)
-            _share("max_bad", config.max_bad)
+            at_least("batch", config.batch, 1)
+            share("max_bad", config.max_bad)
         case s.CostRun() | s.SpeedRun():
             _check_model(config.model)
-            _at_least("size", config.size, 32)
-            _at_least("classes", config.classes, 1)
+            at_least("size", config.size, 32)
+            at_least("classes", config.classes, 1)
         case s.DataSpeedRun():
             _check_data_speed(config)
         case s.TeacherSpeedRun():
             _check_teacher_speed(config)
         case s.Experiment():
-            _at_least("parallel", config.parallel, 1)
+            at_least("parallel", config.parallel, 1)
             if not config.seeds:
                 raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
         case _:
@@ -55,10 +66,12 @@ def _check_serve(c: s.TeacherServe) -> None:
             "model=null and run=null; give model=, the students' semi.start, or run=, their folder"
         )
     if c.model is not None:
-        _model_folder("model", c.model)
+        model_folder("model", c.model)
     for key, low in {"max_batch": 1, "max_tile": 32, "queue": 1}.items():
-        _at_least(key, getattr(c, key), low)
-    _not_negative("wait_ms", c.wait_ms)
+        at_least(key, getattr(c, key), low)
+    not_negative("wait_ms", c.wait_ms)
+    if not c.host:
+        raise ValueError("host= is empty; give an address of this machine, or 0.0.0.0 for all of them")
     if not 0 <= c.port < 65536:
         raise ValueError(f"port={c.port}; a port in 0..65535 is allowed, 0 takes a free one")
     if (c.tls_cert is None) != (c.tls_key is None):
@@ -67,10 +80,10 @@ def _check_serve(c: s.TeacherServe) -> None:
 
 def _check_data_speed(c: s.DataSpeedRun) -> None:
     for key, low in {"size": 32, "batch": 1, "workers": 1, "rounds": 1}.items():
-        _at_least(key, getattr(c, key), low)
-    _at_least("tiles", c.tiles, 10 * c.batch)  # the clock needs some batches between its start and its stop
+        at_least(key, getattr(c, key), low)
+    at_least("tiles", c.tiles, 10 * c.batch)  # the clock needs some batches between its start and its stop
     for part in c.parts:
-        _choice("parts", part, ("plan", "pack", "loader", "s3"))
+        choice("parts", part, ("plan", "pack", "loader", "s3"))
     if c.images is not None and not Path(c.images).is_dir():
         raise ValueError(f"images={c.images}: no such folder; give a folder of pictures, or null")
     if c.peers is not None and "loader" in c.parts and not Path(c.peers).is_file():
@@ -82,44 +95,52 @@ def _check_data_speed(c: s.DataSpeedRun) -> None:
 
 def _check_teacher_speed(c: s.TeacherSpeedRun) -> None:
     for key, low in {"size": 32, "classes": 2, "batch": 1, "rounds": 1}.items():
-        _at_least(key, getattr(c, key), low)
-    _positive("seconds", c.seconds)
+        at_least(key, getattr(c, key), low)
+    positive("seconds", c.seconds)
     if not c.models:
         raise ValueError("models=[]; give at least one, such as models=[lite0]")
 
 
 def _check_run(c: s.RunConfig) -> None:
-    _dataset("data.labelled", c.data.labelled)
+    dataset("data.labelled", c.data.labelled)
     for key in ("unlabelled", "pseudo", "val"):
         if (path := getattr(c.data, key)) is not None:
-            _dataset(f"data.{key}", path)
+            dataset(f"data.{key}", path)
     offline = isinstance(c, s.SemiRun) and c.teacher.kind == "offline"
     if c.data.pseudo is not None and not offline:
         raise ValueError(
             f"data.pseudo={c.data.pseudo} is for launch/semi.py with teacher.kind=offline; give that, or leave it out"
         )
-    _at_least("data.batch", c.data.batch, 1)
-    _at_least("data.crop", c.data.crop, 32)
-    _at_least("data.workers", c.data.workers, 0)
-    _share("data.max_bad", c.data.max_bad)
-    _positive("data.cache_gib", c.data.cache_gib)
+    at_least("data.batch", c.data.batch, 1)
+    if c.data.micro is not None:
+        at_least("data.micro", c.data.micro, 1)
+    at_least("data.crop", c.data.crop, 32)
+    at_least("data.workers", c.data.workers, 0)
+    share("data.max_bad", c.data.max_bad)
+    positive("data.cache_gib", c.data.cache_gib)
     if not 0 < c.data.scale[0] <= c.data.scale[1]:
         raise ValueError(f"data.scale={c.data.scale} is not a range; give [low,high] with 0 < low <= high")
-    _choice("optim.name", c.optim.name, ("sgd", "adamw"))
-    _positive("optim.lr", c.optim.lr)
-    _positive("optim.head_factor", c.optim.head_factor)
-    _below_one("optim.momentum", c.optim.momentum)
-    _not_negative("optim.weight_decay", c.optim.weight_decay)
+    choice("optim.name", c.optim.name, ("sgd", "adamw"))
+    positive("optim.lr", c.optim.lr)
+    positive("optim.head_factor", c.optim.head_factor)
+    below_one("optim.momentum", c.optim.momentum)
+    not_negative("optim.weight_decay", c.optim.weight_decay)
     if c.optim.clip is not None:
-        _positive("optim.clip", c.optim.clip)
-    _at_least("seed", c.seed, 0)
-    _positive("epochs", c.epochs)
+        positive("optim.clip", c.optim.clip)
+    at_least("seed", c.seed, 0)
+    positive("epochs", c.epochs)
     if c.steps is not None:
-        _at_least("steps", c.steps, 1)
-    for key in ("log_every", "save_every", "val_every"):
-        _at_least(key, getattr(c, key), 1)
-    _share("ohem.threshold", c.ohem.threshold)
-    _share("ohem.min_kept", c.ohem.min_kept)
+        at_least("steps", c.steps, 1)
+    for key in ("log_every", "save_every", "val_every", "keep"):
+        at_least(key, getattr(c, key), 1)
+    if c.keep_every is not None and (c.keep_every < 1 or c.keep_every % c.save_every):
+        raise ValueError(
+            f"keep_every={c.keep_every}; a multiple of save_every={c.save_every} is allowed: kept checkpoints are "
+            "among those that are saved"
+        )
+    choice("engine", c.engine, ("auto", "plain", "ddp", "zero1", "zero2"))
+    share("ohem.threshold", c.ohem.threshold)
+    share("ohem.min_kept", c.ohem.min_kept)
     match c:
         case s.KdRun():
             _check_kd(c)
@@ -132,8 +153,8 @@ def _check_run(c: s.RunConfig) -> None:
 
 
 def _check_model(m: s.ModelConfig) -> None:
-    _choice("model.psa", m.psa, ("none", "paper", "published"))
-    _choice("model.output_stride", m.output_stride, (8, 16, 32))
+    choice("model.psa", m.psa, ("none", "paper", "published"))
+    choice("model.output_stride", m.output_stride, (8, 16, 32))
     p = m.pretrained
     if p == "bundled" and m.backbone != "tf_efficientnet_lite0":
         raise ValueError(
@@ -155,25 +176,25 @@ def _check_start(c: s.SupervisedRun) -> None:
             raise ValueError(
                 f"student_init={c.student_init} is not allowed; choose random, imagenet or a model folder"
             )
-        _model_folder("student_init", c.student_init)
+        model_folder("student_init", c.student_init)
 
 
 def _check_kd(c: s.KdRun) -> None:
     kd = c.kd
     _check_model(c.model)
-    _choice("kd.teacher_tunes", kd.teacher_tunes, (None, "classifier", "head"))
-    _choice("kd.student_init", kd.student_init, ("random", "imagenet", "teacher"))
-    _choice("kd.tiles", kd.tiles, ("labelled", "all"))
-    _choice("kd.anchor", kd.anchor, ("teacher", "init"))
-    _positive("kd.temperature", kd.temperature)
-    _positive("kd.teacher_epochs", kd.teacher_epochs)
-    _at_least("kd.fisher_tiles", kd.fisher_tiles, 1)
-    _not_negative("kd.weight", kd.weight)
-    _not_negative("kd.ewc_weight", kd.ewc_weight)
+    choice("kd.teacher_tunes", kd.teacher_tunes, (None, "classifier", "head"))
+    choice("kd.student_init", kd.student_init, ("random", "imagenet", "teacher"))
+    choice("kd.tiles", kd.tiles, ("labelled", "all"))
+    choice("kd.anchor", kd.anchor, ("teacher", "init"))
+    positive("kd.temperature", kd.temperature)
+    positive("kd.teacher_epochs", kd.teacher_epochs)
+    at_least("kd.fisher_tiles", kd.fisher_tiles, 1)
+    not_negative("kd.weight", kd.weight)
+    not_negative("kd.ewc_weight", kd.ewc_weight)
     if kd.teacher_lr is not None:
-        _positive("kd.teacher_lr", kd.teacher_lr)
+        positive("kd.teacher_lr", kd.teacher_lr)
     if kd.source is not None:
-        _model_folder("kd.source", kd.source)
+        model_folder("kd.source", kd.source)
     elif c.model.pretrained is None:
         raise ValueError(
             "kd.source=null starts the teacher from the ImageNet backbone, but model.pretrained is null: "
@@ -188,7 +209,7 @@ def _check_kd(c: s.KdRun) -> None:
     if kd.source_data is not None and kd.source is None and Path(kd.source_data).is_dir():
         raise ValueError("kd.source_data= has no use without kd.source; give kd.source or leave it out")
     if kd.source_data is not None:
-        _dataset("kd.source_data", kd.source_data)
+        dataset("kd.source_data", kd.source_data)
 
 
 def _check_semi(c: s.SemiRun) -> None:
@@ -198,33 +219,33 @@ def _check_semi(c: s.SemiRun) -> None:
             f"teacher.kind=offline reads the tiles of data.pseudo={c.data.pseudo} and not those of "
             f"data.unlabelled={c.data.unlabelled}; give data.pseudo=, made by launch/teacher.py label, alone"
         )
-    _choice("semi.on_collapse", c.semi.on_collapse, ("warn", "rollback"))
-    _choice("semi.result", c.semi.result, ("student", "teacher"))
-    _model_folder("semi.start", c.semi.start)
+    choice("semi.on_collapse", c.semi.on_collapse, ("warn", "rollback"))
+    choice("semi.result", c.semi.result, ("student", "teacher"))
+    model_folder("semi.start", c.semi.start)
     if c.data.unlabelled is None and c.teacher.kind != "offline":
         raise ValueError(
             "data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles"
         )
     _check_filters(c.semi.confidence, c.semi.tile_entropy, "semi.")
-    _not_negative("semi.weight", c.semi.weight)
-    _below_one("semi.ema_decay", c.semi.ema_decay)
+    not_negative("semi.weight", c.semi.weight)
+    below_one("semi.ema_decay", c.semi.ema_decay)
     for key in ("drop_start", "drop_end"):
         if not 0 <= getattr(c.semi, key) < 1:
             raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")
 
 
 def _check_filters(confidence: float, tile_entropy: float | None, group: str) -> None:
-    _share(f"{group}confidence", confidence)
+    share(f"{group}confidence", confidence)
     if tile_entropy is not None:
-        _share(f"{group}tile_entropy", tile_entropy)
+        share(f"{group}tile_entropy", tile_entropy)
 
 
 def _check_teacher(t: s.TeacherConfig) -> None:
-    _choice("teacher.kind", t.kind, ("local", "service", "offline"))
-    _choice("teacher.fallback", t.fallback, ("none", "local"))
+    choice("teacher.kind", t.kind, ("local", "service", "offline"))
+    choice("teacher.fallback", t.fallback, ("none", "local"))
     for key, low in {"depth": 0, "sync_every": 1, "max_age": 0}.items():
-        _at_least(f"teacher.{key}", getattr(t, key), low)
-    _positive("teacher.patience", t.patience)
+        at_least(f"teacher.{key}", getattr(t, key), low)
+    positive("teacher.patience", t.patience)
     if t.tls_ca is not None and not Path(t.tls_ca).is_file():
         raise ValueError(f"teacher.tls_ca={t.tls_ca}: no such file; give a PEM file of certificates")
     if t.kind != "service" and t.endpoints:
@@ -235,59 +256,7 @@ def _check_teacher(t: s.TeacherConfig) -> None:
         raise ValueError(
             "teacher.kind=service needs teacher.endpoints=[HOST:PORT,...]: what launch/teacher.py says when ready"
         )
-    for endpoint in t.endpoints:
-        host, _, port = endpoint.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"teacher.endpoints: '{endpoint}' is not HOST:PORT with a port in 1..65535")
-
-
-def _dataset(key: str, path: str) -> None:
-    if "://" in path:
-        return  # asking a server is the reader's task; its sentence says what is wrong there
-    if not Path(path).is_dir():
-        raise ValueError(
-            f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'"
-        )
-    if not (Path(path) / "index.json").is_file():
-        raise ValueError(
-            f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end"
-        )
-
-
-def _model_folder(key: str, path: str) -> None:
-    for name in ("model.yaml", "model.safetensors"):
-        if not (Path(path) / name).is_file():
-            raise ValueError(
-                f"{key}={path}: no {name} in it; give a model folder, such as RUN/model of an ended run"
-            )
-
-
-def _choice(key: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
-        names = ", ".join("null" if a is None else str(a) for a in allowed)
-        raise ValueError(f"{key}={value} is not allowed; choose one of {names}")
-
-
-def _share(key: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{key}={value}; a value in [0, 1] is allowed")
-
-
-def _not_negative(key: str, value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{key}={value}; a finite value >= 0 is allowed")
-
-
-def _below_one(key: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{key}={value}; a value in [0, 1) is allowed")
-
-
-def _positive(key: str, value: float) -> None:
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{key}={value}; a finite value > 0 is allowed")
-
-
-def _at_least(key: str, value: int, low: int) -> None:
-    if value < low:
-        raise ValueError(f"{key}={value}; at least {low} is allowed")
+    for place in t.endpoints:
+        endpoint("teacher.endpoints", place)
+    if twice := sorted({place for place in t.endpoints if t.endpoints.count(place) > 1}):
+        raise ValueError(f"teacher.endpoints names {', '.join(twice)} more than once; name each teacher once")

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mkd.config import schema
 from mkd.config.check import check
+from mkd.config.ending import crash, fail, first_rank, leave, several_ranks
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")
@@ -123,18 +124,35 @@ def from_yaml(kind: type[T], text: str) -> T:
     return config
 
 
-def main(kind: type[T], name: str, work: Callable[[T], None], argv: Sequence[str] | None = None) -> None:
-    """Run one entry script: parse, work, and end with one clear sentence and status 2 on a user's mistake."""
+def main(
+    kind: type[T], name: str, work: Callable[[T], str | None], argv: Sequence[str] | None = None
+) -> None:
+    """Run one entry script: parse, work, and end with one clear sentence and status 2 on a user's mistake.
+
+    Args:
+        kind: a dataclass of `mkd.config.schema`.
+        name: of the command.
+        work: what it does; the text that it returns is printed, once for all ranks.
+        argv: Hydra overrides; None takes the command line.
+    """
     try:
-        work(load(kind, name, sys.argv[1:] if argv is None else argv))
+        said = work(load(kind, name, sys.argv[1:] if argv is None else argv))
+        if said is not None and first_rank():
+            print(said, flush=True)
     except (ValueError, OSError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        fail(name, str(error), 2)
     except KeyboardInterrupt:
-        print(
-            f"{name}: stopped; run the same command again to go on from the last checkpoint", file=sys.stderr
-        )
-        raise SystemExit(130) from None
+        fail(name, "stopped; run the same command again to go on from the last checkpoint", 130)
+    except Exception as error:
+        if not several_ranks():
+            raise
+        crash(name, error)
+    except SystemExit as end:  # a run that stopped as it was asked to
+        if not several_ranks():
+            raise
+        leave(end.code if isinstance(end.code, int) else 1)
+    if several_ranks():
+        leave(0)  # gloo sometimes aborts at the interpreter's exit
 
 
 __all__ = ["CONFIGS", "from_yaml", "load", "main", "schema", "to_yaml"]

@@ -4,22 +4,12 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-
-@dataclass
-class ModelConfig:
-    """DeepLabV3+ on a timm backbone; see `mkd.models.deeplab.Architecture`."""
-
-    backbone: str = "hrnet_w48"
-    psa: str = "none"  # none | paper | published
-    output_stride: int = 16
-    aspp_channels: int = 256
-    low_channels: int = 48
-    decoder_channels: int = 256
-    dropout: tuple[float, float] = (0.5, 0.1)
-    separable: bool = False
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    pretrained: str | None = None  # a timm tag, a local .safetensors file, "bundled", or none
+from mkd.config.bench_schema import CostRun as CostRun
+from mkd.config.bench_schema import DataSpeedRun as DataSpeedRun
+from mkd.config.bench_schema import ScalingRun as ScalingRun
+from mkd.config.bench_schema import SpeedRun as SpeedRun
+from mkd.config.bench_schema import TeacherSpeedRun as TeacherSpeedRun
+from mkd.config.model_schema import ModelConfig as ModelConfig
 
 
 @dataclass
@@ -32,6 +22,7 @@ class DataConfig:
     val: str | None = None  # labelled data set for model selection; none keeps the last weights
     crop: int = 512  # pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
+    micro: int | None = None  # tiles in a forward pass of a rank; none: its whole part of the batch
     workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
     max_bad: float = 0.001  # share of an epoch's unlabelled tiles that may be unreadable; labelled ones: none
     cache: str | None = None  # local folder for copies of remote shards, shared by all runs; none keeps none
@@ -109,7 +100,7 @@ class TeacherConfig:
     max_age: int = (
         8  # versions behind the student from which on an answer is refused; 0 waits for each version
     )
-    patience: float = 600.0  # seconds without any service until the run ends or falls back
+    patience: float = 300.0  # seconds without any service until the run ends or falls back
     fallback: str = "none"  # none | local: then go on with the EMA in the student's process
     ledger: bool = False  # write which tiles were trained on and which rejected: RUN/ledger-RANK.jsonl
 
@@ -123,8 +114,12 @@ class RunConfig:
     epochs: float = 100.0  # passes over the labelled tiles (semi: over the unlabelled tiles)
     steps: int | None = None  # overrides epochs
     device: str | None = None  # none: cuda when there is one, else cpu
+    engine: str = "auto"  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
+    compile: bool = False  # torch.compile the network; GPU only
     log_every: int = 10  # steps
     save_every: int = 200  # steps between checkpoints
+    keep_every: int | None = None  # steps between checkpoints that stay as step-N.pt; none: no others
+    keep: int = 3  # how many step-N.pt stay, the newest
     val_every: int = 200  # steps between validations
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -209,61 +204,6 @@ class ExperimentStep:
 
 
 @dataclass
-class CostRun:
-    """launch/throughput.py cost: parameters and multiply-accumulates."""
-
-    size: int = 512
-    classes: int = 6
-    json: str | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-
-
-@dataclass
-class SpeedRun:
-    """launch/throughput.py speed: inference FPS and training step beside the device's matmul rate."""
-
-    size: int = 512
-    classes: int = 6
-    batch: int = 8
-    seconds: float = 10.0  # of measuring for each figure
-    device: str | None = None
-    json: str | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-
-
-@dataclass
-class DataSpeedRun:
-    """launch/throughput.py data: loading and packing beside other libraries'."""
-
-    out: str = "runs/throughput"  # tiles and data sets; made again by each run, but for the tiles
-    tiles: int = 10_000
-    size: int = 512  # edge of a tile, pixels
-    images: str | None = None  # folder of pictures to cut the tiles from; null = procedural landscapes
-    batch: int = 32
-    workers: int = 2
-    rounds: int = 3
-    peers: str | None = (
-        ".venv-peers/bin/python"  # interpreter with litdata and mosaicml-streaming; null = without
-    )
-    parts: list[str] = field(default_factory=lambda: ["plan", "pack", "loader", "s3"])
-    json: str | None = None
-
-
-@dataclass
-class TeacherSpeedRun:
-    """launch/throughput.py teacher: the teacher service beside a bare forward pass, its transport, a cluster."""
-
-    models: list[str] = field(default_factory=lambda: ["lite0", "hrnet_w18_small"])  # of configs/model
-    size: int = 512  # edge of a tile, pixels
-    classes: int = 6
-    batch: int = 4  # tiles in a request and in a forward pass
-    rounds: int = 3
-    seconds: float = 20.0  # of measuring for each figure, in each round
-    device: str | None = None  # none: cuda when there is one, else cpu
-    json: str | None = None
-
-
-@dataclass
 class DemoRun:
     """launch/demo.py: sizes of the procedural world; the training is configs/experiment/demo.yaml."""
 
@@ -317,4 +257,4 @@ class TeacherStatus:
     endpoint: str = MISSING  # HOST:PORT
     token_file: str | None = None
     tls_ca: str | None = None  # PEM file of the certificates to trust; none asks without TLS
-    json: bool = False  # one line for scripts
+    json: bool = False  # one line for scripts; --json means the same

@@ -135,13 +135,20 @@ def _blur(x: Tensor, sigmas: Sequence[float]) -> Tensor:
 
 
 def cutmix(
-    images: Tensor, labels: Tensor, draws: Sequence[np.random.Generator], probability: float = 0.5
+    images: Tensor,
+    labels: Tensor,
+    others: Tensor,
+    other_labels: Tensor,
+    draws: Sequence[np.random.Generator],
+    probability: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """Paste a box of the next sample of the batch into each, images and pseudo-labels alike.
+    """Paste a box of another sample into each, images and pseudo-labels alike.
 
     Args:
         images: float (B,3,S,S).
         labels: uint8 (B,S,S).
+        others: float (B,3,S,S), what is pasted into each: the next sample of the global batch.
+        other_labels: uint8 (B,S,S), theirs.
         draws: one generator a sample.
         probability: share of samples that get a box.
 
@@ -163,8 +170,7 @@ def cutmix(
             top, left = int(u * (size - h + 1)), int(v * (size - w + 1))
             boxes[n, top : top + h, left : left + w] = True
     boxes = boxes.to(images.device)
-    mixed = torch.where(boxes[:, None], images.roll(-1, dims=0), images)
-    return mixed, torch.where(boxes, labels.roll(-1, dims=0), labels)
+    return torch.where(boxes[:, None], others, images), torch.where(boxes, other_labels, labels)
 
 
 def _luma(x: Tensor) -> Tensor:

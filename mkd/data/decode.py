@@ -7,6 +7,7 @@ straight into place, and its pixels are those of torchvision.
 from __future__ import annotations
 
 import io
+from collections.abc import Container
 
 import numpy as np
 import simplejpeg
@@ -15,6 +16,11 @@ from PIL import Image
 
 IMAGES = ("jpg", "png", "tif")  # what an image member may be called
 LABEL = "label.png"
+
+
+def image_kind(members: Container[str]) -> str:
+    """Return what a tile's image member is called, "" when there is none."""
+    return next((kind for kind in IMAGES if kind in members), "")
 
 
 def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) -> None:

@@ -36,7 +36,7 @@ class Decoder:
         self.line: Connection[Any, Any] = Connection(near.detach())
         self.tell(setup)
 
-    def tell(self, message: Ahead | Order | Setup) -> None:
+    def tell(self, message: Ahead | list[Order] | Setup) -> None:
         """Send a message.
 
         Raises:
@@ -47,8 +47,8 @@ class Decoder:
         except OSError:
             self._died()
 
-    def hear(self) -> Done:
-        """Take the next answer; waits for it.
+    def hear(self) -> list[Done]:
+        """Take the next answer, to a list of orders; waits for it.
 
         Raises:
             ValueError: the process died, or its sentence.
@@ -62,7 +62,7 @@ class Decoder:
             if answer.ours:
                 raise RuntimeError(f"a decoding process failed:\n{answer.text}")
             raise ValueError(answer.text)
-        assert isinstance(answer, Done)
+        assert isinstance(answer, list)
         return answer
 
     def end(self) -> None:

@@ -77,7 +77,7 @@ class TileSet:
         """
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
-        size = self.reader.fill(item[1], *layout.slot(buffer, 0))
+        size = self.reader.fill(item[1], layout.slot(buffer, 0))
         batch = as_batch(Filled([item], buffer, [size], {}), layout)
         return planar(batch.images[0]), batch.labels[0], item
 
@@ -116,17 +116,29 @@ def stream(
     return _batches(tiles, blocks, plan.batch // plan.ranks, workers, losses)
 
 
-def in_order(tiles: TileSet, batch: int, workers: int = 0) -> Iterator[Batch]:
-    """Yield all samples once, in the data set's order; the last batch may be smaller.
+def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None = None) -> Iterator[Batch]:
+    """Yield samples once, in the data set's order; the last batch may be smaller.
+
+    Args:
+        tiles: the data set.
+        batch: tiles of a batch.
+        workers: decoding processes; 0 decodes here.
+        samples: which ones, such as `share_of` a rank; None is all.
 
     Raises:
         ValueError: any damaged tile, or a decoding process that died.
     """
-    ranges = [range(i, min(i + batch, len(tiles))) for i in range(0, len(tiles), batch)]
+    chosen = range(len(tiles)) if samples is None else samples
+    ranges = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
     batches = (
         [[(0, n) for n in each] for each in ranges[i : i + AHEAD]] for i in range(0, len(ranges), AHEAD)
     )
     return _batches(tiles, batches, batch, workers, None)
+
+
+def share_of(count: int, rank: int, ranks: int) -> range:
+    """Return a rank's share of ``count`` things: neighbours, as many as the others' but for one."""
+    return range(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 def _batches(
@@ -149,13 +161,11 @@ def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: Layout) -> Ite
         tiles.reader.source.prefetch([sample for pairs in block for _, sample in pairs])
 
     for pairs in read_ahead(blocks, announce):
-        filled = Filled(pairs, np.zeros(layout.bytes, np.uint8), [], {})
-        for slot, (_, sample) in enumerate(pairs):
-            size, lost = tiles.reader.fill_or_next(sample, *layout.slot(filled.buffer, slot))
-            filled.sizes.append(size)
-            if lost is not None:
-                filled.lost[slot] = lost
-        yield filled
+        buffer = np.zeros(layout.bytes, np.uint8)
+        slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
+        done = tiles.reader.fill_all([sample for _, sample in pairs], slots)
+        lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
+        yield Filled(pairs, buffer, [size for size, _ in done], lost)
 
 
 def _checked(layout: Layout, losses: Losses, filled: Filled) -> Batch:

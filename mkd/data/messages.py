@@ -23,18 +23,19 @@ class Ahead(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Fill slots of a buffer: pairs of slot and sample."""
+    """Fill slots of a buffer with as many samples; orders come in lists, and each list is answered at once."""
 
     number: int
     buffer: int
-    work: list[tuple[int, int]]
+    slots: range
+    samples: list[int]
 
 
 class Done(NamedTuple):
-    """An order is done: slot -> (height, width) of its tile, and slot -> what was lost and replaced there."""
+    """An order is done: (height, width) of each of its tiles, and slot -> what was lost and replaced there."""
 
     number: int
-    sizes: dict[int, tuple[int, int]]
+    sizes: list[tuple[int, int]]
     lost: dict[int, Lost]
 
 

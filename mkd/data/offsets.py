@@ -8,7 +8,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 
 from mkd.data.index import DatasetIndex
-from mkd.data.record import Entry, Member, read_record
+from mkd.data.record import Entry, read_record
 from mkd.data.storage import Folder
 
 KEPT = 200_000  # tiles whose places are remembered, about 0.2 KB each; older shards' records are read again
@@ -25,38 +25,35 @@ class Offsets:
     def __init__(self, folder: Folder, index: DatasetIndex) -> None:
         self._folder, self._index = folder, index
         self._lock, self._tiles = threading.Lock(), 0
-        self._last: tuple[tuple[int, int], Entry] | None = None
-        self._shards: OrderedDict[int, Future[list[bytes]]] = OrderedDict()
+        self._shards: OrderedDict[int, list[bytes] | Future[list[bytes]]] = OrderedDict()
 
     def entry(self, shard: int, row: int) -> Entry:
-        """Return key, size and members of a tile.
+        """Return key, size and members of a tile; these are plain tuples of a `Member`'s three numbers.
 
         Raises:
             ValueError: the shard's record is missing, damaged or of another data set.
         """
-        last = self._last
-        if last is not None and last[0] == (shard, row):
-            return last[1]
-        key, size, members = marshal.loads(self._rows(shard)[row])
-        places = {kind: Member(*member) for kind, member in members.items()}
-        entry = Entry(key, size, places)
-        self._last = (shard, row), entry  # one tile is asked for several times in a row
-        return entry
+        return Entry._make(marshal.loads(self._rows(shard)[row]))
 
     def _rows(self, shard: int) -> list[bytes]:
         """Return the entries of a shard packed, a fifth of their size as objects; one thread reads them."""
         with self._lock:
             rows = self._shards.get(shard)
-            first = rows is None
-            if rows is None:
+            if known := rows is not None:
+                self._shards.move_to_end(shard)
+            else:
                 rows = self._shards[shard] = Future()
                 self._tiles += self._index.shards[shard].samples
                 while self._tiles > KEPT and len(self._shards) > 1:
                     self._tiles -= self._index.shards[self._shards.popitem(last=False)[0]].samples
-            self._shards.move_to_end(shard)
-        if first:
+        if isinstance(rows, list):
+            return rows
+        if not known:
             try:
                 rows.set_result(self._load(shard))
+                with self._lock:
+                    if shard in self._shards:
+                        self._shards[shard] = rows.result()
             except Exception as error:  # told to all threads that wait; remembered, for it is final
                 rows.set_exception(error)
         return rows.result()

@@ -6,6 +6,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from mkd.data.reader import DataSet, Lost
 from mkd.data.ring import Layout, Ring
 
 DEPTH = 4  # batches that are decoded ahead; more where they have fewer tiles than there are processes
+GROUP = 2  # batches that are ordered, and answered, by one message
 
 Pair = tuple[int, int]  # (epoch, sample)
 Block = Sequence[Sequence[Pair]]  # batches whose tiles are read ahead together
@@ -37,8 +39,8 @@ class _Pending:
 
     pairs: Sequence[Pair]
     buffer: int
-    missing: int  # answers
-    sizes: dict[int, Pair] = field(default_factory=dict)
+    slots: dict[int, range]  # process -> its slots, until it has answered
+    sizes: list[Pair]
     lost: dict[int, Lost] = field(default_factory=dict)
 
 
@@ -62,10 +64,10 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, _Pending] = {}
         self._ordered = self._announced = 0
-        for _ in range(workers):
+        for number in range(workers):
             worker = Decoder(Setup(data, layout, self._ring.file))
             self._workers.append(worker)
-            self._selector.register(worker.line, selectors.EVENT_READ, worker)
+            self._selector.register(worker.line, selectors.EVENT_READ, number)
 
     def __enter__(self) -> Pool:
         """Return the pool."""
@@ -89,54 +91,59 @@ class Pool:
         queue: deque[int] = deque()
         batches = read_ahead(blocks, self._announce if self._remote else None)
         while True:
-            while len(queue) < self._depth and (pairs := next(batches, None)) is not None:
-                queue.append(self._order(pairs))
+            while len(queue) <= self._depth - GROUP and (group := list(islice(batches, GROUP))):
+                queue += self._order(group)
             if not queue:
                 return
             number = queue.popleft()
-            while self._pending[number].missing:
+            while self._pending[number].slots:
                 self._hear()
             yield self._finished(self._pending.pop(number))
 
     def _finished(self, batch: _Pending) -> Filled:
-        sizes = [batch.sizes[slot] for slot in range(len(batch.pairs))]
-        return Filled(batch.pairs, self._ring.hand_out(batch.buffer), sizes, batch.lost)
+        return Filled(batch.pairs, self._ring.hand_out(batch.buffer), batch.sizes, batch.lost)
 
     def _announce(self, block: Block) -> None:
         """Tell each process which tiles of the next block it will be asked for."""
         samples: list[list[int]] = [[] for _ in self._workers]
         for pairs in block:
-            for slot, (_, sample) in enumerate(pairs):
-                samples[self._who(self._announced, slot)].append(sample)
+            for who, its in self._shares(self._announced, len(pairs)).items():
+                samples[who] += [pairs[slot][1] for slot in its]
             self._announced += 1
-        for worker, its in zip(self._workers, samples, strict=True):
-            if its:
-                worker.tell(Ahead(its))
+        for worker, wanted in zip(self._workers, samples, strict=True):
+            if wanted:
+                worker.tell(Ahead(wanted))
 
-    def _order(self, pairs: Sequence[Pair]) -> int:
-        """Have a batch decoded; return its number."""
-        work: dict[int, list[Pair]] = {}
-        for slot, (_, sample) in enumerate(pairs):
-            work.setdefault(self._who(self._ordered, slot), []).append((slot, sample))
-        number, buffer = self._ordered, self._ring.take()
-        self._ordered += 1
-        self._pending[number] = _Pending(pairs, buffer, len(work))
-        for who, its in work.items():
-            self._workers[who].tell(Order(number, buffer, its))
-        return number
+    def _order(self, group: Sequence[Sequence[Pair]]) -> range:
+        """Have some batches decoded; return their numbers."""
+        orders: list[list[Order]] = [[] for _ in self._workers]
+        numbers = range(self._ordered, self._ordered + len(group))
+        for number, pairs in zip(numbers, group, strict=True):
+            buffer, shares = self._ring.take(), self._shares(number, len(pairs))
+            self._pending[number] = _Pending(pairs, buffer, shares, [(0, 0)] * len(pairs))
+            for who, its in shares.items():
+                orders[who].append(Order(number, buffer, its, [pairs[slot][1] for slot in its]))
+        self._ordered = numbers.stop
+        for worker, its_orders in zip(self._workers, orders, strict=True):
+            if its_orders:
+                worker.tell(its_orders)
+        return numbers
 
-    def _who(self, number: int, slot: int) -> int:
+    def _shares(self, number: int, tiles: int) -> dict[int, range]:
+        """Return which slots of a batch each process decodes; one without any is left out."""
         workers, slots = len(self._workers), self._layout.slots
-        return (slot + (number * slots if slots < workers else 0)) % workers
+        first = -number * slots if slots < workers else 0
+        shares = {who: range((who + first) % workers, tiles, workers) for who in range(workers)}
+        return {who: its for who, its in shares.items() if its}
 
     def _hear(self) -> None:
         """Wait for answers and take them."""
         for key, _ in self._selector.select():
-            answer = key.data.hear()
-            batch = self._pending[answer.number]
-            batch.sizes |= answer.sizes
-            batch.lost |= answer.lost
-            batch.missing -= 1
+            for done in self._workers[key.data].hear():
+                batch = self._pending[done.number]
+                for slot, size in zip(batch.slots.pop(key.data), done.sizes, strict=True):
+                    batch.sizes[slot] = size
+                batch.lost |= done.lost
 
 
 def read_ahead(blocks: Iterable[Block], announce: Callable[[Block], None] | None) -> Iterator[Sequence[Pair]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,12 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mkd.data.decode import IMAGES, LABEL, decode_image, decode_label
+from mkd.data.decode import LABEL, decode_image, decode_label, image_kind
 from mkd.data.index import DatasetIndex
-from mkd.data.source import Damaged, TileSource
+from mkd.data.source import Damaged, Data, Members, TileSource, Wanted
 from mkd.data.storage import Folder
 
+TOGETHER = 16  # tiles that are read before they are decoded: they stay in the processor's cache
+
 Size = tuple[int, int]
+Slot = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # flat places of image and label, from `Layout.slot`
+_Work = tuple[
+    int, Wanted, str, Data, NDArray[np.uint8]
+]  # place in the answer, tile, member, content, where to
 
 
 class Lost(NamedTuple):
@@ -53,13 +59,12 @@ class TileReader:
     def __init__(self, source: TileSource, index: DatasetIndex, labelled: bool) -> None:
         self.source, self.index, self.labelled = source, index, labelled
 
-    def fill(self, sample: int, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> Size:
+    def fill(self, sample: int, slot: Slot) -> Size:
         """Decode one tile.
 
         Args:
             sample: 0 <= sample < samples of the data set.
-            image: flat, at least 3HW long; its beginning becomes (H, W, 3).
-            label: flat, at least HW long; its beginning becomes (H, W).
+            slot: where to; see `Layout.slot`.
 
         Returns:
             H and W in pixels.
@@ -67,44 +72,90 @@ class TileReader:
         Raises:
             Damaged: it cannot be read or decoded.
         """
-        entry = self.source.entry(sample)
-        height, width = entry.size
-        kind = next((k for k in IMAGES if k in entry.members), "")
-        if not kind or (self.labelled and LABEL not in entry.members):
-            raise self._damaged(sample, f"holds {sorted(entry.members)}; an image and its label are needed")
-        if height > self.index.largest[0] or width > self.index.largest[1]:
-            limit = "{} x {}".format(*self.index.largest)
-            raise self._damaged(sample, f"is {height} x {width}, but the index says at most {limit}")
-        members = self.source.read(sample, (kind, LABEL) if self.labelled else (kind,))
-        area = height * width
-        part = "image"
-        try:
-            decode_image(members[kind], kind, image[: 3 * area].reshape(height, width, 3))
-            if self.labelled:
-                part = "label"
-                decode_label(members[LABEL], label[:area].reshape(height, width))
-        except ValueError as error:
-            raise self._damaged(sample, f"the {part} cannot be decoded ({error})") from None
-        return height, width
+        found = self._decoded([sample], [slot])[0]
+        if isinstance(found, Damaged):
+            raise found
+        return found
 
-    def fill_or_next(
-        self, sample: int, image: NDArray[np.uint8], label: NDArray[np.uint8]
-    ) -> tuple[Size, Lost | None]:
-        """Do as `fill`, with the next readable tile of the shard in the place of a damaged one.
+    def fill_all(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[tuple[Size, Lost | None]]:
+        """Decode some tiles, with the next readable tile of the shard in the place of each damaged one.
+
+        Args:
+            samples: 0 <= sample < samples of the data set.
+            slots: where to.
+
+        Returns:
+            For each of them H and W in pixels, and what was lost.
 
         Raises:
-            Damaged: no tile of the shard can be read.
+            Damaged: no tile of a shard can be read.
         """
-        try:
-            return self.fill(sample, image, label), None
-        except Damaged as error:
-            reason = str(error)
+        done: list[tuple[Size, Lost | None]] = []
+        for first in range(0, len(samples), TOGETHER):
+            some, places = samples[first : first + TOGETHER], slots[first : first + TOGETHER]
+            for sample, slot, found in zip(some, places, self._decoded(some, places), strict=True):
+                done.append(
+                    self._replaced(sample, slot, found) if isinstance(found, Damaged) else (found, None)
+                )
+        return done
+
+    def _decoded(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[Size | Damaged]:
+        """Prepare and read all tiles, then decode them: each of the three finds its code in the processor's cache."""
+        asked = [self._asked(sample) for sample in samples]
+        found: list[Size | Damaged] = []
+        work: list[_Work] = []
+        for each, tile, slot in zip(asked, self.source.read_all(asked), slots, strict=True):
+            if isinstance(each, Wanted) and not isinstance(tile, Damaged):
+                work += self._work(len(found), each, tile, slot)
+                found.append(each.entry.size)
+            else:
+                assert isinstance(tile, Damaged), "what was not asked for is not read"
+                found.append(tile)
+        for place, each, kind, data, out in work:
+            try:
+                if kind == LABEL:
+                    decode_label(data, out)
+                else:
+                    decode_image(data, kind, out)
+            except ValueError as error:
+                what = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
+                found[place] = self._damaged(each.shard, each.entry.key, what)
+        return found
+
+    def _work(self, place: int, asked: Wanted, members: Members, slot: Slot) -> Iterator[_Work]:
+        height, width = asked.entry.size
+        area = height * width
+        if self.labelled:
+            yield place, asked, LABEL, members[LABEL], slot[1][:area].reshape(height, width)
+        kind = asked.kinds[0]
+        yield place, asked, kind, members[kind], slot[0][: 3 * area].reshape(height, width, 3)
+
+    def _asked(self, sample: int) -> Wanted | Damaged:
+        """Choose the members of a tile that are needed."""
+        shard, entry = self.source.find(sample)
+        height, width = entry.size
+        kind = image_kind(entry.members)
+        if not kind or (self.labelled and LABEL not in entry.members):
+            what = f"holds {sorted(entry.members)}; an image and its label are needed"
+        elif height > self.index.largest[0] or width > self.index.largest[1]:
+            limit = "{} x {}".format(*self.index.largest)
+            what = f"is {height} x {width}, but the index says at most {limit}"
+        else:
+            return Wanted(sample, shard, entry, (kind, LABEL) if self.labelled else (kind,))
+        return self._damaged(shard, entry.key, what)
+
+    def _replaced(self, sample: int, slot: Slot, damage: Damaged) -> tuple[Size, Lost]:
+        """Decode another tile of the shard.
+
+        Raises:
+            Damaged: there is none that can be read.
+        """
         for other in self._after(sample):
             try:
-                return self.fill(other, image, label), Lost(reason, other)
+                return self.fill(other, slot), Lost(str(damage), other)
             except Damaged:
                 continue
-        raise Damaged(f"{reason}; nor can any other tile of its shard")
+        raise Damaged(f"{damage}; nor can any other tile of its shard")
 
     def _after(self, sample: int) -> Iterator[int]:
         """Yield the other samples of a shard, from the next one on and round to its beginning."""
@@ -114,8 +165,6 @@ class TileReader:
         yield from range(sample + 1, end)
         yield from range(start, sample)
 
-    def _damaged(self, sample: int, what: str) -> Damaged:
-        shard, _ = self.source.locate(sample)
+    def _damaged(self, shard: int, key: str, what: str) -> Damaged:
         place = self.source.folder.name(self.index.shards[shard].file)
-        key = self.source.entry(sample).key
         return Damaged(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")

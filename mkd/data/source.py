@@ -6,10 +6,10 @@ import logging
 import os
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mkd.data.ahead import Ahead, Span
 from mkd.data.cache import ShardCache
@@ -21,14 +21,25 @@ from mkd.data.storage import Folder
 MAX_OPEN = 64  # shard files kept open
 GAP = 256 << 10  # bytes that are read and thrown away rather than asking a server twice
 RANGE = 8 << 20  # bytes of one request
+SPACE = 1 << 20  # bytes in which local tiles are read at first; more where they need it
 
 Data = bytes | memoryview  # a member's content
+Members = dict[str, Data]  # content by extension, such as "jpg" and "label.png"
 
 log = logging.getLogger(__name__)
 
 
 class Damaged(ValueError):
     """A tile that cannot be read: one sentence that names shard and key, and says what to do."""
+
+
+class Wanted(NamedTuple):
+    """Members of a tile to be read: its sample number, its shard, what the record says of it, and which members."""
+
+    sample: int
+    shard: int
+    entry: Entry
+    kinds: Sequence[str]
 
 
 class TileSource:
@@ -56,6 +67,7 @@ class TileSource:
         self._ends = list(accumulate(shard.samples for shard in index.shards))
         self._offsets = Offsets(folder, index)
         self._files: dict[int, int] = {}
+        self._space, self._used = memoryview(bytearray(SPACE)), 0
         remote = folder.local is None
         self._cache = ShardCache(cache, cache_bytes) if remote and cache is not None else None
         self._ahead = Ahead(self._fetch) if remote else None
@@ -64,16 +76,22 @@ class TileSource:
         """Travel to other processes as arguments."""
         return TileSource, self._arguments
 
-    def entry(self, sample: int) -> Entry:
-        """Return key, (height, width) and members of a tile, from its shard's record.
+    def find(self, sample: int) -> tuple[int, Entry]:
+        """Return the shard of a tile, and key, (height, width) and members from the shard's record.
 
         Raises:
             ValueError: the record is missing, damaged or of another data set.
         """
-        return self._offsets.entry(*self.locate(sample))
+        shard, row = self.locate(sample)
+        return shard, self._offsets.entry(shard, row)
 
-    def read(self, sample: int, kinds: Sequence[str]) -> dict[str, Data]:
-        """Read members of a tile.
+    def entry(self, sample: int) -> Entry:
+        """Return key, (height, width) and members of a tile, each a `Member`; see `find`."""
+        key, size, members = self.find(sample)[1]
+        return Entry(key, size, {kind: Member(*member) for kind, member in members.items()})
+
+    def read(self, sample: int, kinds: Sequence[str]) -> dict[str, bytes]:
+        """Read members of one tile.
 
         Args:
             sample: 0 <= sample < samples of the data set.
@@ -86,23 +104,29 @@ class TileSource:
             Damaged: a member that is not there, cut short or changed; remote ones were read twice.
             ValueError: no record, or a place that refuses or does not answer.
         """
-        shard, row = self.locate(sample)
-        entry = self._offsets.entry(shard, row)
+        shard, entry = self.find(sample)
         lacking = [kind for kind in kinds if kind not in entry.members]
         if lacking:
             raise self._damaged(shard, entry, f"holds {sorted(entry.members)}, no {lacking[0]!r}")
-        wanted = {kind: entry.members[kind] for kind in kinds}
-        try:
-            tile, fault = _cut(self._span(sample, shard, wanted.values()), wanted)
-            if fault and self.folder.local is None:
-                tile, fault = self._again(shard, entry, wanted, fault)
-        except FileNotFoundError:
-            fault = "the shard is missing"
-        except OSError as error:
-            fault = error.strerror or str(error)
-        if fault:
-            raise self._damaged(shard, entry, fault)
-        return tile
+        (tile,) = self.read_all([Wanted(sample, shard, entry, kinds)])
+        if isinstance(tile, Damaged):
+            raise tile
+        return {kind: bytes(data) for kind, data in tile.items()}
+
+    def read_all(self, wanted: Sequence[Wanted | Damaged]) -> list[Members | Damaged]:
+        """Read members of some tiles.
+
+        Args:
+            wanted: the tiles; one that is known to be damaged is passed on.
+
+        Returns:
+            For each tile its members, valid until the next call, or why it cannot be read.
+
+        Raises:
+            ValueError: a place that refuses or does not answer.
+        """
+        self._used = 0
+        return [each if isinstance(each, Damaged) else self._tile(each) for each in wanted]
 
     def prefetch(self, samples: Sequence[int]) -> None:
         """Begin to read tiles that `read` is asked for soon, neighbours at once; local ones need it not."""
@@ -137,21 +161,42 @@ class TileSource:
         advice = f"run 'shards verify {self.folder}', copy the shard again or build it again"
         return Damaged(f"{place}:{entry.key}: {fault}; {advice}")
 
-    def _span(self, sample: int, shard: int, members: Iterable[Member]) -> Span:
-        """Return a piece of the shard with these members in it: what was read ahead, or what is read now."""
-        span = self._ahead.take(sample) if self._ahead is not None else None
-        return span if span is not None else self._range(shard, *_bounds(members))
+    def _tile(self, wanted: Wanted) -> Members | Damaged:
+        sample, shard, entry, kinds = wanted
+        places = [entry.members[kind] for kind in kinds]
+        start, stop = _bounds(places)
+        try:
+            if self._ahead is None:
+                piece = self._room(stop - start)
+                span = Span(start, piece[: os.preadv(self._open(shard), [piece], start)])
+            else:
+                span = self._ahead.take(sample) or self._range(shard, start, stop)
+            tile, fault = _cut(span, kinds, places)
+            if fault and self._ahead is not None:
+                log.warning(
+                    "%s:%s: %s; reading it again",
+                    self.folder.name(self.index.shards[shard].file), entry.key, fault,
+                )  # fmt: skip
+                tile, fault = _cut(self._again(shard, start, stop), kinds, places)
+        except FileNotFoundError:
+            fault = "the shard is missing"
+        except OSError as error:
+            fault = error.strerror or str(error)
+        return self._damaged(shard, entry, fault) if fault else tile
 
-    def _again(
-        self, shard: int, entry: Entry, wanted: Mapping[str, Member], fault: str
-    ) -> tuple[dict[str, Data], str]:
+    def _room(self, size: int) -> memoryview:
+        """Return memory that is free until the next `read_all`; what is in use stays when more is needed."""
+        if self._used + size > len(self._space):
+            self._space, self._used = memoryview(bytearray(2 * (self._used + size))), 0
+        self._used += size
+        return self._space[self._used - size : self._used]
+
+    def _again(self, shard: int, start: int, stop: int) -> Span:
         """Read from the origin once more what came damaged over the net, or lies damaged in the cache."""
         info = self.index.shards[shard]
-        log.warning("%s:%s: %s; reading it again", self.folder.name(info.file), entry.key, fault)
         if self._cache is not None:
             self._cache.drop(info)
-        start, stop = _bounds(wanted.values())
-        return _cut(Span(start, self.folder.read(info.file, start, stop)), wanted)
+        return Span(start, self.folder.read(info.file, start, stop))
 
     def _fetch(self, samples: Sequence[int]) -> list[Span]:
         """Read whole tiles of one shard by one request; called in threads."""
@@ -163,9 +208,8 @@ class TileSource:
         return [Span(start, view[start - whole.start : stop - whole.start]) for start, stop in bounds]
 
     def _range(self, shard: int, start: int, stop: int) -> Span:
+        """Read a piece of a remote shard, or of its copy."""
         info = self.index.shards[shard]
-        if self.folder.local is not None:
-            return Span(start, os.pread(self._open(shard), stop - start, start))
         copy = self._cache.open(self.folder, info) if self._cache is not None else None
         if copy is None:
             return Span(start, self.folder.read(info.file, start, stop))
@@ -176,38 +220,35 @@ class TileSource:
 
     def _open(self, shard: int) -> int:
         """Return the descriptor of a local shard."""
-        if shard not in self._files:
-            if len(self._files) >= MAX_OPEN:
-                os.close(self._files.pop(next(iter(self._files))))
-            info = self.index.shards[shard]
-            file = os.open(f"{self.folder.local}/{info.file}", os.O_RDONLY)
-            self._files[shard] = file
-            size = os.fstat(file).st_size
-            if size != info.bytes:
-                os.close(self._files.pop(shard))
-                raise OSError(f"the shard has {size} bytes, the index says {info.bytes}")
-        return self._files[shard]
+        if (known := self._files.get(shard)) is not None:
+            return known
+        if len(self._files) >= MAX_OPEN:
+            os.close(self._files.pop(next(iter(self._files))))
+        info = self.index.shards[shard]
+        file = self._files[shard] = os.open(f"{self.folder.local}/{info.file}", os.O_RDONLY)
+        size = os.fstat(file).st_size
+        if size != info.bytes:
+            os.close(self._files.pop(shard))
+            raise OSError(f"the shard has {size} bytes, the index says {info.bytes}")
+        return file
 
 
-def _bounds(members: Iterable[Member]) -> tuple[int, int]:
+def _bounds(members: Collection[Member]) -> tuple[int, int]:
     """Return where the first of some members begins and the last one ends."""
-    places = [(member.offset, member.offset + member.size) for member in members]
-    return min(start for start, _ in places), max(stop for _, stop in places)
+    offset, size, _ = max(members)  # by offset
+    return min(members)[0], offset + size
 
 
-def _cut(span: Span, wanted: Mapping[str, Member]) -> tuple[dict[str, Data], str]:
+def _cut(span: Span, kinds: Sequence[str], members: Sequence[Member]) -> tuple[Members, str]:
     """Cut members out of a piece of their shard; "" or what is wrong with the first bad one."""
-    tile: dict[str, Data] = {}
-    for kind, member in wanted.items():
-        start = member.offset - span.start
-        data = tile[kind] = span.data[start : start + member.size]
-        if len(data) != member.size:
-            return {}, f"its {kind!r} is cut short, {len(data)} bytes of {member.size}"
-        if (found := zlib.crc32(data)) != member.crc32:
-            return (
-                {},
-                f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {member.crc32:08x}",
-            )
+    tile: Members = {}
+    begin, whole = span
+    for kind, (offset, size, crc32) in zip(kinds, members, strict=True):
+        data = tile[kind] = whole[offset - begin : offset - begin + size]
+        if len(data) != size:
+            return {}, f"its {kind!r} is cut short, {len(data)} bytes of {size}"
+        if (found := zlib.crc32(data)) != crc32:
+            return {}, f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
     return tile, ""
 
 

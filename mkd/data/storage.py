@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from mkd.atomic import written_aside
+from mkd.data.drained import Drained
 from mkd.data.rangefile import RangeFile
 
 PATIENCE = 300.0  # seconds for which an error that passes is tried again
 # A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
-_S3: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": {"retries": {"total_max_attempts": 1}}}
+_CONFIG = {"retries": {"total_max_attempts": 1}, "signature_version": "s3v4"}
+_S3: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": _CONFIG}
 _FINAL = (
     FileNotFoundError,
     FileExistsError,
@@ -66,6 +68,8 @@ class Folder:
             return
         import fsspec  # 0.1 s, which processes that read local files need not wait
 
+        from mkd.data.signed import SignedRanges
+
         kind = self.url.partition("://")[0]
         options = _S3 if kind in ("s3", "s3a") else {}
         try:
@@ -73,6 +77,7 @@ class Folder:
         except (ValueError, ImportError) as error:
             raise ValueError(f"{url}: files of kind {kind!r} cannot be reached ({error})") from None
         self._root = root.rstrip("/")
+        self._signed = SignedRanges(self._fs) if options else None
 
     def __str__(self) -> str:
         """Return the URL or path."""
@@ -125,9 +130,11 @@ class Folder:
             ValueError: refused by the server, or out of patience: one sentence.
         """
         if self.local is not None:
-            with open(self.local / name, "rb") as file:
+            with open(f"{self.local}/{name}", "rb", buffering=0) as file:
+                if start == 0 and stop is None:
+                    return file.readall()
                 file.seek(start)
-                return file.read() if stop is None else file.read(stop - start)
+                return file.readall() if stop is None else file.read(stop - start)
         if stop is not None and stop <= start:
             return b""
         return self._patiently(lambda: self._range(name, start, stop), name)
@@ -150,16 +157,21 @@ class Folder:
         return cast(BinaryIO, RangeFile(partial(self.read, name), size))
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
+    def writing(self, name: str, large: bool = False) -> Iterator[BinaryIO]:
         """Open a file for writing; it is there, whole, after a clean exit, and not at all after another.
+
+        Args:
+            name: the file.
+            large: many megabytes, which on a disk are written past the page cache.
 
         Raises:
             OSError: a full disk, naming the file.
             ValueError: refused by the server, or out of patience.
         """
         if self.local is not None:
-            with written_aside(self.local / name) as aside, open(aside, "wb") as file:
-                yield file
+            with written_aside(self.local / name) as aside:
+                with Drained(aside) if large else open(aside, "wb") as file:
+                    yield cast(BinaryIO, file)
             return
         buffer = io.BytesIO()
         yield buffer
@@ -191,13 +203,20 @@ class Folder:
             self._patiently(lambda: self._fs.rm_file(self._path(name)), name)
 
     def _range(self, name: str, start: int, stop: int | None) -> bytes:
+        path = self._path(name)
+        signed = self._signed if stop is not None else None
+        if signed is not None and stop is not None and (found := signed.read(path, start, stop)) is not None:
+            return found
         options = {"start": start, "end": stop} if start or stop is not None else {}
         try:
-            return bytes(self._fs.cat_file(self._path(name), **options))
+            data = bytes(self._fs.cat_file(path, **options))
         except OSError as error:
             if _answer(error)[1] == 416:  # a range behind the end
                 return b""
             raise
+        if signed is not None:
+            signed.missed()
+        return data
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -276,5 +295,5 @@ def _answer(error: Exception) -> tuple[str, int]:
 
 
 def _short(error: BaseException) -> str:
-    """Return an error's first line, or its kind when it has none."""
+    """Return an error's first line, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -21,7 +21,7 @@ Line = Connection  # to the training process
 
 def main() -> None:
     """Serve until the training process hangs up."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process gets them too, and ends this one
     line = Line(int(sys.argv[1]))
     inbox: SimpleQueue[Any] = SimpleQueue()
@@ -50,21 +50,29 @@ def _serve(line: Line, inbox: SimpleQueue[Any]) -> None:
     setup: Setup = inbox.get()
     reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
     while True:
-        order = inbox.get()
-        if isinstance(order, Ahead):
-            reader.source.prefetch(order.samples)
+        message = inbox.get()
+        if isinstance(message, Ahead):
+            reader.source.prefetch(message.samples)
         else:
-            line.send(_fill(order, reader, buffers))
+            line.send(_filled(message, reader, buffers))
 
 
-def _fill(order: Order, reader: TileReader, buffers: Buffers) -> Done:
-    done = Done(order.number, {}, {})
-    buffer = buffers.array(order.buffer)
-    for slot, sample in order.work:
-        done.sizes[slot], lost = reader.fill_or_next(sample, *buffers.layout.slot(buffer, slot))
+def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:
+    """Fill the slots of all orders together."""
+    places = [
+        (order, buffer, slot)
+        for order in orders
+        for buffer in [buffers.array(order.buffer)]
+        for slot in order.slots
+    ]
+    slots = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
+    filled = reader.fill_all([sample for order in orders for sample in order.samples], slots)
+    done = {order.number: Done(order.number, [], {}) for order in orders}
+    for (order, _, slot), (size, lost) in zip(places, filled, strict=True):
+        done[order.number].sizes.append(size)
         if lost is not None:
-            done.lost[slot] = lost
-    return done
+            done[order.number].lost[slot] = lost
+    return list(done.values())
 
 
 if __name__ == "__main__":

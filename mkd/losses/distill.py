@@ -1,28 +1,37 @@
 """L_KD: knowledge distillation on dense logits."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mkd.losses.share import Total, alone
+
 
 def distillation_loss(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 3.0, valid: Tensor | None = None
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 3.0,
+    valid: Tensor | None = None,
+    total: Total = alone,
 ) -> Tensor:
-    """Return the distillation loss between two maps of logits.
+    """Return this rank's share of the distillation loss between two maps of logits.
 
     ::
 
         L_KD = T^2 * mean over valid pixels of KL( softmax(z_T / T) || softmax(z_S / T) )
 
     The reduction is: sum over classes, mean over valid pixels. T^2 keeps the gradient's scale independent of T.
+    The mean is over the valid pixels of all ranks: the shares add up to it.
 
     Args:
         student_logits: float (B,C,H,W), z_S; the only argument that receives a gradient.
         teacher_logits: float (B,C,H,W), z_T.
         temperature: T > 0.
         valid: bool (B,H,W), pixels that count; None is all.
+        total: sums a count over the ranks; one rank by default.
 
     Returns:
-        Scalar >= 0; exactly 0 with a zero gradient when no pixel is valid.
+        Scalar >= 0; exactly 0 with a zero gradient when no pixel of this rank is valid.
 
     Raises:
         ValueError: when the two logits differ in shape or T is not positive.
@@ -40,5 +49,5 @@ def distillation_loss(
     log_t = F.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
     kl = (log_t.exp() * (log_t - log_s)).sum(dim=1)  # (B,H,W)
     if valid is None:
-        return temperature**2 * kl.mean()
-    return temperature**2 * (kl * valid).sum() / valid.sum().clamp(min=1)
+        valid = torch.ones_like(kl, dtype=torch.bool)
+    return temperature**2 * (kl * valid).sum() / total(valid.sum()).clamp(min=1)

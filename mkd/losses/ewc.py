@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mkd.losses.share import Total, alone
+
 
 def fisher_diagonal(
     model: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int = 255,
     normalise: bool = True,
+    total: Total = alone,
 ) -> dict[str, Tensor]:
     """Return the diagonal of the empirical Fisher information.
 
@@ -26,20 +29,21 @@ def fisher_diagonal(
 
     Args:
         model: maps images (B,3,H,W) to logits (B,C,H,W).
-        samples: pairs of images float (B,3,H,W) and labels int (B,H,W); split into single samples here.
+        samples: this rank's pairs of images float (B,3,H,W) and labels int (B,H,W); split into single samples here.
         ignore_index: label of pixels that do not count; a sample without valid pixels is left out of the mean.
         normalise: divide each tensor by its mean.
+        total: sums over the ranks, each with its own part of the samples; one rank by default.
 
     Returns:
         Parameter name -> float32 tensor of the parameter's shape, >= 0; all parameters that require a gradient.
 
     Raises:
-        ValueError: when no sample has a valid pixel.
+        ValueError: when no sample of any rank has a valid pixel.
 
     Source: Kirkpatrick et al. 2017, diagonal Fisher; the paper's EWC term.
     """
     names, params = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
-    total = [torch.zeros_like(p, dtype=torch.float32) for p in params]
+    squares = [torch.zeros_like(p, dtype=torch.float32) for p in params]
     count, modes = 0, [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -50,16 +54,17 @@ def fisher_diagonal(
                 logits = model(image[None]).float()
                 nll = F.cross_entropy(logits, label[None].long(), ignore_index=ignore_index, reduction="sum")
                 grads = torch.autograd.grad(nll, params, allow_unused=True)
-                for t, g in zip(total, grads, strict=True):
+                for square, g in zip(squares, grads, strict=True):
                     if g is not None:
-                        t += g.float() ** 2
+                        square += g.float() ** 2
                 count += 1
     finally:
         for module, training in modes:
             module.training = training
+    count = int(total(torch.tensor(count, device=params[0].device)))
     if count == 0:
         raise ValueError("EWC's Fisher needs at least one labelled tile with a valid pixel; found none")
-    fisher = {n: t / count for n, t in zip(names, total, strict=True)}
+    fisher = {n: total(square) / count for n, square in zip(names, squares, strict=True)}
     return {n: _unit_mean(f) for n, f in fisher.items()} if normalise else fisher
 
 

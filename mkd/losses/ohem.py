@@ -4,49 +4,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Legend: B batch, C classes, H W pixels, N valid pixels.
+from mkd.losses.kth import kth_smallest
+from mkd.losses.share import Total, alone
+
+# Legend: B batch, C classes, H W pixels, N valid pixels of this rank.
 
 
 def ohem_cross_entropy(
     logits: Tensor,
     labels: Tensor,
-    threshold: float = 0.7,
-    min_kept: int | None = None,
+    threshold: float,
+    min_kept: int,
     ignore_index: int = 255,
+    total: Total = alone,
 ) -> Tensor:
-    """Return the mean cross-entropy over the hard pixels.
+    """Return this rank's share of the mean cross-entropy over the hard pixels.
 
-    With p_y the predicted probability of the true class, over the N valid pixels::
+    With p_y the predicted probability of the true class, over the valid pixels of all ranks::
 
         keep = p_y < max(threshold, q),   q = the min_kept-th smallest p_y
         L_sup = mean of -log p_y over keep
 
-    The pixel that is itself the min_kept-th smallest is kept too, so at least ``min(min_kept, N)`` pixels
-    always count.
+    The pixel that is itself the min_kept-th smallest is kept too, so that as many pixels as min_kept always count,
+    or all valid ones where there are fewer. A rank's share is its sum over the number kept by all ranks.
 
     Args:
         logits: float (B,C,H,W), any real values.
         labels: int64 or uint8 (B,H,W), class ids or ``ignore_index``.
         threshold: probability in [0,1] from which a pixel is easy.
-        min_kept: least number of pixels kept; None is 1/16 of the batch's pixels.
+        min_kept: least number of pixels kept over all ranks.
         ignore_index: label of pixels that do not count.
+        total: sums a count over the ranks; one rank by default.
 
     Returns:
-        Scalar; exactly 0 with a zero gradient when no pixel is valid.
+        Scalar; exactly 0 with a zero gradient when no pixel of this rank is valid.
 
     Source: Shrivastava et al. 2016; the paper's L_sup.
     """
     labels = labels.long()
-    if min_kept is None:
-        min_kept = labels.numel() // 16
     valid = labels != ignore_index
     loss = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="none")[valid]  # (N,)
-    if loss.numel() == 0:
-        return logits.float().sum() * 0.0
     p_y = torch.exp(-loss.detach())
     keep = p_y < threshold
-    kth = min(min_kept, p_y.numel())
-    if kth > 0:
-        keep |= p_y <= torch.kthvalue(p_y, kth).values
+    if min_kept > 0:
+        keep |= p_y <= kth_smallest(p_y, min_kept, total)
     # A sum over a mask instead of indexing keeps the shape static; nothing hard gives 0, not NaN.
-    return (loss * keep).sum() / keep.sum().clamp(min=1)
+    return (loss * keep).sum() / total(keep.sum()).clamp(min=1)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mkd.models.aspp import ASPP, conv_bn_relu
 from mkd.models.backbone import HRNet, create_backbone, normalisation
+from mkd.models.dropout import SampleDropout
 from mkd.models.pretrained import load_pretrained
 from mkd.models.psa import polarized_pair
 
@@ -101,9 +102,9 @@ class DeepLabV3Plus(nn.Module):
         self.low = conv_bn_relu(self.backbone.low_channels, a.low_channels, 1)
         self.decoder = nn.Sequential(
             conv_bn_relu(a.aspp_channels + a.low_channels, a.decoder_channels, 3, separable=a.separable),
-            nn.Dropout(a.dropout[0]),
+            SampleDropout(a.dropout[0]),
             conv_bn_relu(a.decoder_channels, a.decoder_channels, 3, separable=a.separable),
-            nn.Dropout(a.dropout[1]),
+            SampleDropout(a.dropout[1]),
         )
         self.classifier = nn.Conv2d(a.decoder_channels, num_classes, 1)
         self.register_buffer("mean", torch.tensor(a.mean).view(1, 3, 1, 1), persistent=False)

@@ -40,7 +40,7 @@ class PseudoLabels:
     """Filtered answers of a teacher for one batch of weak views.
 
     Attributes:
-        labels: uint8 (B,H,W), class ids, 255 = dropped.
+        labels: uint8 (B,H,W), class ids, 255 = dropped, as all of a rejected tile is.
         score: float32 (B,), mean normalised entropy of each tile in [0,1].
         accepted: bool (B,), tiles that passed the tile filter.
         version: number of EMA updates the answering weights had seen.
@@ -110,8 +110,11 @@ class TileLimit:
         return float(torch.quantile(torch.tensor(list(self._scores), dtype=torch.float64), 1.0 - share))
 
     def observe(self, score: Tensor) -> None:
-        """Remember the tile scores (B,) of one batch."""
-        self._scores.extend(float(s) for s in score)
+        """Remember the tile scores (B,) of one batch; one with a NaN, a score that nobody gave, is left out."""
+        scores = score.tolist()
+        if any(math.isnan(s) for s in scores):
+            return
+        self._scores.extend(scores)
         while len(self._scores) > self.window:
             self._scores.popleft()
 

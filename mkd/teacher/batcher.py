@@ -1,5 +1,7 @@
 """The one thread that owns a service's network: gathers requests, swaps weights between batches, labels."""
 
+import contextlib
+import math
 import queue
 import threading
 import time
@@ -78,18 +80,28 @@ class Batcher(threading.Thread):
         self.gauge, self.streams = Gauge(), 0
         self.stopping = threading.Event()
         self._queue: queue.Queue[Job] = queue.Queue(depth)
+        self._over, self._began = False, math.inf  # no more work; when the batch under way began
         self._kept: Job | None = None  # read from the queue, of another size than the batch before
         self._lock = threading.Lock()
         self._next: tuple[dict[str, Tensor], Header] | None = None
 
     def put(self, job: Job) -> None:
         """Queue a request; waits while the queue is full, answers at once when the service stops."""
-        while not self.stopping.is_set():
-            try:
-                return self._queue.put(job, timeout=0.2)
-            except queue.Full:
-                continue
-        job.finish(STOPPING, self.header)
+        queued = False
+        while not queued and not self.stopping.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(job, timeout=0.2)
+                queued = True
+        if not queued:
+            job.finish(STOPPING, self.header)
+        elif self._over:  # it may have come after the last look into the queue
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Answer what is queued without labels."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait().finish(STOPPING, self.header)
 
     def offer(self, state: dict[str, Tensor], header: Header) -> None:
         """Hand over weights on the CPU; every batch begun afterwards has them or newer ones."""
@@ -101,19 +113,30 @@ class Batcher(threading.Thread):
         with self._lock:
             return self.header if self._next is None else self._next[1]
 
+    def busy_s(self) -> float:
+        """Return the seconds since the batch under way began, 0 between batches."""
+        return max(0.0, time.monotonic() - self._began)
+
     def waiting(self) -> int:
         """Return the number of queued requests."""
         return self._queue.qsize() + (self._kept is not None)
 
     def run(self) -> None:
         """Work until stopped and nothing is queued."""
-        while True:
-            job = self._take(0.25 if self.stopping.is_set() else 0.05)  # longer than a put under way
-            self._swap()
-            if job is not None:
-                self._answer(self._gather(job))
-            elif self.stopping.is_set():
-                return
+        try:
+            while self._work() or not self.stopping.is_set():
+                pass
+        finally:
+            self._over = True
+            self._turn_away()
+
+    def _work(self) -> bool:
+        """Label the requests of one batch, if there are any; return whether there were."""
+        job = self._take(0.05)
+        self._swap()
+        if job is not None:
+            self._answer(self._gather(job))
+        return job is not None
 
     def _take(self, timeout: float) -> Job | None:
         """Return the next request, or None when none came in time."""
@@ -166,6 +189,7 @@ class Batcher(threading.Thread):
                 job.finish(BEHIND, self.header)
         if not fit:
             return
+        self._began = time.monotonic()
         try:
             answers = self._label(fit)
         except Exception as error:  # out of memory, say: these requests fail, the service lives
@@ -174,6 +198,8 @@ class Batcher(threading.Thread):
             for job in fit:
                 job.finish(FAILED, self.header, reason=reason)
             return
+        finally:
+            self._began = math.inf
         for job, answer in zip(fit, answers, strict=True):
             tiles = len(job.images)
             job.finish(OK, self.header, answer)

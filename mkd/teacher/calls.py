@@ -54,12 +54,14 @@ class Hello:
         max_batch: tiles in one request.
         max_tile: side of a tile, pixels.
         stopping: it takes no more requests.
+        busy_s: seconds since it began the batch that it works on; 0 between batches.
     """
 
     header: wire.Header
     max_batch: int
     max_tile: int
     stopping: bool
+    busy_s: float
 
 
 class Caller:
@@ -86,7 +88,8 @@ class Caller:
         content = self._action("hello", wire.pack(self._introduction()))
         header = wire.read_header(content)
         limits = [wire.integer(content, key, 1) for key in ("max_batch", "max_tile")]
-        return Hello(header, limits[0], limits[1], bool(content.get("stopping")))
+        busy_s = wire.number(content, "busy_s", 0, 1e12)
+        return Hello(header, limits[0], limits[1], bool(content.get("stopping")), busy_s)
 
     def status(self) -> dict[str, Any]:
         """Return the teacher's status."""
@@ -146,7 +149,7 @@ class Caller:
 
 
 def meaning(error: Exception) -> Exception:
-    """Return what a failed call means: a refusal by the teacher, or a short reason why it cannot be reached."""
+    """Return what an error of a call means: a refusal by the teacher, or a short reason why it is of no use now."""
     if isinstance(error, fl.FlightUnauthenticatedError):
         return Refused("the token is missing or wrong; give teacher.token_file or MKD_TEACHER_TOKEN")
     if sentence := getattr(error, "extra_info", None):
@@ -156,6 +159,8 @@ def meaning(error: Exception) -> Exception:
     if isinstance(error, fl.FlightUnavailableError):
         return OSError("it cannot be reached")
     text = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
+    if not isinstance(error, (*Lost, wire.WireError)):
+        text = f"{type(error).__name__}: {text}"
     return OSError(" ".join(text.split())[:200] or os.strerror(5))
 
 

@@ -29,7 +29,8 @@ class Terms:
     Attributes:
         endpoints: HOST:PORT of each teacher.
         session: one start of the student job, the same on all ranks, without dots; see `new_session`.
-        publishes: this rank brings the teachers the weights; true on rank 0 only.
+        rank: of this process among the job's; rank 0 brings the teachers the weights, and each rank prefers another
+            endpoint where several would be done at the same time.
         depth: candidate batches asked ahead; 0 with ``max_age`` 0.
         sync_every: steps between two versions of the weights.
         max_age: versions that an answer may be old when it is used; None takes any.
@@ -40,11 +41,11 @@ class Terms:
 
     endpoints: Sequence[str]
     session: str
-    publishes: bool = True
+    rank: int = 0
     depth: int = 2
     sync_every: int = 1
     max_age: int | None = None
-    patience: float = 600.0
+    patience: float = 300.0
     fallback: bool = False
     weights_file: Path | None = None
 
@@ -61,6 +62,7 @@ class RemoteTeacher:
         terms: how to work with the teachers.
         access: how to reach them.
         say: where lines for people go.
+        gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
 
     Raises:
         ValueError: a teacher refuses this student, or depth, sync_every and max_age contradict each other.
@@ -76,17 +78,20 @@ class RemoteTeacher:
         terms: Terms,
         access: Access,
         say: Callable[[str], None] = print,
+        gather: Callable[[Tensor], Tensor] = lambda score: score,
     ) -> None:
         """Copy the student's state and greet each endpoint once."""
         assert "." not in terms.session
         self.ema, self._student = EMA(student, max_decay), student
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
-        self.terms, self.tally = terms, Tally()
+        self.terms, self.tally, self._gather = terms, Tally(), gather
         self.depth, self._ahead = _depth(terms)
         self._requests: dict[int, Request] = {}
         self._loads, self._number, self._offered = 0, 0, False
-        self._desk = Desk(terms.endpoints, access, terms.patience, terms.fallback, self.tally, say)
-        self._publisher = Publisher(terms.weights_file, self._desk.bring, say) if terms.publishes else None
+        first = terms.rank % len(terms.endpoints)  # the desk takes the first of equals
+        endpoints = [*terms.endpoints[first:], *terms.endpoints[:first]]
+        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.tally, say)
+        self._publisher = _publisher(terms, self._desk, say)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -131,7 +136,7 @@ class RemoteTeacher:
         self.tally.wait_s += time.monotonic() - began
         del self._requests[ticket]
         answer = self._remote(request) if served else self._local(request)
-        self.tile_limit.observe(answer.score)
+        self.tile_limit.observe(self._gather(answer.score))
         return answer
 
     def _young(self, reply: wire.Reply) -> bool:
@@ -191,6 +196,10 @@ class RemoteTeacher:
         if self._publisher is not None:
             self._publisher.close()
         self._desk.close()
+
+
+def _publisher(terms: Terms, desk: Desk, say: Callable[[str], None]) -> Publisher | None:
+    return Publisher(terms.weights_file, desk.bring, desk.fail, say) if terms.rank == 0 else None
 
 
 def new_session() -> str:

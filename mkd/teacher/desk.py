@@ -29,6 +29,7 @@ class Desk:
     Attributes:
         changed: the lock, notified at each change.
         closed: no more work.
+        patience: see the argument.
         packet: the weights that this rank brings the teachers, or None.
         oldest: oldest version that an answer may have now.
 
@@ -48,8 +49,9 @@ class Desk:
         """Greet each endpoint once."""
         self.changed, self.closed = threading.Condition(), False
         self.packet: Packet | None = None
-        self.oldest = 0
-        self._patience, self._fallback, self._tally, self._say = patience, fallback, tally, say
+        self.oldest, self.patience = 0, patience
+        self._fallback, self._tally, self._say, self._timeout = fallback, tally, say, access.timeout
+        self._failure: Exception | None = None
         self._homeless: list[Request] = []
         self._served, self._spoke, self._alone = time.monotonic(), 0.0, False
         self._links: list[Link] = []
@@ -73,10 +75,12 @@ class Desk:
         Raises:
             TeachersGone: no teacher served for ``patience`` seconds and there is no fallback.
             ValueError: every teacher refuses this student, or none takes batches of this size.
+            RuntimeError: the weights could not be packed, see `fail`.
         """
         began = time.monotonic()
         with self.changed:
             while True:
+                self._check()
                 if request.reply is not None and request.labels is not None:
                     if young(request.reply):
                         self._served, self._alone = time.monotonic(), False
@@ -101,7 +105,7 @@ class Desk:
         now = time.monotonic()
         waited = now - max(began, self._served)
         names = "; ".join(f"{k.endpoint}: {k.excuse(request)}" for k in self._links)
-        if waited >= self._patience:
+        if waited >= self.patience:
             if not self._fallback:
                 raise TeachersGone(
                     f"no teacher for {waited:.0f} s ({names}); start one (launch/teacher.py) and run the same "
@@ -177,9 +181,27 @@ class Desk:
             link.wake.set()
 
     def wait_for(self, header: Header) -> None:
-        """Wait until every endpoint that is up has these weights."""
+        """Wait until every endpoint that is up, and is not about to stop, has these weights.
+
+        Raises:
+            RuntimeError: the weights could not be packed, see `fail`.
+        """
         with self.changed:
-            self.changed.wait_for(lambda: all(k.header == header for k in self._links if k.state == "up"))
+            self.changed.wait_for(lambda: self._failure is not None or self._have(header))
+            self._check()
+
+    def _have(self, header: Header) -> bool:
+        return all(k.header == header for k in self._links if k.state == "up" and not k.stopping)
+
+    def fail(self, error: Exception) -> None:
+        """Let whoever waits know that no more weights will come."""
+        with self.changed:
+            self._failure = error
+            self.changed.notify_all()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError("the weights for the teachers could not be packed") from self._failure
 
     def forget(self) -> None:
         """Let go of all requests, and of weights that have been overtaken by a return to earlier ones."""
@@ -190,9 +212,12 @@ class Desk:
             self.packet = None
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; waits for all frozen teachers together as long as for one."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
         for link in self._links:
-            link.close()
+            link.hang_up()
+        until = time.monotonic() + self._timeout
+        for link in self._links:
+            link.join(until)

@@ -1,6 +1,5 @@
 """One endpoint as the student sees it: greeted again and again, asked, published to, given up when it is gone."""
 
-import contextlib
 import threading
 import time
 from collections import deque
@@ -11,8 +10,9 @@ import pyarrow as pa
 from torch import Tensor
 
 from mkd.teacher import wire
-from mkd.teacher.calls import Access, Caller, Lost, Refused, meaning, read_answer
+from mkd.teacher.calls import Access, Caller, Refused, meaning, read_answer
 from mkd.teacher.request import Desk, Request
+from mkd.teacher.streams import Streams
 
 GREET_EVERY = 1.0  # seconds between greetings: how soon a frozen or late teacher is noticed
 SOON = 0.0025  # seconds until the first greeting, then ever longer, while requests wait for newer weights
@@ -23,6 +23,9 @@ FORGIVEN_AFTER = 10.0  # seconds after which a teacher that failed a batch is as
 class Link:
     """One endpoint: a thread keeps it, a thread sends, each stream has a thread that receives.
 
+    Whatever goes wrong in one of them ends the connection, which is said: a thread that ended unseen would leave the
+    student waiting for ever.
+
     Args:
         endpoint: HOST:PORT.
         access: how to reach it.
@@ -32,9 +35,9 @@ class Link:
     Attributes:
         state: new (never tried), up, down, refused.
         reason: why it is not up, for people.
-        hello: what the teacher said last, or None.
         header: whose weights it has, or None.
         ailing: its last answer was a failure, or it is stopping.
+        stopping: it takes no requests and no weights any more.
         requests: asked here and not answered, by id.
         rate: tiles/s while it had work, or None.
         wake: set it to be greeted and published to at once.
@@ -43,14 +46,13 @@ class Link:
     def __init__(self, endpoint: str, access: Access, desk: Desk, say: Callable[[str], None]) -> None:
         """Start to connect."""
         self.endpoint, self._access, self._desk, self._say = endpoint, access, desk, say
-        self.state, self.reason, self.ailing = "new", "not tried yet", False
+        self.state, self.reason, self.ailing, self.stopping = "new", "not tried yet", False, False
         self.rate: float | None = None
         self.header: wire.Header | None = None
         self.max_batch = self.max_tile = 0
         self.requests: dict[int, Request] = {}
         self._waiting: deque[Request] = deque()
-        self._streams: dict[tuple[int, int], tuple[Any, Any]] = {}
-        self._dropped: list[Any] = []
+        self._streams = Streams()
         self._caller: Caller | None = None
         self._life = 0  # counts connections: an error of an earlier one must not end a later one
         self._eager = SOON
@@ -114,8 +116,8 @@ class Link:
             except Refused as error:
                 self._fall(life, "refused", str(error))
                 pause = LONGEST_PAUSE
-            except (wire.WireError, *Lost) as error:
-                self._fall(life, "down", str(error))
+            except Exception as error:
+                self._fall(life, "down", str(meaning(error)))
                 pause = min(2 * pause, LONGEST_PAUSE)
             if self.state == "up":
                 pause = self._eager = min(2 * self._eager, GREET_EVERY) if self._desk.hungry else GREET_EVERY
@@ -127,6 +129,10 @@ class Link:
         caller = self._caller or Caller(self.endpoint, self._access)
         self._caller = caller
         hello = caller.hello()
+        if hello.busy_s > self._desk.patience:
+            raise OSError(
+                f"it has worked on one batch for more than {self._desk.patience:.0f} s; start it again"
+            )
         header, packet = hello.header, self._desk.packet
         if packet is not None and packet.header != header and not hello.stopping:
             header = caller.publish(packet, takes=not self._acked)
@@ -137,7 +143,8 @@ class Link:
             self.max_batch, self.max_tile = hello.max_batch, hello.max_tile
             if header != self.header:
                 self.header, self._eager = header, SOON
-            if hello.stopping:
+            self.stopping = hello.stopping
+            if self.stopping:
                 self.ailing, self.reason = True, "it is stopping"
             elif time.monotonic() - self._busy_since > FORGIVEN_AFTER:
                 self.ailing = False
@@ -155,55 +162,42 @@ class Link:
             with self._desk.changed:
                 self._desk.changed.wait_for(self._sender_wanted)
                 if self._desk.closed:
-                    self._drop_streams()
-                dropped, self._dropped = self._dropped, []
-                closed, life = self._desk.closed, self._life
+                    self._streams.drop_all()
+                dropped, closed, life = self._streams.dropped(), self._desk.closed, self._life
                 request = self._waiting.popleft() if self._waiting and self.state == "up" else None
-            for writer in dropped:
-                with contextlib.suppress(*Lost):  # unclosed, the library would complain on stderr
-                    writer.close()
+            self._streams.hang_up(dropped)
             if closed:
                 return
             try:
                 if request is not None:
                     self._write(request, life)
-            except Lost as error:
+            except Exception as error:
                 self._lose(life, meaning(error))
 
     def _sender_wanted(self) -> bool:
-        return bool(self._desk.closed or self._dropped or (self._waiting and self.state == "up"))
-
-    def _drop_streams(self) -> None:
-        """Cancel all streams (the lock is held); the sender closes their writers."""
-        for writer, reader in self._streams.values():
-            reader.cancel()
-            self._dropped.append(writer)
-        self._streams.clear()
+        return self._desk.closed or self._streams.untidy or (bool(self._waiting) and self.state == "up")
 
     def _write(self, request: Request, life: int) -> None:
         images = request.images.cpu()
         schema = wire.image_schema(*images.shape[2:])
         batch = pa.record_batch([wire.tensor_column(images, schema.field(0).type)], schema=schema)
-        writer = self._stream(images.shape[2], images.shape[3], life)
+        writer = self._stream((images.shape[2], images.shape[3]), life)
         writer.write_with_metadata(batch, pa.py_buffer(wire.pack(request.ask)))
 
-    def _stream(self, height: int, width: int, life: int) -> Any:
+    def _stream(self, size: tuple[int, int], life: int) -> Any:
         """Return the writer of the stream of this tile size, opened at its first use."""
-        if (height, width) in self._streams:
-            return self._streams[height, width][0]
-        caller = self._caller
-        if caller is None:
-            raise OSError("the connection is gone")
-        writer, reader = caller.open(height, width)
         with self._desk.changed:
-            gone = life != self._life
-            if not gone:
-                self._streams[height, width] = writer, reader
-        if gone:
-            reader.cancel()
-            with contextlib.suppress(*Lost):
-                writer.close()
-            raise OSError("the connection is gone")
+            writer, caller = self._streams.writer(size), self._caller
+            if life != self._life or caller is None:
+                raise OSError("the connection is gone")
+        if writer is not None:
+            return writer
+        writer, reader = caller.open(*size)
+        with self._desk.changed:
+            if life != self._life:
+                self._streams.drop(writer, reader)
+                raise OSError("the connection is gone")
+            self._streams.add(size, writer, reader)
         name = f"receive {self.endpoint}"
         threading.Thread(target=self._receive, args=(reader, life), name=name, daemon=True).start()
         return writer
@@ -218,9 +212,7 @@ class Link:
                 self._take(chunk, wire.read_reply(chunk.app_metadata), life)
         except StopIteration:
             self._lose(life, OSError("it closed the stream"))
-        except wire.WireError as error:
-            self._lose(life, error)
-        except Lost as error:
+        except Exception as error:
             self._lose(life, meaning(error))
 
     def _take(self, chunk: Any, reply: wire.Reply, life: int) -> None:
@@ -265,7 +257,7 @@ class Link:
             self._life += 1
             self.state, self.reason, self.header = state, reason, None
             self._caller = None
-            self._drop_streams()
+            self._streams.drop_all()
             requests = list(self.requests.values())
             self.forget()
             self._tell(f"{'refuses: ' if state == 'refused' else ''}{reason}")
@@ -279,14 +271,17 @@ class Link:
         if lasted > GREET_EVERY:
             self.wake.set()
 
-    def close(self) -> None:
-        """Hang up; the desk is closed already."""
+    def hang_up(self) -> None:
+        """Cancel what is under way; the desk is closed already."""
         self.wake.set()
         with self._desk.changed:
-            self._drop_streams()
+            self._streams.drop_all()
             self._desk.changed.notify_all()
+
+    def join(self, until: float) -> None:
+        """Wait for the threads up to a time, monotonic seconds; one that waits for a frozen teacher may be later."""
         for thread in self._threads:
-            thread.join(self._access.timeout)
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _tell(self, text: str) -> None:
         """Say what changed, once in a row."""

@@ -24,6 +24,7 @@ class LocalTeacher:
         confidence: pixel threshold in [0,1].
         tile_limit: the tile filter's tau.
         autocast: precision of the forward pass.
+        gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
 
     Attributes:
         depth: 0; an answer is computed when it is collected.
@@ -36,12 +37,13 @@ class LocalTeacher:
         confidence: float,
         tile_limit: TileLimit,
         autocast: Autocast = contextlib.nullcontext,
+        gather: Callable[[Tensor], Tensor] = lambda score: score,
     ) -> None:
         """Copy the student."""
         self.ema = EMA(student, max_decay)
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
         self.model = average_network(student, self.ema)
-        self.depth, self.tally = 0, Tally()
+        self.depth, self.tally, self._gather = 0, Tally(), gather
         self._submitted: dict[int, tuple[Tensor, float]] = {}
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:
@@ -60,7 +62,7 @@ class LocalTeacher:
         logits = logits_of(self.model, images, self.autocast)
         limit = self.tile_limit.limit(progress)
         answer = filter_pseudo_labels(logits, self.confidence, limit, self.ema.updates)
-        self.tile_limit.observe(answer.score)
+        self.tile_limit.observe(self._gather(answer.score))
         return answer
 
     def follow(self, student: nn.Module) -> None:

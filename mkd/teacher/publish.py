@@ -34,17 +34,22 @@ class Publisher(threading.Thread):
         file: where a teacher that starts late finds the weights, or None; written at most every FILE_SECONDS and
             at the end, because students publish as often as every step.
         ready: called with each new packet.
+        failed: called with the error when the weights cannot be packed, after which no more are.
         say: where a line for people goes.
     """
 
     FILE_SECONDS = 30.0
 
     def __init__(
-        self, file: Path | None, ready: Callable[[Packet], None], say: Callable[[str], None]
+        self,
+        file: Path | None,
+        ready: Callable[[Packet], None],
+        failed: Callable[[Exception], None],
+        say: Callable[[str], None],
     ) -> None:
         """Start to wait for weights."""
         super().__init__(name="publisher", daemon=True)
-        self._file, self._ready, self._say = file, ready, say
+        self._file, self._ready, self._failed, self._say = file, ready, failed, say
         self._changed = threading.Condition()
         self._next: tuple[dict[str, Tensor], Header] | None = None
         self._closed = False
@@ -65,6 +70,12 @@ class Publisher(threading.Thread):
 
     def run(self) -> None:
         """Pack until closed."""
+        try:
+            self._pack()
+        except Exception as error:  # out of memory, say: unseen, the student would wait for ever
+            self._failed(error)
+
+    def _pack(self) -> None:
         written, packet, saved = -self.FILE_SECONDS, None, None
         while True:
             with self._changed:

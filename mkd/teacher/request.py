@@ -38,6 +38,7 @@ class Desk(Protocol):
     changed: threading.Condition
     closed: bool
     packet: Packet | None
+    patience: float
 
     @property
     def hungry(self) -> bool:

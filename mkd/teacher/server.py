@@ -109,7 +109,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         """Count an open stream; at the end its last answers are written."""
         with self._lock:
             if len(self._streams) >= MOST_STREAMS:
-                raise wire.WireError(f"{MOST_STREAMS} streams are open; more are not served")
+                raise wire.Busy(f"{MOST_STREAMS} streams are open; more are not served")
             stream = AnswerStream(writer, height, width, self._limits.queue)
             self._streams.add(stream)
             self._batcher.streams = len(self._streams)
@@ -128,7 +128,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             self._check_identity(content)
             parcel = wire.read_parcel(content, self._most)
             if not self._uploads.acquire(blocking=False):
-                raise wire.WireError(f"{MOST_UPLOADS} uploads of weights are under way; more are not taken")
+                raise wire.Busy(f"{MOST_UPLOADS} uploads of weights are under way; more are not taken")
             try:
                 state = self._receive(parcel, reader)
                 self._take_over(parcel, state)
@@ -181,7 +181,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         newest = self._batcher.newest()
         stopping = self._batcher.stopping.is_set()
         sizes = {"max_batch": self._limits.max_batch, "max_tile": self._limits.max_tile}
-        return {**vars(newest), **sizes, "stopping": stopping}
+        return {**vars(newest), **sizes, "stopping": stopping, "busy_s": self._batcher.busy_s()}
 
     def status(self) -> dict[str, Any]:
         """Return what is shown to people and scripts."""
@@ -192,6 +192,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             "clients": len(self._streams),
             "device": self._device,
             "stopping": self._batcher.stopping.is_set(),
+            "busy_s": self._batcher.busy_s(),
             "refused": dict(self._complain.counts),
             **self._batcher.gauge.read(),
         }
@@ -214,7 +215,8 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             yield
         except wire.WireError as error:
             self._complain(kind, context.peer(), str(error))
-            raise fl.FlightServerError(str(error), extra_info=str(error).encode()) from None
+            final = b"" if isinstance(error, wire.Busy) else str(error).encode()  # what is refused for good
+            raise fl.FlightServerError(str(error), extra_info=final) from None
         except (fl.FlightError, pa.ArrowException, OSError, MemoryError) as error:
             if not context.is_cancelled():
                 self._complain(f"damaged {kind}", context.peer(), str(error))

@@ -4,11 +4,13 @@ import math
 import queue
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as fl
 
+from mkd.semi.entropy import PseudoLabels
 from mkd.teacher import wire
 from mkd.teacher.batcher import Job, kept_share
 
@@ -27,7 +29,6 @@ class AnswerStream:
         """Send the schema."""
         self._writer, self._schema = writer, wire.answer_schema(height, width)
         self._jobs: queue.Queue[Job | wire.Reply | None] = queue.Queue(most)
-        self._held: list[Job] = []
         self.broken = threading.Event()
         writer.begin(self._schema)
         self._thread = threading.Thread(target=self._write, name="answers", daemon=True)
@@ -51,35 +52,42 @@ class AnswerStream:
 
     def _write(self) -> None:
         """Write until told to end; once nobody listens, let the batcher skip what is left."""
-        while True:
-            item = self._jobs.get()
-            try:
-                if item is None:
-                    return
-                self._send(item)
-            except (fl.FlightError, pa.ArrowException, OSError):
-                self.broken.set()
-                self._forget(item)
-                return
+        item: Job | wire.Reply | None = None
+        try:
+            while (item := self._jobs.get()) is not None:
+                note, table = self._message(item)
+                if table is None:
+                    self._writer.write_metadata(note)
+                else:
+                    self._writer.write_with_metadata(table, note)
+        except (fl.FlightError, pa.ArrowException, OSError):
+            self._forget(item)
+        finally:
+            self.broken.set()
 
-    def _send(self, item: Job | wire.Reply) -> None:
+    def _message(self, item: Job | wire.Reply) -> tuple[pa.Buffer, pa.RecordBatch | None]:
+        """Return a notice, or a request's answer once it stands: what is known of it, and its labels."""
         if isinstance(item, wire.Reply):
-            self._writer.write_metadata(pa.py_buffer(wire.pack(item)))
-            return
+            return pa.py_buffer(wire.pack(item)), None
         item.done.wait()
         assert item.reply is not None
-        note = pa.py_buffer(wire.pack(item.reply))
-        found = item.labels
-        if found is None:
-            self._writer.write_metadata(note)
-            return
+        reply, table = item.reply, None
+        try:
+            table = None if item.labels is None else self._table(item.labels)
+        except (
+            Exception
+        ) as error:  # out of memory, say: the student must not wait for an answer that never comes
+            reply = replace(reply, status=wire.FAILED, reason=f"{type(error).__name__}: {error}"[:300])
+        return pa.py_buffer(wire.pack(reply)), table
+
+    def _table(self, found: PseudoLabels) -> pa.RecordBatch:
         columns = [
             wire.tensor_column(found.labels, self._schema.field("labels").type),
             pa.array(found.score.numpy()),
             pa.array(kept_share(found.labels).numpy()),
             pa.array(found.accepted.numpy()),
         ]
-        self._writer.write_with_metadata(pa.record_batch(columns, schema=self._schema), note)
+        return pa.record_batch(columns, schema=self._schema)
 
     def _forget(self, item: Job | wire.Reply | None) -> None:
         items = [item]

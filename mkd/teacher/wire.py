@@ -25,6 +25,10 @@ class WireError(ValueError):
     """A message that is not what the protocol says."""
 
 
+class Busy(WireError):
+    """A right message that cannot be served now; it may be sent again."""
+
+
 @dataclass(frozen=True)
 class Ask:
     """JSON beside a request's images.

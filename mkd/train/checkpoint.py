@@ -1,9 +1,10 @@
-"""Checkpoints of a phase: `latest.pt` to go on from, `best.safetensors` for selection, `good*` to go back to."""
+"""Checkpoints of a phase: `latest.pt` to go on from, `best.safetensors`, `step-N.pt` kept, `good*` to go back to."""
 
 import errno
 import os
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +15,83 @@ from torch import Tensor
 
 from mkd.atomic import written_aside
 
+FORMAT = 2  # of latest.pt
+
 
 class Checkpoints:
-    """The checkpoint folder of one phase.
+    """The checkpoint folder of one phase; all ranks read it and one writes.
 
     Args:
         folder: made at the first save.
+        writes: whether this rank writes; elsewhere saving does nothing.
+        every: steps between two checkpoints that are kept under their own name; None keeps the latest alone.
+        keep: how many of those are kept, the newest.
+        background: write in a thread from a copy on the CPU, while training goes on; at most one at a time.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        writes: bool = True,
+        every: int | None = None,
+        keep: int = 3,
+        background: bool = False,
+    ) -> None:
         """Name the files; nothing is read yet."""
+        self.folder, self.writes, self.every, self.keep = folder, writes, every, keep
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
         self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
+        self._thread = ThreadPoolExecutor(1, "checkpoint") if background and writes else None
+        self._writing: Future[None] | None = None
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the latest checkpoint, whole or not at all."""
-        with written_aside(self.latest) as aside:
-            try:
-                torch.save(state, aside)
-            except RuntimeError:  # torch's writer gives no reason; the state itself can always be saved
-                raise OSError(errno.ENOSPC, "the disk is full or failing") from None
+    def save(self, state: dict[str, Any], good: bool = False) -> None:
+        """Replace the latest checkpoint, whole or not at all.
+
+        Args:
+            state: has ``step``; tensors, numbers, text, lists and dicts.
+            good: also keep it as the one to go back to.
+
+        Raises:
+            OSError: this one, or the one before it in the background, cannot be written.
+        """
+        if not self.writes:
+            return
+        self.wait()
+        if self._thread is None:
+            self._write(state, good)
+        else:
+            self._writing = self._thread.submit(self._write, _copied(state), good)
+
+    def wait(self) -> None:
+        """Return when what is being written in the background is on the disk.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def load(self) -> dict[str, Any] | None:
         """Return the latest checkpoint on the CPU, or None when there is none.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or of another version of this program.
         """
         return _load(self.latest) if self.latest.is_file() else None
 
-    def keep_good(self) -> None:
-        """Keep the latest checkpoint, and the best weights of its time, as those to go back to."""
-        for path, kept in ((self.best, self.good_best), (self.latest, self.good)):
-            if path.is_file():
-                _link(path, kept)
+    def keep_as(self, step: int, good: bool) -> None:
+        """Give the latest checkpoint, of ``step``, the other names that it is to have."""
+        if not self.writes:
+            return
+        if self.every is not None and step > 0 and step % self.every == 0:
+            _link(self.latest, self.folder / f"step-{step}.pt")
+            for old in self._kept()[: -self.keep]:
+                old.unlink()
+        if good:
+            for path, kept in ((self.best, self.good_best), (self.latest, self.good)):
+                if path.is_file():
+                    _link(path, kept)
 
     def go_back(self, change: Callable[[dict[str, Any]], None]) -> int:
         """Make the good checkpoint, changed by ``change``, the latest one again; return its step.
@@ -55,17 +99,25 @@ class Checkpoints:
         Raises:
             ValueError: the file is damaged.
         """
+        self.wait()
         state = _load(self.good)
         change(state)
+        step = int(state["step"])
         if self.good_best.is_file():
             _link(self.good_best, self.best)
         else:
             self.best.unlink(missing_ok=True)
-        self.save(state)
-        return int(state["step"])
+        for later in self._kept():
+            if _step_of(later) > step:
+                later.unlink()
+        self._write(state, good=False)
+        return step
 
     def save_best(self, state: dict[str, Tensor]) -> None:
         """Replace the best weights."""
+        if not self.writes:
+            return
+        self.wait()  # the good checkpoint's best weights are those of its own time
         with written_aside(self.best) as aside:
             aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
 
@@ -82,6 +134,21 @@ class Checkpoints:
                 f"{self.best}: damaged weights ({error}); delete {self.best.parent} to train the phase again"
             ) from None
 
+    def _write(self, state: dict[str, Any], good: bool) -> None:
+        with written_aside(self.latest) as aside:
+            try:
+                torch.save({"format": FORMAT, **state}, aside)
+            except RuntimeError:  # torch's writer gives no reason; the state itself can always be saved
+                raise OSError(errno.ENOSPC, "the disk is full or failing") from None
+        self.keep_as(int(state["step"]), good)
+
+    def _kept(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
 
 def _load(path: Path) -> dict[str, Any]:
     try:
@@ -91,7 +158,20 @@ def _load(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # an unpickler that reads garbage raises anything
         raise ValueError(f"{path}: damaged checkpoint; delete it to start the phase again") from None
+    if state.pop("format", 1) != FORMAT:
+        raise ValueError(
+            f"{path}: checkpoint of another version of this program; go on with that version, or give another out="
+        )
     return state
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy on the CPU that training cannot change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {k: _copied(v) for k, v in value.items()}
+    return [_copied(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _link(path: Path, name: Path) -> None:

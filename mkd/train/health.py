@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mkd.dist.world import World
 from mkd.teacher.api import Tally
+from mkd.train.service import service_figures
+from mkd.train.supervised_step import ALONE
 
 DOMINANT = 0.95  # share of the kept pixels with which one class has taken over,
 ORDINARY = 0.8  # unless the labelled set gives it this share itself
@@ -55,12 +58,16 @@ class Health:
 
     A collapse is `ROWS` bad rows one after another. It is said once; with ``good`` the run goes back.
 
+    Counts are summed over the ranks, so that all report and decide alike; the share of time that a rank waited for its
+    teacher is averaged over them.
+
     Args:
         classes: their names.
         histogram: labelled pixels of each class.
         say: prints a line beside the progress.
         tally: the teacher's; of one in another process, waiting and ages are reported too.
         good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
+        world: the ranks; all call `report` and `check` together.
     """
 
     def __init__(
@@ -70,9 +77,11 @@ class Health:
         say: Callable[[str], None],
         tally: Tally,
         good: Callable[[], bool] | None = None,
+        world: World = ALONE,
     ) -> None:
         """Start with nothing seen."""
         self.classes, self.say, self.tally, self._good = tuple(classes), say, tally, good
+        self.world = world
         total = max(1, sum(histogram))
         self.labelled = [n / total for n in histogram]
         self.bad_rows, self.rollbacks = 0, 0
@@ -107,20 +116,21 @@ class Health:
 
     def report(self) -> Figures:
         """Return the figures since the last report, and count them as a bad row or not."""
+        inside, tiles, accepted, score, *counts = self._totals()
         s, self._sums = self._sums, self._nothing()
-        counts = s.classes.tolist()
         kept = sum(counts)
         shares = [n / max(1, kept) for n in counts]
-        self._reason = self._judge(kept / max(1, s.inside), shares)
+        self._reason = self._judge(kept / max(1, inside), shares)
         self.bad_rows = self.bad_rows + 1 if self._reason else 0
         values = {
-            "kept_tiles": s.accepted / max(1, s.tiles),
-            "kept_pixels": kept / max(1, s.inside),
-            "tile_entropy": s.score / max(1, s.tiles),
+            "kept_tiles": accepted / max(1, tiles),
+            "kept_pixels": kept / max(1, inside),
+            "tile_entropy": score / max(1, tiles),
             "class_shift": sum(abs(p - q) for p, q in zip(shares, self.labelled, strict=True)) / 2,
         }
-        kept_of = {c: n / max(1, s.inside) for c, n in zip(self.classes, counts, strict=True)}
-        waiting, service = _service(s.before, self._sums.before, self._sums.began - s.began)
+        kept_of = {c: n / max(1, inside) for c, n in zip(self.classes, counts, strict=True)}
+        now, seconds = self._sums.before, self._sums.began - s.began
+        waiting, service = service_figures(s.before, now, seconds, self.world)
         return Figures({**values, **waiting}, {"kept": kept_of, **service})
 
     def check(self) -> None:
@@ -143,7 +153,7 @@ class Health:
                 f"{collapse}, after {ROLLBACKS} rollbacks; raise semi.confidence, lower semi.weight or optim.lr in a "
                 "new run folder"
             )
-        elif self._good():
+        elif self.world.broadcast(self._good()):  # files show up on other nodes a little later
             raise Collapsed(collapse)
         else:
             self.say(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
@@ -157,32 +167,26 @@ class Health:
                 return f"'{name}' has {share:.1%} of the kept pixels and {usual:.1%} of the labelled ones"
         return ""
 
+    def _totals(self) -> list[float]:
+        """Return the sums of all ranks: pixels inside, tiles, accepted ones, scores, kept pixels of each class."""
+        s = self._sums
+        mine = [s.inside, s.tiles, s.accepted, s.score, *s.classes.tolist()]
+        found: list[float] = self.world.total(torch.tensor(mine, dtype=torch.float64)).tolist()
+        return found
+
     def _nothing(self) -> _Sums:
         tally = replace(self.tally, ages=Counter(self.tally.ages), age_steps=Counter(self.tally.age_steps))
         return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), tally, time.monotonic())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must hold; it is written right after a report, so there are no sums."""
-        return {"bad_rows": self.bad_rows, "rollbacks": self.rollbacks}
+        """Return what a checkpoint must hold: a run may stop between two reports. All ranks call this together."""
+        return {"bad_rows": self.bad_rows, "rollbacks": self.rollbacks, "sums": self._totals()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint; rank 0 counts on for all."""
         self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
         self._sums = self._nothing()
-
-
-def _service(
-    before: Tally, now: Tally, seconds: float
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return what a teacher in another process cost between two tallies: numbers, and groups of counts."""
-    if now.tiles + now.local == 0:
-        return {}, {}
-    ages, steps = now.ages - before.ages, now.age_steps - before.age_steps
-    mean = sum(age * n for age, n in ages.items()) / max(1, ages.total())
-    waited = min(1.0, (now.wait_s - before.wait_s) / max(1e-9, seconds))
-    names = ("retries", "stale", "local")
-    return {"wait_teacher": waited, "age": mean}, {
-        "teacher": {name: getattr(now, name) - getattr(before, name) for name in names},
-        "ages": {str(age): ages[age] for age in sorted(ages)},
-        "age_steps": {str(age): steps[age] for age in sorted(steps)},
-    }
+        if self.world.first:
+            s = self._sums
+            s.inside, s.tiles, s.accepted = (int(n) for n in state["sums"][:3])
+            s.score, s.classes = state["sums"][3], torch.tensor(state["sums"][4:]).long()

@@ -23,13 +23,14 @@ class Journal:
     Args:
         folder: the run folder.
         classes: class names of validation rows.
+        writes: whether this rank does; elsewhere nothing happens.
     """
 
     PLAIN_SECONDS = 30.0
 
-    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, classes: tuple[str, ...], writes: bool = True) -> None:
         """Open nothing yet; `start` does."""
-        self.folder, self.classes = folder, classes
+        self.folder, self.classes, self.writes = folder, classes, writes
         self.path = folder / "metrics.jsonl"
         self.console = Console()
         self.progress: Progress | None = None
@@ -39,6 +40,8 @@ class Journal:
 
     def start(self, phase: str, step: int, steps: int) -> None:
         """Begin a phase at a step; rows beyond it, from a run that was killed, are removed."""
+        if not self.writes:
+            return
         self._drop_after(phase, step)
         self.tensorboard = SummaryWriter(str(self.folder / "tensorboard" / phase), purge_step=step + 1)
         self._open = True
@@ -77,6 +80,8 @@ class Journal:
             values: losses and shares by name; ``wait_teacher`` is shown as a share of the time.
             groups: numbers by class or the like, recorded and not shown.
         """
+        if not self.writes:
+            return
         groups = groups or {}
         row = {"phase": phase, "step": step, "epoch": round(epoch, 3), "lr": lr, "img_s": round(speed, 2)}
         self._append({**row, **values, **groups})
@@ -94,6 +99,8 @@ class Journal:
 
     def validation(self, phase: str, step: int, matrix: ConfusionMatrix) -> None:
         """Record one validation row: mIoU and IoU by class name, null for an absent class."""
+        if not self.writes:
+            return
         iou = [None if math.isnan(v) else v for v in matrix.iou().tolist()]
         self._append(
             {
@@ -111,6 +118,8 @@ class Journal:
 
     def say(self, text: str) -> None:
         """Print one line beside the progress."""
+        if not self.writes:
+            return
         console = self.progress.console if self.progress is not None else self.console
         console.print(text, highlight=False, soft_wrap=True)
 

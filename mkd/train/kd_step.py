@@ -1,15 +1,16 @@
 """One distillation step: L = L_sup + w_kd L_KD + w_ewc L_EWC."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mkd.dist.world import World
 from mkd.losses.distill import distillation_loss
 from mkd.losses.ewc import ewc_penalty
-from mkd.train.supervised_step import Ohem
+from mkd.train.supervised_step import ALONE, Ohem
 from mkd.train.views import Views
 
 
@@ -33,6 +34,8 @@ class KdStep:
         temperature: T.
         weight: w_kd.
         ewc: EWC's constants; None leaves the term out.
+        world: the ranks that share a batch.
+        net: what forward passes go through: the student, or an engine's wrapper of it.
     """
 
     model: nn.Module
@@ -41,6 +44,11 @@ class KdStep:
     temperature: float
     weight: float
     ewc: Consolidation | None
+    world: World = ALONE
+
+    def __post_init__(self) -> None:
+        """Let forward passes go through the student itself."""
+        self.net: Callable[[Tensor], Tensor] = self.model
 
     @property
     def result(self) -> nn.Module:
@@ -51,34 +59,38 @@ class KdStep:
         """Put the student into training mode."""
         self.model.train()
 
-    def __call__(self, views: Views, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """Return the losses by name; with ``diagnose`` also ewc_ratio = |grad L_EWC| / |grad L_sup|."""
-        images, valid = views.images, views.labels != 255
-        if views.weak is not None and views.inside is not None:  # kd.tiles=all
-            images = torch.cat([images, views.weak.float() / 255])
-            valid = torch.cat([valid, views.inside])
+    def prepare(self, views: Views, progress: float) -> Views:
+        """Return the views as they are."""
+        return views
+
+    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+        """Return this rank's shares of the losses; with ``diagnose`` also of |grad L_EWC| / |grad L_sup|."""
+        images, valid = part.images, part.labels != 255
+        if part.weak is not None and part.inside is not None:  # kd.tiles=all
+            images = torch.cat([images, part.weak.float() / 255])
+            valid = torch.cat([valid, part.inside])
         with torch.no_grad():
             z_t = self.teacher(images)
-        z_s = self.model(images)
-        loss_sup = self.ohem(z_s[: len(views.images)], views.labels)
-        loss_kd = distillation_loss(z_s, z_t, self.temperature, valid)
+        z_s = self.net(images)
+        loss_sup = self.ohem(z_s[: len(part.images)], part.labels, self.world)
+        loss_kd = distillation_loss(z_s, z_t, self.temperature, valid, self.world.total)
         loss = loss_sup + self.weight * loss_kd
         losses = {"loss_sup": loss_sup.detach(), "loss_kd": loss_kd.detach()}
         if self.ewc is not None:
-            ewc = self.ewc
-            loss_ewc = ewc_penalty(self.model.named_parameters(), ewc.anchor, ewc.fisher)
+            ewc, ranks = self.ewc, self.world.ranks
+            loss_ewc = ewc_penalty(self.model.named_parameters(), ewc.anchor, ewc.fisher) / ranks
             loss = loss + ewc.weight * loss_ewc
             losses["loss_ewc"] = loss_ewc.detach()
             if diagnose:
-                losses["ewc_ratio"] = ewc.weight * self._norm(loss_ewc) / self._norm(loss_sup)
+                losses["ewc_ratio"] = ewc.weight * self._norm(loss_ewc) / self._norm(loss_sup) / ranks
         return {"loss": loss, **losses}
 
-    def _norm(self, loss: Tensor) -> Tensor:
-        """Return the norm of a loss's gradient over the shared parameters."""
+    def _norm(self, share: Tensor) -> Tensor:
+        """Return the norm of a loss's gradient over the shared parameters and all ranks."""
         assert self.ewc is not None
         params = [p for n, p in self.model.named_parameters() if n in self.ewc.fisher]
-        grads = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
-        squares = [g.float().square().sum() for g in grads if g is not None]
+        grads = torch.autograd.grad(share, params, retain_graph=True, allow_unused=True)
+        squares = [self.world.total(g.float()).square().sum() for g in grads if g is not None]
         return torch.stack(squares).sum().sqrt()
 
     def updated(self) -> None:

@@ -1,206 +1,116 @@
-"""The one training loop: go on, train, validate, save, log."""
+"""The one training loop: go on, train, log, validate, save, stop when asked to."""
 
-import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from mkd.dist.engine import Engine
 from mkd.metrics.confusion import ConfusionMatrix
+from mkd.models.dropout import seed_dropout
 from mkd.teacher.api import TeachersGone
 from mkd.train.checkpoint import Checkpoints
-from mkd.train.health import Figures, Health
+from mkd.train.course import Course
+from mkd.train.health import Health
 from mkd.train.journal import Journal
 from mkd.train.optim import set_poly_lr
-from mkd.train.views import Views, seed_step
-
-
-class Step(Protocol):
-    """What the loop asks of supervised, KD and semi-supervised steps."""
-
-    model: nn.Module
-
-    @property
-    def result(self) -> nn.Module:
-        """The network that is validated and becomes the model folder."""
-        ...
-
-    def train(self) -> None:
-        """Set training mode."""
-        ...
-
-    def __call__(self, views: Views, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """Return losses by name."""
-        ...
-
-    def updated(self) -> None:
-        """Called after each optimizer update."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return state beyond the model."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up."""
-        ...
-
-
-@dataclass
-class Phase:
-    """One call of the loop.
-
-    Attributes:
-        name: ``teacher``, ``student``, ...: names rows of metrics.jsonl.
-        steps: total number of steps.
-        steps_an_epoch: for the epoch shown.
-        lr: base learning rate.
-        power: of the poly schedule.
-        seed: of dropout.
-        log_every: steps.
-        save_every: steps.
-        val_every: steps.
-    """
-
-    name: str
-    steps: int
-    steps_an_epoch: float
-    lr: float
-    power: float
-    seed: int
-    log_every: int
-    save_every: int
-    val_every: int
+from mkd.train.phase import Phase, Step
+from mkd.train.startup import StartUp
+from mkd.train.stop import Stop, Stopped
+from mkd.train.views import Views
 
 
 def fit(
     phase: Phase,
-    step_fn: Step,
+    step: Step,
     feed: Callable[[int, int], Iterator[Views]],
     engine: Engine,
-    optimizer: torch.optim.Optimizer,
     checkpoints: Checkpoints,
     journal: Journal,
     validate: Callable[[nn.Module], ConfusionMatrix] | None,
-    health: Health | None = None,
+    health: Health | None,
+    stop: Stop,
+    clock: StartUp,
 ) -> dict[str, Tensor]:
     """Train one phase to its end, going on from its latest checkpoint, and return the chosen weights.
 
-    Chosen are the weights with the best validation mIoU; the last ones without a validation set.
+    Chosen are the weights with the best validation mIoU; the last ones without a validation set. All ranks call this.
 
     Raises:
         ValueError: a loss is not finite; the last checkpoint stays good. Or the teachers are gone, after a checkpoint.
         Collapsed: the pseudo-labels have collapsed, and the caller is to go back to the good checkpoint.
+        Stopped: as asked, after a checkpoint.
     """
-    start, best = _go_on(checkpoints, step_fn, optimizer, journal, phase, health)
+    course = Course(phase, step, engine, checkpoints, journal, validate, health)
+    try:
+        _train(course, feed, stop, clock)
+        return course.result()
+    finally:
+        checkpoints.wait()
+
+
+def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: Stop, clock: StartUp) -> None:
+    phase, step = course.phase, course.step
+    start = course.go_on()
+    step.net = course.engine.net
+    step.train()
     inputs = feed(start, phase.steps)
-    step_fn.train()
-    clock, images = time.monotonic(), 0
-    for step in range(start, phase.steps):
-        # 1. train
-        seed_step(phase.seed, step, engine.world.rank)
-        lr = set_poly_lr(optimizer, phase.lr, step, phase.steps, phase.power)
-        views = next(inputs)
-        try:
+    for now in range(start, phase.steps):
+        lr = set_poly_lr(course.engine.optimizer, phase.lr, now, phase.steps, phase.power)
+        views = _prepared(course, next(inputs), now, clock)
+        losses = _update(course, views, now)
+        course.meter.images += len(views.images)
+        done = now + 1
+        if not clock.told:
+            course.journal.say(clock.first_step(losses["loss"]))
+        if phase.logs(done):
+            course.log(done, lr, losses)
+        if phase.validates(done):
+            course.judge(done)
+        wish = stop.agreed() if done < phase.steps else 0
+        # After the best weights: a kill between the two repeats the validation and chooses the same.
+        if phase.saves(done) or wish:
+            course.save(done)
+        if wish:
+            _leave(course, stop, done, wish)
+
+
+def _prepared(course: Course, views: Views, now: int, clock: StartUp) -> Views:
+    """Return what a step trains on; teachers that are gone leave a checkpoint."""
+    if not clock.told:
+        clock.done("data")
+    try:
+        return course.step.prepare(views, now / course.phase.steps)
+    except TeachersGone:  # on all ranks, and nothing of this step has happened yet
+        course.save(now)
+        raise
+
+
+def _update(course: Course, views: Views, now: int) -> dict[str, Tensor]:
+    """Do one step: each micro-batch forward and backward, one update; return this rank's shares, their mean."""
+    phase, step, engine = course.phase, course.step, course.engine
+    parts = views.split(phase.micro_batches)
+    size, first = len(parts[0].images), engine.world.rank * len(views.images)
+    found: dict[str, Tensor] = {}
+    for n, part in enumerate(parts):
+        slots = range(first + n * size, first + (n + 1) * size)
+        seed_dropout(step.model, phase.seed, now, slots, phase.batch)
+        with engine.accumulating(last=n + 1 == len(parts)):
             with engine.autocast():
-                losses = step_fn(views, step / phase.steps, diagnose=(step + 1) % (5 * phase.log_every) == 0)
-        except TeachersGone:  # nothing of this step has happened yet
-            _save(checkpoints, phase, step_fn, optimizer, step, best)
-            raise
-        engine.update(losses["loss"], optimizer)
-        step_fn.updated()
-        done, images = step + 1, images + len(views.images)
-        last = done == phase.steps
-        saves, validates = last or done % phase.save_every == 0, last or done % phase.val_every == 0
-        # 2. log; the only place that waits for the device
-        if done % phase.log_every == 0 or saves or validates:
-            values = _finite({k: float(v.detach()) for k, v in losses.items()}, phase, done, checkpoints)
-            speed = images / (time.monotonic() - clock)
-            figures = Figures({}, {}) if health is None else health.report()
-            epoch = done / phase.steps_an_epoch
-            journal.train(phase.name, done, epoch, lr, speed, {**values, **figures.values}, figures.groups)
-            if health is not None:
-                health.check()
-            clock, images = time.monotonic(), 0
-        # 3. validate
-        if validates and validate is not None:
-            matrix = validate(step_fn.result)
-            step_fn.train()
-            journal.validation(phase.name, done, matrix)
-            if matrix.miou() > best or not checkpoints.best.exists():
-                best = matrix.miou()
-                checkpoints.save_best(step_fn.result.state_dict())
-            clock = time.monotonic()
-        # 4. save, after the best weights: a kill between the two repeats the validation and chooses the same
-        if saves:
-            _save(checkpoints, phase, step_fn, optimizer, done, best)
-            if health is not None and health.keeps:
-                checkpoints.keep_good()
-            clock = time.monotonic() if images == 0 else clock
-    return checkpoints.load_best() if validate is not None else step_fn.result.state_dict()
+                losses = step(part, phase.diagnoses(now + 1))
+            engine.backward(losses["loss"] / len(parts))
+        for name, loss in losses.items():
+            share = loss.detach() / len(parts)
+            found[name] = found[name] + share if name in found else share
+    engine.update()
+    step.updated()
+    return found
 
 
-def _go_on(
-    checkpoints: Checkpoints,
-    step_fn: Step,
-    optimizer: torch.optim.Optimizer,
-    journal: Journal,
-    phase: Phase,
-    health: Health | None,
-) -> tuple[int, float]:
-    """Take up the latest checkpoint; return the next step and the best mIoU so far."""
-    saved = checkpoints.load()
-    if saved is None:
-        journal.start(phase.name, 0, phase.steps)
-        return 0, -math.inf
-    step_fn.model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    step_fn.load_state_dict(saved["step_state"])
-    if health is not None and health.keeps:
-        checkpoints.keep_good()  # a kill may have come between the checkpoint and this
-    journal.start(phase.name, saved["step"], phase.steps)
-    return saved["step"], saved["best"]
-
-
-def _save(
-    checkpoints: Checkpoints,
-    phase: Phase,
-    step_fn: Step,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    best: float,
-) -> None:
-    """Save a checkpoint, or end the run when an update broke the weights although its loss was finite."""
-    model = step_fn.model.state_dict()
-    if not all(bool(t.isfinite().all()) for t in model.values()):
-        _end(phase, step, "a weight", checkpoints)
-    state: dict[str, Any] = {
-        "step": step,
-        "best": best,
-        "model": model,
-        "optimizer": optimizer.state_dict(),
-        "step_state": step_fn.state_dict(),
-    }
-    checkpoints.save(state)
-
-
-def _finite(values: dict[str, float], phase: Phase, step: int, checkpoints: Checkpoints) -> dict[str, float]:
-    """Return the values, or end the run: a checkpoint of NaN weights would cost the user days."""
-    bad = [k for k, v in values.items() if not math.isfinite(v)]
-    if "loss" in bad:
-        parts = ", ".join(b for b in bad if b != "loss") or "loss"
-        _end(phase, step, parts, checkpoints)
-    return values
-
-
-def _end(phase: Phase, step: int, what: str, checkpoints: Checkpoints) -> NoReturn:
-    latest = checkpoints.latest
-    kept = f"the last good checkpoint is {latest}" if latest.exists() else "no checkpoint yet"
-    raise ValueError(
-        f"{phase.name} phase, step {step}: {what} is not finite; {kept}; "
-        "lower optim.lr or set optim.clip=1.0 in a new run folder"
-    )
+def _leave(course: Course, stop: Stop, done: int, wish: int) -> None:
+    """End the run at a checkpoint, on all ranks."""
+    phase, world = course.phase, course.engine.world
+    course.checkpoints.wait()
+    stop.obeyed()
+    course.journal.say(f"{phase.name}: stopped at step {done} of {phase.steps}; the same command goes on")
+    world.barrier()  # a rank that has ended makes torchrun end those that still write
+    raise Stopped(wish)

@@ -1,15 +1,17 @@
 """One semi-supervised step: L = L_sup(labelled) + w_u L_cons(pseudo)."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mkd.data.augment import cutmix, strong_colour
+from mkd.dist.world import World
 from mkd.losses.pseudo import pseudo_label_loss
 from mkd.train.pseudo_feed import PseudoFeed
-from mkd.train.supervised_step import Ohem
+from mkd.train.supervised_step import ALONE, Ohem
 from mkd.train.views import Views
 
 
@@ -23,6 +25,8 @@ class SemiStep:
         result: the network whose weights become the model folder: the student, or the teacher's EMA.
         ohem: L_sup.
         weight: w_u; the monitor halves it with each rollback.
+        world: the ranks that share a batch.
+        net: what forward passes go through: the student, or an engine's wrapper of it.
     """
 
     model: nn.Module
@@ -30,19 +34,36 @@ class SemiStep:
     result: nn.Module
     ohem: Ohem
     weight: float
+    world: World = ALONE
+
+    def __post_init__(self) -> None:
+        """Let forward passes go through the student itself."""
+        self.net: Callable[[Tensor], Tensor] = self.model
 
     def train(self) -> None:
         """Put the student into training mode."""
         self.model.train()
 
-    def __call__(self, views: Views, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """Return the losses by name; the monitor reports what the filters kept."""
-        batch = self.pseudo(progress)
-        strong = strong_colour(batch.weak.float() / 255, batch.draws)
-        strong, labels = cutmix(strong, batch.labels, batch.draws)
-        z_l, z_u = self.model(torch.cat([views.images, strong])).split([len(views.images), len(strong)])
-        loss_sup = self.ohem(z_l, views.labels)
-        loss_cons = pseudo_label_loss(z_u, labels)
+    def prepare(self, views: Views, progress: float) -> Views:
+        """Return the views with strong views of pseudo-labelled tiles, as many as the labelled ones, and their labels.
+
+        Raises:
+            TeachersGone: a rank's teacher is gone; on all ranks.
+        """
+        batch, size = self.pseudo(progress), self.pseudo.size
+        strong, labels = strong_colour(batch.weak.float() / 255, batch.draws), batch.labels
+        # Several ranks: the tile after this rank's own comes last, and only its view is needed.
+        others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
+        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, batch.draws[:size])
+        return replace(views, strong=mixed, pseudo=labels)
+
+    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+        """Return this rank's shares of the losses by name; the monitor reports what the filters kept."""
+        assert part.strong is not None
+        assert part.pseudo is not None
+        z, labelled = self.net(torch.cat([part.images, part.strong])), len(part.images)
+        loss_sup = self.ohem(z[:labelled], part.labels, self.world)
+        loss_cons = pseudo_label_loss(z[labelled:], part.pseudo, total=self.world.total)
         return {
             "loss": loss_sup + self.pseudo.health.trust * self.weight * loss_cons,
             "loss_sup": loss_sup.detach(),
@@ -54,7 +75,7 @@ class SemiStep:
         self.pseudo.teacher.follow(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of teacher, pool and monitor."""
+        """Return the states of teacher, pool and monitor; all ranks call this together."""
         p = self.pseudo
         return {**p.teacher.state_dict(), "pseudo": p.state_dict(), "health": p.health.state_dict()}
 

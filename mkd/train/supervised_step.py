@@ -1,25 +1,32 @@
 """One supervised step: also tunes a teacher's classifier or head while the rest is frozen."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mkd.dist.world import World
 from mkd.losses.ohem import ohem_cross_entropy
+from mkd.losses.share import alone
 from mkd.train.views import Views
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class Ohem:
-    """Hard-pixel mining: threshold and the least share of the batch's pixels that counts."""
+    """Hard-pixel mining: threshold and the least share of the global batch's pixels that counts."""
 
     threshold: float
     min_kept: float
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return L_sup of logits (B,C,H,W) and labels (B,H,W)."""
-        return ohem_cross_entropy(logits, labels, self.threshold, int(self.min_kept * labels.numel()))
+    def __call__(self, logits: Tensor, labels: Tensor, world: World) -> Tensor:
+        """Return this rank's share of L_sup for logits (B,C,H,W) and labels (B,H,W); B is the same on all ranks."""
+        kept = int(self.min_kept * labels.numel() * world.ranks)
+        total = world.total if world.ranks > 1 else alone
+        return ohem_cross_entropy(logits, labels, self.threshold, kept, total=total)
 
 
 @dataclass
@@ -30,11 +37,18 @@ class SupervisedStep:
         model: the network; parameters that require no gradient stay as they are.
         ohem: L_sup.
         frozen: modules kept in eval mode, so that their BatchNorm statistics stay too.
+        world: the ranks that share a batch.
+        net: what forward passes go through: the model, or an engine's wrapper of it.
     """
 
     model: nn.Module
     ohem: Ohem
     frozen: Sequence[nn.Module] = ()
+    world: World = ALONE
+
+    def __post_init__(self) -> None:
+        """Let forward passes go through the model itself."""
+        self.net: Callable[[Tensor], Tensor] = self.model
 
     @property
     def result(self) -> nn.Module:
@@ -47,9 +61,13 @@ class SupervisedStep:
         for module in self.frozen:
             module.eval()
 
-    def __call__(self, views: Views, progress: float, diagnose: bool) -> dict[str, Tensor]:
-        """Return the losses by name; ``loss`` is the one to minimise."""
-        loss_sup = self.ohem(self.model(views.images), views.labels)
+    def prepare(self, views: Views, progress: float) -> Views:
+        """Return the views as they are."""
+        return views
+
+    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+        """Return this rank's shares of the losses by name; ``loss`` is the one to minimise."""
+        loss_sup = self.ohem(self.net(part.images), part.labels, self.world)
         return {"loss": loss_sup, "loss_sup": loss_sup.detach()}
 
     def updated(self) -> None:

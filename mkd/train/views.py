@@ -1,10 +1,11 @@
 """Batches as they lie in shards -> the views a step trains on, on the training device."""
 
+from __future__ import annotations
+
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mkd.data.augment import Geometry, generators, weak_colour
@@ -29,6 +30,8 @@ class Views:
         weak: weak views of unlabelled tiles, uint8 (U,3,S,S), or None.
         inside: bool (U,S,S), pixels of `weak` that lie inside their tile, or None.
         draws: one generator for each unlabelled tile; its strong view goes on from here.
+        strong: strong views of pseudo-labelled tiles, float32 (U,3,S,S) in [0,1], or None.
+        pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
     """
 
     images: Tensor
@@ -36,6 +39,18 @@ class Views:
     weak: Tensor | None = None
     inside: Tensor | None = None
     draws: list[np.random.Generator] | None = None
+    strong: Tensor | None = None
+    pseudo: Tensor | None = None
+
+    def split(self, count: int) -> list[Views]:
+        """Return ``count`` micro-batches of equal size, in order; ``count`` divides the number of tiles."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        assert all(len(tiles) % count == 0 for tiles in given.values())
+        sizes = {name: len(tiles) // count for name, tiles in given.items()}
+        return [
+            Views(**{name: tiles[n * sizes[name] : (n + 1) * sizes[name]] for name, tiles in given.items()})
+            for n in range(count)
+        ]
 
 
 @dataclass(frozen=True)
@@ -118,12 +133,8 @@ class Feed:
         assert self.unlabelled is not None
         batch = batch.to(self.world.device)
         draws = generators(self.seed, UNLABELLED, batch.ids)
-        given = batch.labels.masked_fill(batch.labels == 255, FILTERED)
+        stored = self.unlabelled.labelled
+        given = batch.labels.masked_fill(batch.labels == 255, FILTERED) if stored else batch.labels
         images, marks = self.geometry(batch.images, given, draws)
-        labels = marks.masked_fill(marks == FILTERED, 255) if self.unlabelled.labelled else None
+        labels = marks.masked_fill(marks == FILTERED, 255) if stored else None
         return Candidates(batch.ids, weak_colour(images, draws), marks != 255, draws, labels)
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch's own generators for one step, so that dropout after a resume is that of a run never stopped."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))

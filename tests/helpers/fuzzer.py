@@ -3,46 +3,19 @@
 import socket
 import time
 from collections import Counter
-from dataclasses import asdict
 
 import grpc
-import numpy as np
 import pyarrow as pa
 
-from mkd.teacher import weights, wire
-from tests.helpers.nets import tiny_net
+from mkd.teacher import wire
+from tests.helpers.fuzz_material import Material, field, flight_data, split
 from tests.helpers.teachers import IDENTITY, weak_views
 
 TOKEN = "0123456789abcdef"
 SERVICE = "/arrow.flight.protocol.FlightService/"
 
 
-def field(number, content):
-    """Return a length-delimited protobuf field."""
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out, n = out + bytes([n & 127 | 128]), n >> 7
-    return out + bytes([n])
-
-
-def flight_data(header=b"", body=b"", metadata=b"", command=None):
-    """Return a FlightData protobuf."""
-    descriptor = b"" if command is None else field(1, b"\x08\x02" + field(2, command))
-    return descriptor + field(2, header) + field(3, metadata) + field(1000, body)
-
-
-def split(buffer):
-    """Return header and body of an encapsulated Arrow message."""
-    raw = bytes(buffer)
-    size = int.from_bytes(raw[4:8], "little")
-    return raw[8 : 8 + size], raw[8 + size :]
-
-
-class Fuzzer:
+class Fuzzer(Material):
     """Makes and sends one malformed message after another.
 
     Args:
@@ -51,37 +24,9 @@ class Fuzzer:
     """
 
     def __init__(self, endpoint, seed):
-        self.endpoint, self.rng = endpoint, np.random.default_rng(seed)
+        super().__init__(seed)
+        self.endpoint = endpoint
         self.counts, self.answers = Counter(), Counter()
-        hello = {"protocol": wire.PROTOCOL, "identity": IDENTITY}
-        self.opening = wire.pack(hello)
-        self.ask = asdict(wire.Ask(1, 0.4, 1.0, "fuzz.0", 0))
-        images = weak_views()
-        schema = wire.image_schema(6, 5)
-        batch = pa.record_batch([wire.tensor_column(images, schema.field(0).type)], schema=schema)
-        self.schema = split(schema.serialize())[0]
-        self.batch = split(batch.serialize())
-        packed = pa.ipc.IpcWriteOptions(compression="zstd")
-        wide = pa.record_batch(
-            [wire.tensor_column(weak_views(size=(64, 64)) * 0, wire.image_schema(64, 64).field(0).type)],
-            schema=wire.image_schema(64, 64),
-        )
-        stream = pa.BufferOutputStream()
-        with pa.ipc.new_stream(stream, wide.schema, options=packed) as writer:
-            writer.write_batch(wide)
-        raw = stream.getvalue().to_pybytes()
-        first = 8 + int.from_bytes(raw[4:8], "little")
-        self.wide_schema = split(wide.schema.serialize())[0]
-        self.zipped = split(raw[first:])
-        header = wire.Header("fuzz.0", 1, 1)
-        blob = weights.to_bytes(
-            dict(tiny_net(classes=4).state_dict()), header
-        )  # another network: never taken up
-        self.parcel = {
-            **hello, "header": asdict(header), "bytes": len(blob), "sha256": weights.digest(blob), "takes": True
-        }  # fmt: skip
-        column = pa.array(np.frombuffer(blob, np.uint8))
-        self.blob = split(pa.record_batch([column], schema=wire.WEIGHTS_SCHEMA).serialize())
         self.kinds = [getattr(self, name) for name in sorted(dir(self)) if name.startswith("send_")]
         self._connect()
 
@@ -113,32 +58,6 @@ class Fuzzer:
         for _ in call:
             pass
 
-    def noise(self, most=300):
-        return self.rng.bytes(int(self.rng.integers(0, most)))
-
-    def broken(self, raw):
-        """Return bytes with some flipped, cut off, doubled, put in or set to extremes."""
-        out = bytearray(raw)
-        for _ in range(int(self.rng.integers(1, 4))):
-            at = int(self.rng.integers(0, len(out) + 1))
-            match self.rng.integers(5):
-                case 0 if at < len(out):
-                    out[at] ^= 1 << int(self.rng.integers(8))
-                case 1:
-                    del out[at:]
-                case 2:
-                    out[at:at] = self.noise(40)
-                case 3:
-                    out[at : at + 8] = [b"\xff" * 8, b"\x7f" + b"\xff" * 7, bytes(8)][self.rng.integers(3)]
-                case _:
-                    out[at:at] = out[at : at + 16]
-        return bytes(out)
-
-    def odd(self):
-        """Return a JSON value of some unfitting kind."""
-        values = [None, -1, 2**70, 1e308, float("nan"), "x" * 100, [], {}, [[1] * 50] * 3, True, "\ud800", ""]
-        return values[self.rng.integers(len(values))]
-
     # Below gRPC.
 
     def send_socket_noise(self):
@@ -164,7 +83,7 @@ class Fuzzer:
         """A right request with a wrong token or none."""
         token = [None, "", "wrong", TOKEN[:-1], TOKEN + "x", "x" * 8000][self.rng.integers(6)]
         method = ["DoExchange", "DoPut", "DoAction", "ListFlights"][self.rng.integers(4)]
-        self.call(method, self._request(), token)
+        self.call(method, self.request(), token)
 
     # Protobufs.
 
@@ -186,7 +105,7 @@ class Fuzzer:
 
     def send_broken_protobuf(self):
         """A right stream, one of whose protobufs is damaged."""
-        messages = self._request()
+        messages = self.request()
         at = int(self.rng.integers(len(messages)))
         messages[at] = self.broken(messages[at])
         self.call("DoExchange", messages)
@@ -200,31 +119,25 @@ class Fuzzer:
 
     # Arrow.
 
-    def _request(self, schema=None, batch=None, ask=None, opening=None):
-        header, body = batch or self.batch
-        note = wire.pack(self.ask) if ask is None else ask
-        first = flight_data(schema or self.schema, command=opening or self.opening)
-        return [first, flight_data(header, body, note)]
-
     def send_broken_schema(self):
         """A schema message with wrong bytes."""
-        self.call("DoExchange", self._request(schema=self.broken(self.schema)))
+        self.call("DoExchange", self.request(schema=self.broken(self.schema)))
 
     def send_broken_header(self):
         """A batch message with wrong bytes: counts, offsets, lengths, types."""
         header, body = self.batch
-        self.call("DoExchange", self._request(batch=(self.broken(header), body)))
+        self.call("DoExchange", self.request(batch=(self.broken(header), body)))
 
     def send_broken_body(self):
         """A body that is shorter or longer than the batch says."""
         header, body = self.batch
         body = [b"", body[: self.rng.integers(len(body))], body + self.noise()][self.rng.integers(3)]
-        self.call("DoExchange", self._request(batch=(header, body)))
+        self.call("DoExchange", self.request(batch=(header, body)))
 
     def send_broken_compression(self):
         """A compressed body with a wrong length or wrong bytes."""
         header, body = self.zipped
-        self.call("DoExchange", self._request(self.wide_schema, (header, self.broken(body))))
+        self.call("DoExchange", self.request(self.wide_schema, (header, self.broken(body))))
 
     def send_other_schema(self):
         """Right Arrow, but not a request's columns."""
@@ -234,7 +147,7 @@ class Fuzzer:
         chosen = [
             (names[self.rng.integers(4)], kinds[self.rng.integers(6)]) for _ in range(self.rng.integers(0, 4))
         ]
-        self.call("DoExchange", self._request(schema=split(pa.schema(chosen).serialize())[0]))
+        self.call("DoExchange", self.request(schema=split(pa.schema(chosen).serialize())[0]))
 
     def send_odd_rows(self):
         """No tile, or more than are taken."""
@@ -242,7 +155,7 @@ class Fuzzer:
         schema = wire.image_schema(6, 5)
         column = wire.tensor_column(weak_views(batch=max(1, rows)), schema.field(0).type)
         batch = pa.record_batch([column], schema=schema).slice(0, rows)
-        self.call("DoExchange", self._request(batch=split(batch.serialize())))
+        self.call("DoExchange", self.request(batch=split(batch.serialize())))
 
     def send_odd_ask(self):
         """A field of a request's JSON that is missing or of a wrong kind, and JSON that is none."""
@@ -253,7 +166,7 @@ class Fuzzer:
         else:
             ask[key] = self.odd()
         note = wire.pack(ask) if self.rng.integers(4) else self.broken(wire.pack(ask))
-        self.call("DoExchange", self._request(ask=note))
+        self.call("DoExchange", self.request(ask=note))
 
     def send_odd_opening(self):
         """Another network or protocol, or no JSON at the start of a stream."""
@@ -261,11 +174,11 @@ class Fuzzer:
         opening = [wire.pack(content), wire.pack({"protocol": self.odd()}), self.noise()][
             self.rng.integers(3)
         ]
-        self.call("DoExchange", self._request(opening=opening))
+        self.call("DoExchange", self.request(opening=opening))
 
     def send_message_out_of_turn(self):
         """A batch before its schema, two schemas, a message without content."""
-        first, second = self._request()
+        first, second = self.request()
         orders = [
             [second],
             [second, first],
@@ -280,7 +193,7 @@ class Fuzzer:
         """A stream that is dropped in the middle."""
 
         def messages():
-            yield from self._request()[: self.rng.integers(1, 3)]
+            yield from self.request()[: self.rng.integers(1, 3)]
             time.sleep(20)
 
         headers = [("authorization", f"Bearer {TOKEN}")]

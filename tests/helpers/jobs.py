@@ -24,16 +24,18 @@ def content(out):
 
 
 def workers_of(pid):
-    """List the worker processes of a job."""
-    found = []
+    """List the worker processes of a job: forked from a process that the job started."""
+    parents, servers = {}, set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             told, line = path.read_text(), (path.parent / "cmdline").read_text()
         except OSError:
             continue
-        if int(told.rpartition(")")[2].split()[1]) == pid and "spawn_main" in line:
-            found.append(int(path.parent.name))
-    return found
+        number = int(path.parent.name)
+        parents[number] = int(told.rpartition(")")[2].split()[1])
+        if "forkserver" in line:
+            servers.add(number)
+    return [each for each in servers if parents[each] in servers and parents[parents[each]] == pid]
 
 
 def wait_until(ready):

@@ -3,12 +3,18 @@
 import torch
 from torch import nn
 
+from mkd.models.dropout import SampleDropout
+
 
 def tiny_net(classes=3, seed=0):
     """Return 3x3 conv, BatchNorm (with an integer buffer), ReLU, dropout, 1x1 classifier; keeps the size."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Conv2d(4, classes, 1)
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        SampleDropout(0.5),
+        nn.Conv2d(4, classes, 1),
     )
 
 

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 import torch
 
-from mkd.semi.entropy import PseudoLabels
+from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher.api import Tally, TeachersGone
 from mkd.train.health import Health
 from mkd.train.pseudo_feed import PseudoFeed
 from mkd.train.semi_step import SemiStep
-from mkd.train.supervised_step import Ohem
+from mkd.train.supervised_step import ALONE, Ohem
 from mkd.train.views import Candidates
 from tests.helpers.shards import CLASSES
 
@@ -18,22 +18,34 @@ SIDE = 3
 TILES = 7  # an epoch of `numbered`
 
 
-def numbered(size):
-    """Give `candidates(first)`: tile n of the stream has n in its pixels, is (epoch, sample) and inside at one edge."""
+def numbered(size, world=ALONE, stored=False):
+    """Give `candidates(first)`: tile n of the stream has n in its pixels, is (epoch, sample) and inside at one edge.
+
+    Each rank gets `size` tiles of a batch; with `stored` they come with the label n % 3.
+    """
 
     def candidates(first):
-        batch = first
+        part = first * world.ranks + world.rank
         while True:
-            ids = [divmod(batch * size + row, TILES) for row in range(size)]
+            tiles = range(part * size, (part + 1) * size)
+            ids = [divmod(n, TILES) for n in tiles]
             weak = torch.zeros(size, 3, SIDE, SIDE, dtype=torch.uint8)
-            for row, n in enumerate(range(batch * size, (batch + 1) * size)):
+            for row, n in enumerate(tiles):
                 weak[row, 0], weak[row, 1] = n % 256, n // 256
+                noise = np.random.default_rng(n).integers(0, 256, (SIDE, SIDE), np.uint8)
+                weak[row, 2] = torch.from_numpy(noise)
             inside = torch.ones(size, SIDE, SIDE, dtype=torch.bool)
             inside[:, 0] = False
-            yield Candidates(ids, weak, inside, [np.random.default_rng(pair) for pair in ids])
-            batch += 1
+            labels = numbered_labels(tiles) if stored else None
+            yield Candidates(ids, weak, inside, [np.random.default_rng(pair) for pair in ids], labels)
+            part += world.ranks
 
     return candidates
+
+
+def numbered_labels(tiles):
+    """Label tile n with n % 3 everywhere."""
+    return torch.stack([torch.full((SIDE, SIDE), n % 3, dtype=torch.uint8) for n in tiles])
 
 
 def numbers(weak):
@@ -44,11 +56,12 @@ def numbers(weak):
 class Scripted:
     """Accepts tile n of `numbered` when pattern[n % len] says so, and labels it n % 3; remembers the protocol.
 
-    It is gone when ticket `gone` is collected.
+    It is gone when ticket `gone` is collected. Its tile filter sees what `gather` makes of the scores.
     """
 
-    def __init__(self, pattern, depth=0, gone=None):
-        self.pattern, self.depth, self.gone = pattern, depth, gone
+    def __init__(self, pattern, depth=0, gone=None, gather=lambda score: score):
+        self.pattern, self.depth, self.gone, self.gather = pattern, depth, gone, gather
+        self.tile_limit = TileLimit(window=50)
         self.tally, self.model = Tally(ages=Counter()), None
         self.submitted, self.collected, self.flight = [], [], {}
         self.most, self.followed = 0, 0
@@ -65,9 +78,11 @@ class Scripted:
         tiles = self.flight.pop(ticket)
         self.collected.append(ticket)
         accepted = torch.tensor([self.pattern[n % len(self.pattern)] for n in tiles])
-        labels = torch.stack([torch.full((SIDE, SIDE), n % 3, dtype=torch.uint8) for n in tiles])
+        labels = numbered_labels(tiles)
         labels[~accepted] = 255
-        return PseudoLabels(labels, torch.tensor([n % 5 / 10 for n in tiles]), accepted, 0)
+        score = torch.tensor([n % 5 / 10 for n in tiles])
+        self.tile_limit.observe(self.gather(score))
+        return PseudoLabels(labels, score, accepted, 0)
 
     def follow(self, student):
         self.followed += 1
@@ -82,12 +97,14 @@ class Scripted:
         self.flight.clear()
 
 
-def health_of(teacher, say=print, histogram=(1, 1, 1), good=None):
+def health_of(teacher, say=print, histogram=(1, 1, 1), good=None, world=ALONE):
     """Watch a teacher of the tiny data sets' classes."""
-    return Health(CLASSES, histogram, say, teacher.tally, good)
+    return Health(CLASSES, histogram, say, teacher.tally, good, world)
 
 
 def semi_step_of(model, teacher, feed, result=None, weight=1.0):
     """Make a semi-supervised step that reads its unlabelled tiles from a feed."""
-    pseudo = PseudoFeed(feed.candidates, feed.batch, teacher, health_of(teacher), print)
-    return SemiStep(model, pseudo, result or model, Ohem(0.7, 0.1), weight)
+    world = feed.world
+    health, size = health_of(teacher, world=world), feed.batch // world.ranks
+    pseudo = PseudoFeed(feed.candidates, size, teacher, health, print, world=world)
+    return SemiStep(model, pseudo, result or model, Ohem(0.7, 0.1), weight, world)

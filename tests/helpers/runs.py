@@ -20,8 +20,11 @@ from mkd.dist.engine import Engine
 from mkd.dist.world import World
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.journal import Journal
-from mkd.train.loop import Phase, fit
+from mkd.train.loop import fit
 from mkd.train.optim import make_optimizer
+from mkd.train.phase import Phase
+from mkd.train.startup import StartUp
+from mkd.train.stop import Stop
 from mkd.train.views import Feed
 from tests.helpers.shards import CLASSES
 
@@ -67,7 +70,7 @@ def feed_of(
 
 def phase_of(name="student", steps=8, **more):
     """Describe a phase that logs every step, saves every third and validates every second."""
-    given = {"steps_an_epoch": 3.0, "lr": 0.05, "power": 0.9, "seed": 0}
+    given = {"steps_an_epoch": 3.0, "lr": 0.05, "power": 0.9, "seed": 0, "batch": 2}
     often = {"log_every": 1, "save_every": 3, "val_every": 2}
     return Phase(name, steps, **(given | often | more))
 
@@ -88,20 +91,20 @@ def killed_at(feed, step):
     return cut
 
 
-def fit_in(folder, step, feed, phase, validate=None, kill=None, health=None):
+def fit_in(folder, step, feed, phase, validate=None, kill=None, health=None, world=CPU, **kept):
     """Train one phase in a run folder; `kill` ends it before that step, and nothing after it happens."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    engine = Engine(CPU, step.model, None)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer("sgd", step.model, set(), phase.lr, 1.0, 0.9, 1e-3)
-    checkpoints = Checkpoints(Path(folder) / "checkpoints" / phase.name)
-    journal = Journal(Path(folder), CLASSES)
-    if kill is None:
-        weights = fit(phase, step, feed, engine, optimizer, checkpoints, journal, validate, health)
+    engine = Engine(world, step.model, optimizer, rank_batch=phase.batch // world.ranks)
+    checkpoints = Checkpoints(folder / "checkpoints" / phase.name, world.first, **kept)
+    journal = Journal(folder, CLASSES, world.first)
+    given = feed if kill is None else killed_at(feed, kill)
+    with contextlib.suppress(Killed), Stop(world, folder / "stop") as stop:
+        weights = fit(phase, step, given, engine, checkpoints, journal, validate, health, stop, StartUp())
+        assert kill is None, f"the run ended before step {kill}"
         journal.end()
         return {name: t.clone() for name, t in weights.items()}
-    with contextlib.suppress(Killed):
-        fit(phase, step, killed_at(feed, kill), engine, optimizer, checkpoints, journal, validate, health)
-        raise AssertionError(f"the run ended before step {kill}")
     return None
 
 
@@ -137,8 +140,29 @@ def start(script, *overrides):
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)
 
 
+def torchrun(script, *overrides, ranks=2, options=()):
+    """Start launch/SCRIPT.py on several ranks, with torchrun as users have it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command += [*options, str(ROOT / "launch" / f"{script}.py"), *overrides]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    one = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=one, **quiet)
+
+
+def rank_processes(process):
+    """Map rank -> process id of the ranks that a torchrun has started."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            words = (path.parent / "environ").read_bytes().split(b"\0")
+            if parent == process.pid and (rank := [w for w in words if w.startswith(b"RANK=")]):
+                found[int(rank[0][5:])] = int(path.parent.name)
+    return found
+
+
 def kill_once(process, ready):
-    """Kill -9 a process as soon as `ready()` is true; it must not have ended before."""
+    """Kill -9 a process once `ready()` is true; it must not have ended before."""
     while process.poll() is None and not ready():
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
@@ -146,7 +170,14 @@ def kill_once(process, ready):
     assert process.returncode == -signal.SIGKILL, output
 
 
-def finish(process):
+def once(process, ready):
+    """Wait until `ready()` is true; the process must not have ended before."""
+    while not ready():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def finish(process, timeout=None):
     """Wait for a process; return exit status and what it printed."""
-    output, _ = process.communicate()
+    output, _ = process.communicate(timeout=timeout)
     return process.returncode, output

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mkd.losses.share import alone
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import wire
 from mkd.teacher.batcher import Batcher
@@ -48,14 +49,23 @@ def service(model=None, identity=IDENTITY, token=None, port=0, tls=None, say=pri
 
 
 def remote(
-    student, *endpoints, said=None, limit=None, identity=IDENTITY, token=None, timeout=1.0, tls=None, **terms
+    student,
+    *endpoints,
+    said=None,
+    limit=None,
+    identity=IDENTITY,
+    token=None,
+    timeout=1.0,
+    tls=None,
+    gather=alone,
+    **terms,
 ):
     """Return the student's side; what it says goes into `said`."""
     terms = Terms(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | terms))
     limit = limit or TileLimit(absolute=1.0)
     access = Access(identity, token, tls, timeout)
     say = print if said is None else said.append
-    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say)
+    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say, gather)
 
 
 def weak_views(seed=0, batch=4, size=(6, 5)):
@@ -68,6 +78,18 @@ def same(one, other):
     """Return whether two answers are equal to the bit."""
     pairs = [(getattr(one, k), getattr(other, k)) for k in ("labels", "score", "accepted")]
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def equal_nets(one, other):
+    """Return whether two networks are equal to the bit."""
+    mine, theirs = one.state_dict(), other.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(t, theirs[name]) for name, t in mine.items())
+
+
+def ask(teacher, number=0, **more):
+    """Return the answer for one batch of `weak_views`."""
+    teacher.submit(number, weak_views(number, **more), 0.0)
+    return teacher.collect(number)
 
 
 def until(condition, seconds=60.0):

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from mkd.data.loader import TileSet
+from mkd.dist.world import World
 from mkd.evaluate import confusion, results
 from mkd.metrics.confusion import ConfusionMatrix
 from tests.helpers import references
 from tests.helpers.shards import pictures, write_dataset
 
-CPU = torch.device("cpu")
+CPU = World(0, 1, torch.device("cpu"))
 
 
 class Strongest(nn.Module):

@@ -1,10 +1,13 @@
 """The same task over many items: same results in one process and in several, errors as they are."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from shards.workers import each
+from tests.helpers.runs import ROOT
 
 
 def square(number):
@@ -46,3 +49,31 @@ def test_no_worker_is_refused_at_once():
     """Before anything is asked for."""
     with pytest.raises(ValueError, match="--workers 0: at least one"):
         each(square, [1], 0)
+
+
+EARLY = """
+import os, signal, sys, threading
+from shards.workers import begin_early, each
+
+def seen(number):
+    blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return number, os.getpid(), "shards.verify" in sys.modules, blocked
+
+if __name__ == "__main__":
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    begin_early("shards.verify")
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+    found = list(each(seen, range(20), 2))
+    assert sorted(number for number, *_ in found) == list(range(20))
+    assert all(ready and blocked for *_, ready, blocked in found), found
+    assert os.getpid() not in {process for _, process, *_ in found}
+    print("well")
+"""
+
+
+def test_workers_that_begin_early_find_their_module_loaded(tmp_path):
+    """They are forked from a process that has it, and a Ctrl-C is the parent's affair from their first moment on."""
+    script = tmp_path / "early.py"
+    script.write_text(EARLY)
+    ran = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (ran.stdout, ran.stderr, ran.returncode) == ("well\n", "", 0)

@@ -147,7 +147,7 @@ def test_a_contender_that_fails_ends_the_benchmark():
 def test_all_but_s3_and_the_peers(tmp_path, capsys):
     """Every figure is there and positive, and the ratios are of the figures beside them."""
     found = run(tmp_path, "peers=null", "parts=[plan,pack,loader]")
-    wanted = {*LEAST, *MOST, "loader_vs_webdataset_uint8"}
+    wanted = {*LEAST, *MOST, "loader_vs_webdataset_uint8", "resume_tiles"}
     assert wanted - set(found) == {"loader_vs_litdata", "loader_vs_mosaic", "s3_vs_local"}
     assert all(found[key] > 0 for key in wanted & set(found))
     rates, seconds = found["tiles_per_second"], found["pack_seconds"]

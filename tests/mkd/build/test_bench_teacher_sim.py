@@ -46,14 +46,15 @@ def test_the_way_there_and_back_is_hidden_by_work_ahead():
     assert wait_share([1.0], Cluster(1, 3, 2.0, 3, travel_s=3.0)) == 0
 
 
-def links_of(teachers, clock, monkeypatch):
-    """Return a desk with links that never connect; their clock is ours."""
+def links_of(teachers, rank, clock, monkeypatch):
+    """Return a desk with links that never connect, in the order of a rank; their clock is ours."""
     monkeypatch.setattr(link_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     desk = object.__new__(Desk)
     desk.changed = SimpleNamespace(notify_all=lambda: None)
     desk._links = []
-    for _ in range(teachers):
+    for number in range(rank, rank + teachers):
         link = object.__new__(Link)
+        link.number = number % teachers
         link.state, link.header, link.ailing, link.rate = "up", Header("s.0", 0, 0), False, None
         link.max_batch, link.max_tile, link._busy_since = 1, 1, 0.0
         link.requests, link._waiting, link._desk = {}, deque(), desk
@@ -66,8 +67,10 @@ class Reference:
 
     def __init__(self, cluster, draws, monkeypatch):
         self.cluster, self.draws, self.clock = cluster, iter(draws), [0]
-        self.desks = [links_of(cluster.teachers, self.clock, monkeypatch) for _ in range(cluster.students)]
-        self.queues = [[] for _ in range(cluster.teachers)]  # of [request, its student, seconds left]
+        self.desks = [
+            links_of(cluster.teachers, rank, self.clock, monkeypatch) for rank in range(cluster.students)
+        ]
+        self.queues = [[] for _ in range(cluster.teachers)]  # of [request, its student, seconds left, link]
         self.coming = []  # (when, student, link, request)
         self.came = [set() for _ in self.desks]
         self.asked, self.collected = [0] * cluster.students, [0] * cluster.students
@@ -78,16 +81,15 @@ class Reference:
         request = Request(Ask(number, 0.5, 1.0, "s.0", 0), torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
         chosen = self.desks[student]._choose(request)
         chosen.give(request)
-        self.queues[self.desks[student]._links.index(chosen)].append([request, student, next(self.draws)])
+        self.queues[chosen.number].append([request, student, next(self.draws), chosen])
 
     def teach(self):
         """Let each teacher work for the second that ends now."""
-        for number, queue in enumerate(self.queues):
+        for queue in self.queues:
             if queue:
                 queue[0][2] -= 1
                 if queue[0][2] == 0:
-                    request, student, _ = queue.pop(0)
-                    link = self.desks[student]._links[number]
+                    request, student, _, link = queue.pop(0)
                     self.coming.append((self.clock[0] + self.cluster.travel_s, student, link, request))
 
     def deliver(self):

@@ -16,6 +16,7 @@ from mkd.dist.world import find_world
 from mkd.models.backbone import create_backbone
 from mkd.models.deeplab import build
 from mkd.store.model_folder import load_model
+from mkd.train.startup import StartUp
 from tests.helpers.runs import digests, rows
 
 
@@ -116,7 +117,7 @@ def test_the_fisher_is_the_source_models_on_source_tiles(runs):
 def consolidation(config, folder, monkeypatch):
     """Make EWC's constants anew in an ended run's folder, without touching it."""
     monkeypatch.setattr("mkd.build.train.open_run", lambda config: folder)
-    run = Run(config, find_world("cpu"), labelled_index(config))
+    run = Run(config, find_world("cpu"), labelled_index(config), StartUp())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")
     student = _student(config, 3, teacher)

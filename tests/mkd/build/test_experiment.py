@@ -6,10 +6,11 @@ from statistics import stdev
 
 import pytest
 
+from mkd.build.demo import demo
 from mkd.build.experiment import _fill, _row, experiment, run_folder
 from mkd.build.pages import experiment_report
 from mkd.build.table import show
-from mkd.config.schema import Experiment, ExperimentStep
+from mkd.config.schema import DemoRun, Experiment, ExperimentStep
 from tests.helpers.runs import LITE0, QUICK, digests
 
 
@@ -106,6 +107,15 @@ def test_the_table_is_printed(tmp_path, capsys):
     line = next(line for line in text.splitlines() if "Base" in line)
     assert "A title" in text
     assert line.replace("│", " ").split() == ["Base", "50.00", "1", "seed", "60.00", "40.0", "60.0", "absent"]
+
+
+@pytest.mark.parametrize(("work", "kind"), [(experiment, Experiment), (demo, DemoRun)])
+def test_one_of_several_ranks_is_refused(tmp_path, monkeypatch, work, kind):
+    """Each of several ranks would start all runs: one sentence, and nothing is made."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="not for several ranks; start it with python"):
+        work(kind(out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_row_of_no_run_is_refused_first(tmp_path):

@@ -9,7 +9,7 @@ from mkd.build import parts
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import CostRun, DataConfig, ModelConfig, OhemConfig, SupervisedRun
 from mkd.models.deeplab import Architecture, build
-from tests.helpers.runs import CPU
+from tests.helpers.runs import CPU, phase_of
 from tests.helpers.shards import CLASSES
 
 
@@ -76,14 +76,42 @@ def test_a_phase_counts_steps(epochs, steps, tiles, total):
     assert (phase.power, phase.log_every, phase.save_every, phase.val_every) == (0.9, 10, 200, 200)
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "ranks", "passes"),
+    [(8, None, 1, 1), (8, None, 4, 1), (8, 2, 1, 4), (8, 2, 4, 1), (8, 1, 2, 4)],
+)
+def test_a_batch_is_ranks_times_passes_times_micro(batch, micro, ranks, passes):
+    """The number of forward passes is completed from the other three."""
+    assert parts.micro_batches(DataConfig("x", batch=batch, micro=micro), ranks) == passes
+    config = SupervisedRun(data=DataConfig("x", batch=batch, micro=micro))
+    phase = parts.phase(config, "student", 1, None, 80, 0.1, ranks)
+    assert (phase.batch, phase.micro_batches, phase.steps) == (batch, passes, 80 // batch)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "ranks", "said"),
+    [
+        (8, None, 3, ["data.batch=8", "3 ranks", "data.batch=6 or 9"]),
+        (2, None, 3, ["data.batch=2", "3 ranks", "give data.batch=3,"]),
+        (12, 4, 2, ["data.batch=12", "2 ranks", "data.micro=4", "6 tiles a rank", "1, 2, 3, 6"]),
+        (8, 4, 4, ["data.batch=8", "4 ranks", "data.micro=4", "may be 1, 2,"]),
+    ],
+)
+def test_a_batch_that_does_not_come_out_even(batch, micro, ranks, said):
+    """One sentence with the three numbers and what would do."""
+    with pytest.raises(ValueError, match=r"data\.batch=") as caught:
+        parts.micro_batches(DataConfig("x", batch=batch, micro=micro), ranks)
+    assert all(part in str(caught.value) for part in said)
+
+
 def test_the_head_learns_faster(runs):
     """optim.head_factor multiplies the rate of everything but the backbone; each trained weight is in one group."""
     config = SupervisedRun()
     config.optim.head_factor = 10.0
     model = build(parts.architecture(runs["kd"].model), 3, None)
     model.classifier.requires_grad_(False)
-    engine, optimizer = parts.engine_and_optimizer(config, model, CPU, 0.01)
-    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    engine = parts.engine(config, model, CPU, phase_of(lr=0.01), 1)
+    rates = {id(p): g["lr"] for g in engine.optimizer.param_groups for p in g["params"]}
     for name, p in model.named_parameters():
         if name.startswith("classifier."):
             assert id(p) not in rates

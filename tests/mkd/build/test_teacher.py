@@ -2,20 +2,26 @@
 
 import json
 import signal
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mkd.build import teacher as build
+from mkd.build.semi import _teacher
 from mkd.config import schema
 from mkd.config.load import load, to_yaml
+from mkd.dist.world import World
 from mkd.models.deeplab import Architecture
 from mkd.models.deeplab import build as network
 from mkd.store.model_folder import ModelCard, read_card, save_model
+from mkd.teacher import server as server_module
 from mkd.teacher import weights, wire
 from mkd.teacher.access import TOKEN_VARIABLE
 from mkd.teacher.calls import Access, Caller, Lost
 from tests.helpers.runs import finish, launch, start
+from tests.helpers.teachers import IDENTITY, service, until
 
 SMALL = Architecture("tf_efficientnet_lite0", aspp_channels=8, low_channels=4, decoder_channels=8)
 CLASSES = ("grass", "road", "water")
@@ -54,8 +60,10 @@ def test_serve_status_and_stop(run_folder, capsys):
         endpoint = f"endpoint={said['endpoint']}"
         assert launch("teacher", "status", endpoint, token) == 0
         assert f"teacher {said['endpoint']} on cpu" in capsys.readouterr().out
-        assert launch("teacher", "status", endpoint, token, "json=true") == 0
-        found = json.loads(capsys.readouterr().out)
+        assert launch("teacher", "status", endpoint, token, "--json") == 0
+        line = capsys.readouterr().out
+        assert line.count("\n") == 1
+        found = json.loads(line)
         assert (found["version"], found["updates"], found["queue"], found["clients"]) == (7, 14, 0, 0)
         assert launch("teacher", "status", endpoint) == 2
         assert "token is missing or wrong" in capsys.readouterr().err
@@ -91,6 +99,8 @@ def test_the_published_weights_are_taken_up(run_folder):
         (["model=nowhere"], "no model.yaml"),
         (["run=nowhere"], "not the config of a semi-supervised run"),
         (["host=0.0.0.0"], "there is no token"),
+        (["host=::2"], "host=[::2] can be reached"),
+        (["host=''"], "host= is empty"),
         (["port=70000"], "port=70000"),
         (["max_batch=0"], "max_batch=0"),
         (["wait_ms=-1"], "wait_ms=-1"),
@@ -109,6 +119,45 @@ def test_mistakes_end_in_one_sentence(run_folder, monkeypatch, capsys, typed, te
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert text in err
+
+
+@pytest.mark.parametrize(("hangs_up", "status"), [(True, None), (False, 1)])
+def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up, status):
+    """Whoever still holds a stream open: the process must not stay as one that greets and never answers."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(build.os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
+    monkeypatch.setattr(server_module, "GRACE", 0.5)
+    with service() as server:
+        stream = Caller(server.endpoint, Access(IDENTITY, None)).open(6, 5)
+        until(lambda: server._streams)
+        if hangs_up:
+            stream[1].cancel()
+            until(lambda: not server._streams)
+        server.batcher._swap = lambda: 1 / 0
+        with pytest.raises(RuntimeError if hangs_up else SystemExit) as caught:
+            build._until_told(server, server.batcher, "127.0.0.1", "cpu")
+        assert getattr(caught.value, "code", None) == status
+        stream[1].cancel()
+    said = capsys.readouterr()
+    assert "thread that labels has died" in str(caught.value) + said.err
+    assert "teacher stopped" in said.out
+
+
+def test_several_ranks_cannot_wait_for_longer_than_their_calls():
+    """A rank that waits for a teacher must not be given up by the others; one rank may wait as long as it likes."""
+    config = schema.SemiRun(teacher=schema.TeacherConfig(kind="service", endpoints=["h:1"], patience=3600.0))
+    run = SimpleNamespace(world=World(0, 2, torch.device("cpu")))
+    with pytest.raises(ValueError, match=r"teacher.patience=3600: .* at most 540 is allowed"):
+        _teacher(config, torch.nn.Identity(), None, run)
+    assert schema.TeacherConfig().patience < 540
+
+
+@pytest.mark.parametrize("endpoint", ["here", "http://here:1"])
+def test_a_status_of_nowhere(capsys, endpoint):
+    """What is not HOST:PORT is named before anybody is called."""
+    assert launch("teacher", "status", f"endpoint={endpoint}") == 2
+    assert f"endpoint: '{endpoint}' is not HOST:PORT" in capsys.readouterr().err
 
 
 def test_a_file_that_is_no_pem(tmp_path):

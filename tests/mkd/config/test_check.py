@@ -90,6 +90,11 @@ def test_a_url_is_left_to_the_reader(folders, key):
         ("log_every=0", "at least 1"),
         ("save_every=0", "at least 1"),
         ("val_every=0", "at least 1"),
+        ("data.micro=0", "at least 1"),
+        ("keep=0", "at least 1"),
+        ("keep_every=0", "multiple of save_every=200"),
+        ("keep_every=300", "multiple of save_every=200"),
+        ("engine=zero3", "auto, plain, ddp, zero1, zero2"),
         ("ohem.threshold=1.5", "[0, 1]"),
         ("ohem.min_kept=-0.1", "[0, 1]"),
         ("optim.momentum=1", "[0, 1)"),
@@ -204,11 +209,15 @@ def test_offline_labels_stand_in_for_unlabelled_tiles(folders):
     assert "launch/semi.py" in refused("supervised", folders, "data.pseudo={data}")
 
 
-@pytest.mark.parametrize("endpoint", ["here", "here:", "here:0", "here:65536", "here:8o"])
+@pytest.mark.parametrize(
+    "endpoint", ["here", "here:", "here:0", "here:65536", "here:8o", "grpc://here:1", "::1:8"]
+)
 def test_endpoints(folders, endpoint):
     """Each of the endpoints is HOST:PORT; the one that is not is named."""
     text = refused("semi", folders, "teacher.kind=service", f"teacher.endpoints=[good:1,{endpoint}]")
     assert f"'{endpoint}' is not HOST:PORT" in text
+    twice = refused("semi", folders, "teacher.kind=service", "teacher.endpoints=[good:1,other:1,good:1]")
+    assert "names good:1 more than once" in twice
     given = [*arguments("semi", folders), "teacher.kind=service", "teacher.endpoints=[good:1,10.0.0.2:65535]"]
     assert load(SemiRun, "semi", given).teacher.endpoints == ["good:1", "10.0.0.2:65535"]
 

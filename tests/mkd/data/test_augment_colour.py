@@ -142,11 +142,16 @@ def numbered(count, size):
     return labels[:, None].expand(-1, 3, -1, -1).float(), labels
 
 
+def mixed_with_next(images, labels, draws, probability=1.0):
+    """Let each sample get its box from the next one of the batch."""
+    return cutmix(images, labels, images.roll(-1, 0), labels.roll(-1, 0), draws, probability)
+
+
 def test_cutmix_pastes_one_box_of_the_next_sample():
     """Inside one rectangle of 2 to 40 % of the area a sample is the next one, image and label alike."""
     count, size = 60, 40
     images, labels = numbered(count, size)
-    mixed, ids = cutmix(images, labels, draws_of(count), probability=1.0)
+    mixed, ids = mixed_with_next(images, labels, draws_of(count))
     shares = []
     for n in range(count):
         inside = ids[n] == (n + 1) % count
@@ -164,7 +169,7 @@ def test_cutmix_pastes_one_box_of_the_next_sample():
 def test_cutmix_boxes_reach_every_corner():
     """Boxes lie anywhere: over many samples each pixel, the corners too, is pasted at least once."""
     images, labels = numbered(200, 12)
-    _, ids = cutmix(images, labels, draws_of(200), probability=1.0)
+    _, ids = mixed_with_next(images, labels, draws_of(200))
     assert (ids != labels).any(dim=0).all()
 
 
@@ -172,7 +177,7 @@ def test_cutmix_boxes_reach_every_corner():
 def test_cutmix_comes_as_often_as_it_should(probability):
     """The share of samples with a box is the probability."""
     images, labels = numbered(200, 16)
-    _, ids = cutmix(images, labels, draws_of(200), probability)
+    _, ids = mixed_with_next(images, labels, draws_of(200), probability)
     share = (ids != labels).flatten(1).any(dim=1).float().mean().item()
     assert share == pytest.approx(probability, abs=0.1 if probability == 0.5 else 0)
 
@@ -181,7 +186,7 @@ def test_cutmix_carries_dropped_pixels_along():
     """Where the next sample's pseudo-label was dropped, the pasted pixel is dropped too."""
     images, labels = pictures(2, size=16), torch.zeros(2, 16, 16, dtype=torch.uint8)
     labels[1] = 255
-    mixed, ids = cutmix(images, labels, draws_of(2), probability=1.0)
+    mixed, ids = mixed_with_next(images, labels, draws_of(2))
     pasted = (mixed[0] != images[0]).all(dim=0)
     assert pasted.any()
     assert torch.equal(ids[0] == 255, pasted)
@@ -190,6 +195,17 @@ def test_cutmix_carries_dropped_pixels_along():
 def test_cutmix_of_a_single_sample_is_itself():
     """In a batch of one the next sample is the sample: nothing changes."""
     images, labels = pictures(1), torch.ones(1, 6, 6, dtype=torch.uint8)
-    mixed, ids = cutmix(images, labels, draws_of(1), probability=1.0)
+    mixed, ids = mixed_with_next(images, labels, draws_of(1))
     assert torch.equal(mixed, images)
     assert torch.equal(ids, labels)
+
+
+def test_cutmix_of_a_part_is_part_of_the_whole():
+    """Samples of a batch that is cut in two, each with its next one given, come out as in the whole batch."""
+    images, labels = pictures(4, size=16), numbered(4, 16)[1]
+    whole = mixed_with_next(images, labels, draws_of(4))
+    for part in (slice(0, 2), slice(2, 4)):
+        others, other_labels = images.roll(-1, 0)[part], labels.roll(-1, 0)[part]
+        mixed = cutmix(images[part], labels[part], others, other_labels, draws_of(4)[part], 1.0)
+        assert torch.equal(mixed[0], whole[0][part])
+        assert torch.equal(mixed[1], whole[1][part])

@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 
 def test_entries_are_those_of_the_record(folder):
-    """Key, size and members of each tile, of the same types."""
+    """Key, size and members of each tile."""
     offsets = Offsets(folder, index := read_index(folder))
     for shard, info in enumerate(index.shards):
         tiles = tuple(offsets.entry(shard, row) for row in range(info.samples))

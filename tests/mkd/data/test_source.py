@@ -12,7 +12,7 @@ from mkd.data import source as module
 from mkd.data.index import read_index
 from mkd.data.plan import Plan
 from mkd.data.record import read_record, write_record
-from mkd.data.source import Damaged, TileSource
+from mkd.data.source import Damaged, TileSource, Wanted
 from mkd.data.storage import Folder
 from tests.helpers.plain import write_plain
 from tests.helpers.s3 import S3Server
@@ -119,6 +119,22 @@ def test_only_what_is_needed_is_touched(local):
     for file in ("plain-000000.tar", "plain-000000.json", "plain-000001.tar", "plain-000001.json"):
         local.remove(file)
     assert source.read(99, ["jpg"]) == {"jpg": TILES[99]["jpg"]}
+
+
+@pytest.mark.parametrize("space", [1, 5000, 10**6])
+def test_tiles_read_together_do_not_overwrite_each_other(place, monkeypatch, space):
+    """All tiles of a call are whole at its end, however much memory there was; damage keeps its place."""
+    monkeypatch.setattr(module, "SPACE", space)
+    source = open_source(*place)
+    for samples in (range(5), range(30, 60), [7], range(100)):
+        wanted = [Wanted(sample, *source.find(sample), ["jpg", "json"]) for sample in samples]
+        bad = Damaged("known before")
+        found = source.read_all([bad, *wanted, bad])
+        assert (found[0], found[-1]) == (bad, bad)
+        for sample, tile in zip(samples, found[1:-1], strict=True):
+            assert {kind: bytes(data) for kind, data in tile.items()} == {
+                kind: TILES[sample][kind] for kind in ("jpg", "json")
+            }
 
 
 def test_open_files_are_bounded(local, monkeypatch):

@@ -22,11 +22,31 @@ def test_one_process(monkeypatch, ranks):
     assert world.first
 
 
-def test_several_ranks_are_refused(monkeypatch):
-    """More ranks than this version supports are said, with the flags to use."""
+def test_half_an_environment_is_said(monkeypatch):
+    """WORLD_SIZE without the rest of what torchrun sets is one sentence with the way to start."""
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match=r"4 ranks.*--nproc-per-node 1"):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=4, but LOCAL_RANK, .*MASTER_PORT is not set.*torchrun"):
         find_world("cpu")
+
+
+def on_this_node(monkeypatch, ranks, gpus):
+    """Set torchrun's environment of the last of a node's ranks, and the number of GPUs."""
+    place = {"WORLD_SIZE": ranks, "RANK": ranks - 1, "LOCAL_RANK": ranks - 1, "LOCAL_WORLD_SIZE": ranks}
+    for name, value in {**place, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+
+
+@pytest.mark.parametrize(("device", "gpus"), [(None, 2), ("cuda", 1), ("cuda:0", 8)])
+def test_more_ranks_than_gpus_are_refused(monkeypatch, device, gpus):
+    """Two ranks never share a GPU, by count or by name."""
+    on_this_node(monkeypatch, 3, gpus)
+    with pytest.raises(ValueError, match=rf"3 ranks on this node.*of {gpus} GPUs.*--nproc-per-node {gpus}"):
+        find_world(device)
 
 
 def test_device_is_found(monkeypatch):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.distill import distillation_loss
 from tests.helpers import references
+from tests.helpers.shares import shares_and_gradients
 
 
 def case(seed=0, batch=2, classes=4, height=3, width=4, spread=2.0):
@@ -167,3 +168,26 @@ def test_a_shift_of_all_logits_changes_nothing(seed, of_student, of_teacher):
     student, teacher, valid = case(seed)
     shifted = loss_of(student + of_student, teacher + of_teacher, 3.0, valid)
     assert shifted == pytest.approx(loss_of(student, teacher, 3.0, valid), rel=1e-3, abs=1e-4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.sampled_from([0.0, 0.2, 0.7, 1.0]),
+    st.booleans(),
+)
+def test_shares_of_ranks_add_up(seed, sizes, share_valid, masked):
+    """However a global batch is split, shares and gradients are those of its one mean over valid pixels."""
+    student, teacher, _ = case(seed, batch=sum(sizes))
+    valid = np.random.default_rng(seed).random((len(student), *student.shape[2:])) < share_valid
+    valid[: sizes[0]] &= len(sizes) == 1  # of several ranks the first has no valid pixel
+
+    def loss(z, z_t, ok, total):
+        return distillation_loss(z, z_t.float(), 3.0, ok if masked else None, total)
+
+    value, gradient = shares_and_gradients(loss, (student, teacher, valid), sizes)
+    everything = valid if masked else np.ones_like(valid)
+    expected, _ = gradients(student, teacher, 3.0, everything)
+    assert value.item() == pytest.approx(loss_of(student, teacher, 3.0, everything), rel=1e-5, abs=1e-7)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)

@@ -12,6 +12,7 @@ from torch import nn
 from mkd.losses.ewc import ewc_penalty, fisher_diagonal, stable_fisher
 from tests.helpers import references
 from tests.helpers.nets import tiny_net
+from tests.helpers.shares import on_ranks
 
 LR, MOMENTUM = 0.1, 0.9
 
@@ -99,6 +100,34 @@ def test_no_valid_pixel_at_all_is_refused(count):
     data = [(images[:count], torch.full_like(labels[:count], 255))]
     with pytest.raises(ValueError, match="at least one labelled tile with a valid pixel"):
         fisher_diagonal(tiny_net(), data)
+
+
+def fisher_of_ranks(parts, **options):
+    """Give each rank a network of its own and its part of the samples; return the Fisher of each."""
+    ranks = [(tiny_net(), part) for part in parts]
+    return on_ranks(ranks, lambda rank, total: fisher_diagonal(*rank, total=total, **options))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 3), min_size=1, max_size=4).filter(any), st.booleans())
+def test_fisher_of_ranks_is_that_of_one(seed, sizes, normalise):
+    """However the samples are split, ranks without any included, each rank has the Fisher of all samples."""
+    images, labels = samples(sum(sizes), seed=seed)
+    labels[:, 0, 0] = 1
+    parts = [[pair] for pair in zip(images.split(sizes), labels.split(sizes), strict=True)]
+    alone = fisher_diagonal(tiny_net(), [(images, labels)], normalise=normalise)
+    for found in fisher_of_ranks(parts, normalise=normalise):
+        assert_same(found, alone, rtol=1e-5)
+
+
+def test_a_rank_without_a_valid_pixel_does_not_refuse():
+    """It is refused only where no rank has one, and then on every rank."""
+    images, labels = samples(2, ignored=0)
+    nothing = [(images, torch.full_like(labels, 255))]
+    first, second = fisher_of_ranks([[(images, labels)], nothing])
+    assert_same(second, first, rtol=0)
+    with pytest.raises(ValueError, match="at least one labelled tile with a valid pixel"):
+        fisher_of_ranks([nothing, nothing])
 
 
 def test_normalised_fisher_has_mean_one_per_tensor():

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.ohem import ohem_cross_entropy
 from tests.helpers import references
+from tests.helpers.shares import shares_and_gradients
 
 IGNORE = 255
 
@@ -58,7 +59,7 @@ def test_gradient_equals_finite_differences():
 def test_nothing_valid_is_zero_with_a_zero_gradient():
     """A batch of ignored pixels gives exactly 0 and a gradient of exactly 0, not NaN."""
     logits, labels = case()
-    loss, gradient = loss_and_gradient(logits, np.full_like(labels, IGNORE))
+    loss, gradient = loss_and_gradient(logits, np.full_like(labels, IGNORE), 0.7, 2)
     assert loss == 0
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
@@ -73,7 +74,7 @@ def test_nothing_hard_is_zero_with_a_zero_gradient():
 
 def test_one_class_has_nothing_to_learn():
     """With a single class p_y is 1 everywhere and the loss 0."""
-    loss, gradient = loss_and_gradient(*case(classes=1))
+    loss, gradient = loss_and_gradient(*case(classes=1), 0.7, 2)
     assert loss == 0
     assert not gradient.any()
 
@@ -93,18 +94,11 @@ def test_keeping_all_is_the_plain_mean(threshold, min_kept):
     assert loss == pytest.approx(references.cross_entropy(logits, labels), rel=1e-5)
 
 
-def test_default_keeps_a_sixteenth_of_the_batch():
-    """min_kept defaults to 1/16 of all pixels, ignored ones counted."""
-    logits, labels = case(height=8, width=8, ignored=0.5)
-    default, _ = loss_and_gradient(logits, labels, threshold=0.0)
-    assert default == pytest.approx(references.ohem(logits, labels, 0.0, 2 * 8 * 8 // 16), rel=1e-5)
-
-
 def test_ignored_pixels_do_not_matter():
     """Whatever the network says at ignored pixels, the loss stays the same to the bit."""
     logits, labels = case()
     changed = logits + 50 * (labels == IGNORE)[:, None]
-    assert loss_and_gradient(logits, labels)[0] == loss_and_gradient(changed, labels)[0]
+    assert loss_and_gradient(logits, labels, 0.7, 2)[0] == loss_and_gradient(changed, labels, 0.7, 2)[0]
 
 
 def test_another_ignore_index():
@@ -112,7 +106,8 @@ def test_another_ignore_index():
     logits, labels = case()
     renamed = np.where(labels == IGNORE, 3, np.minimum(labels, 2))
     same = np.where(labels == IGNORE, IGNORE, np.minimum(labels, 2))
-    assert loss_and_gradient(logits, renamed, ignore_index=3)[0] == loss_and_gradient(logits, same)[0]
+    found, _ = loss_and_gradient(logits, renamed, 0.7, 2, ignore_index=3)
+    assert found == loss_and_gradient(logits, same, 0.7, 2)[0]
 
 
 def test_uint8_labels_and_bfloat16_logits():
@@ -161,3 +156,59 @@ def test_a_shift_of_all_logits_changes_nothing(seed, shift):
     # Threshold 0: a pixel that rounding carries over a threshold would change the mean by a jump.
     shifted, _ = loss_and_gradient(logits + shift, labels, 0.0, 6)
     assert shifted == pytest.approx(loss_and_gradient(logits, labels, 0.0, 6)[0], rel=1e-4, abs=1e-5)
+
+
+def assert_shares_add_up(logits, labels, sizes, *args):
+    """Losses of the ranks sum to that of one rank, and their gradients are its rows: the same pixels are kept."""
+    value, gradient = shares_and_gradients(
+        lambda z, y, total: ohem_cross_entropy(z, y, *args, total=total), (logits, labels), sizes
+    )
+    expected, whole = loss_and_gradient(logits, labels, *args)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(gradient, whole, rtol=1e-5, atol=1e-9)
+    assert torch.equal(gradient != 0, whole != 0)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.floats(0, 1),
+    st.integers(0, 120),
+    st.sampled_from([0.0, 0.3, 0.9, 1.0]),
+    st.sampled_from([1.0, 10.0]),
+)
+def test_shares_of_ranks_add_up(seed, sizes, threshold, min_kept, ignored, grid):
+    """However a global batch is split: min_kept beyond the valid pixels, ties, ranks without any valid pixel."""
+    logits, labels = case(seed, batch=sum(sizes), ignored=ignored)
+    logits = np.round(logits * grid) / grid  # on the coarse grid many pixels are equal
+    assert_shares_add_up(logits, labels, sizes, threshold, min_kept)
+
+
+@pytest.mark.parametrize("min_kept", [0, 1, 7, 15, 16, 10_000])
+def test_a_rank_without_a_valid_pixel(min_kept):
+    """It takes part in the count, its share is 0 with a zero gradient, and the others bear the whole loss."""
+    logits, labels = case(batch=3, ignored=0)
+    labels[1] = IGNORE
+    assert_shares_add_up(logits, labels, [1, 1, 1], 0.0, min_kept)
+
+
+def test_min_kept_counts_the_pixels_of_all_ranks():
+    """Where one rank holds all hard pixels the other keeps none, though each would keep some of its own."""
+    labels = np.zeros((2, 1, 4), np.int64)
+    logits = np.zeros((2, 2, 1, 4))
+    logits[:, 0] = [[[0.1, 0.2, 0.3, 0.4]], [[5.1, 5.2, 5.3, 5.4]]]
+    _, gradient = shares_and_gradients(
+        lambda z, y, total: ohem_cross_entropy(z, y, 0.0, 3, total=total), (logits, labels), [1, 1]
+    )
+    assert (gradient.abs().sum(dim=1) > 0).squeeze(1).tolist() == [[True, True, True, False], [False] * 4]
+
+
+def test_a_rank_gone_nan_is_not_hidden():
+    """A NaN on one rank makes the sum of the shares NaN, so that all ranks can stop."""
+    logits, labels = case(batch=2, ignored=0)
+    logits[1, 2, 0, 0] = np.nan
+    value, _ = shares_and_gradients(
+        lambda z, y, total: ohem_cross_entropy(z, y, 0.0, 1, total=total), (logits, labels), [1, 1]
+    )
+    assert value.isnan()

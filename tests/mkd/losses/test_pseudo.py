@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 
 from mkd.losses.pseudo import pseudo_label_loss
 from tests.helpers import references
+from tests.helpers.shares import shares_and_gradients
 
 
-def case(seed=0, classes=4, dropped=0.4):
+def case(seed=0, classes=4, dropped=0.4, batch=2):
     """Random logits (float64 array) and pseudo-labels (uint8 array) of which a share is dropped."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, (2, 3, 4)).astype(np.uint8)
+    labels = rng.integers(0, classes, (batch, 3, 4)).astype(np.uint8)
     labels[rng.random(labels.shape) < dropped] = 255
-    return rng.normal(0, 2, (2, classes, 3, 4)), labels
+    return rng.normal(0, 2, (batch, classes, 3, 4)), labels
 
 
 def loss_and_gradient(logits, labels, **kwargs):
@@ -86,3 +87,23 @@ def test_bfloat16_logits_are_summed_in_float32():
     loss = pseudo_label_loss(z, torch.tensor(labels))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(references.cross_entropy(z.double(), labels), rel=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.sampled_from([0.0, 0.4, 0.95, 1.0]),
+    st.booleans(),
+)
+def test_shares_of_ranks_add_up(seed, sizes, dropped, empty):
+    """However a global batch is split, shares and gradients are those of its one mean over kept pixels."""
+    logits, labels = case(seed, dropped=dropped, batch=sum(sizes))
+    if empty:
+        labels[-sizes[-1] :] = 255  # the last rank keeps nothing
+    value, gradient = shares_and_gradients(
+        lambda z, y, total: pseudo_label_loss(z, y, total=total), (logits, labels), sizes
+    )
+    expected, whole = loss_and_gradient(logits, labels)
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(gradient, whole, rtol=1e-5, atol=1e-9)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mkd.metrics.cost import cost
 from mkd.models.backbone import NAMES, normalisation
 from mkd.models.deeplab import Architecture, build
+from mkd.models.dropout import SampleDropout, seed_dropout
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "model").glob("*.yaml"))
 SMALL = {"aspp_channels": 8, "low_channels": 4, "decoder_channels": 8}
@@ -58,6 +59,7 @@ def test_parts_of_the_hrnet_form():
     assert (model.low[0].in_channels, model.low[0].out_channels) == (256, 256)
     assert (model.decoder[0][0].in_channels, model.decoder[0][0].out_channels) == (512, 256)
     assert (model.decoder[1].p, model.decoder[3].p) == (0.5, 0.1)
+    assert all(isinstance(model.decoder[n], SampleDropout) for n in (1, 3))
     assert isinstance(model.attention, torch.nn.Identity)
 
 
@@ -246,12 +248,29 @@ def test_refuses_too_few_classes(classes):
         build(LITE0, classes)
 
 
+@pytest.mark.parametrize("architecture", [LITE0, HRNET])
+def test_dropout_is_all_chance_there_is_in_training(architecture):
+    """Seeded, a training pass repeats exactly, leaves torch's generator alone, and differs in the next step."""
+    model = build(architecture, 5).train()
+    x, before = _images(2, 3, 64, 64), torch.get_rng_state()
+    found = []
+    for step in (0, 0, 1):
+        seed_dropout(model, 0, step, [0, 1], 2)
+        found.append(model(x).detach())
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_runs(path):
-    """Every configured network, randomly initialised, trains on one small image of an odd size."""
+    """Every configured network, randomly initialised, trains on one small image of an odd size, on seeded chance."""
     model = build(_read(path)[1], 6).train()
+    seed_dropout(model, 0, 0, [0], 1)
+    before = torch.get_rng_state()
     z = model(_images(1, 3, 65, 70))
     z.square().mean().backward()
+    assert torch.equal(torch.get_rng_state(), before)
     assert z.shape == (1, 6, 65, 70)
     assert z.isfinite().all()

@@ -190,3 +190,12 @@ def test_tau_goes_on_from_its_state():
         one.observe(torch.tensor([0.6, 0.3]))
     assert other.limit(0.1) == limit.limit(0.1)
     assert other.state_dict() == limit.state_dict()
+
+
+def test_tau_leaves_out_what_nobody_scored():
+    """A batch with a NaN, from a rank without a teacher, changes nothing: it will come again."""
+    limit = TileLimit(drop_start=0.5)
+    limit.observe(torch.tensor([0.1, 0.2, 0.3]))
+    before = limit.state_dict()
+    limit.observe(torch.tensor([0.9, torch.nan]))
+    assert limit.state_dict() == before

@@ -12,6 +12,7 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from tests.helpers import references
 from tests.helpers.nets import perturb, tiny_net
+from tests.helpers.threads import on_threads
 
 
 def teacher_of(student, confidence=0.4, limit=None, max_decay=0.9):
@@ -161,3 +162,25 @@ def test_goes_on_from_a_checkpoint():
         teacher.follow(student)
         other.follow(student)
     assert teacher.tile_limit.limit(0.2) == other.tile_limit.limit(0.2) < 1
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_ranks_filter_as_one(ranks):
+    """Each rank labels its part; tau is that of the whole batches, so that tiles are accepted as by one rank."""
+    limits = {"drop_start": 0.5, "drop_end": 0.5, "window": 10}
+    alone = teacher_of(tiny_net(), limit=TileLimit(**limits))
+    expected = [alone.label(weak_views(n), 0.0).accepted.tolist() for n in range(4)]
+    assert not all(expected[-1]), "the case must reject tiles"
+    nets = [tiny_net() for _ in range(ranks)]  # seeds torch's one generator
+
+    def rank_of(world):
+        limit = TileLimit(**limits)
+        teacher = LocalTeacher(nets[world.rank], 0.9, 0.4, limit, gather=world.gather)
+        part = slice(world.rank * 4 // ranks, (world.rank + 1) * 4 // ranks)
+        answers = [teacher.label(weak_views(n)[part], 0.0).accepted.tolist() for n in range(4)]
+        return answers, limit.limit(0.0)
+
+    results = on_threads(ranks, rank_of)
+    for n, accepted in enumerate(expected):
+        assert [flag for answers, _ in results for flag in answers[n]] == accepted
+    assert [limit for _, limit in results] == pytest.approx([alone.tile_limit.limit(0.0)] * ranks, abs=1e-6)

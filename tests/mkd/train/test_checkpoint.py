@@ -1,5 +1,7 @@
 """Checkpoints: whole or not there, read back bit for bit, and one sentence for a damaged one."""
 
+import threading
+
 import pytest
 import torch
 
@@ -106,7 +108,7 @@ def test_damaged_latest_is_one_sentence(checkpoints, damage):
 
 def test_a_single_flipped_bit_is_seen(checkpoints):
     """A weight that a bad disk changed is not trained on: the archive's own checksums are compared."""
-    checkpoints.save({"model": {"weight": torch.zeros(4096)}})
+    checkpoints.save({"step": 1, "model": {"weight": torch.zeros(4096)}})
     content = bytearray(checkpoints.latest.read_bytes())
     content[content.index(bytes(8192)) + 4096] ^= 1
     checkpoints.latest.write_bytes(content)
@@ -146,9 +148,8 @@ def raised(state):
 def test_going_back_to_the_good_checkpoint(checkpoints):
     """The good state comes back as the latest, changed as asked, with the best weights of its time."""
     good = state_of(3)
-    checkpoints.save(good)
     checkpoints.save_best({"w": torch.ones(2)})
-    checkpoints.keep_good()
+    checkpoints.save(good, good=True)
     checkpoints.save(state_of(6))
     checkpoints.save_best({"w": torch.zeros(2)})
     assert checkpoints.load()["step"] == 6
@@ -162,8 +163,7 @@ def test_going_back_to_the_good_checkpoint(checkpoints):
 
 def test_going_back_to_a_time_without_best_weights(checkpoints):
     """Best weights of a later validation do not stay."""
-    checkpoints.save(state_of(3))
-    checkpoints.keep_good()
+    checkpoints.save(state_of(3), good=True)
     checkpoints.save_best({"w": torch.zeros(2)})
     checkpoints.go_back(raised)
     assert not checkpoints.best.exists()
@@ -172,8 +172,7 @@ def test_going_back_to_a_time_without_best_weights(checkpoints):
 def test_the_good_checkpoint_follows_when_kept_again(checkpoints):
     """Keeping replaces what was kept; saving alone does not touch it."""
     for step in (3, 6):
-        checkpoints.save(state_of(step))
-        checkpoints.keep_good()
+        checkpoints.save(state_of(step), good=True)
     checkpoints.save(state_of(9))
     assert checkpoints.go_back(raised) == 6
     assert {p.name for p in checkpoints.latest.parent.iterdir()} == {"latest.pt", "good.pt"}
@@ -181,10 +180,135 @@ def test_the_good_checkpoint_follows_when_kept_again(checkpoints):
 
 def test_a_damaged_good_checkpoint_is_one_sentence(checkpoints):
     """It is named, and the latest stays as it was."""
-    checkpoints.save(state_of(3))
-    checkpoints.keep_good()
+    checkpoints.save(state_of(3), good=True)
     checkpoints.save(state_of(6))
     checkpoints.good.write_bytes(checkpoints.good.read_bytes()[:500])
     with pytest.raises(ValueError, match=r"good\.pt: damaged checkpoint"):
         checkpoints.go_back(raised)
     assert checkpoints.load()["step"] == 6
+
+
+def names(checkpoints):
+    return {p.name for p in checkpoints.folder.iterdir()}
+
+
+def test_every_so_many_steps_one_is_kept(tmp_path):
+    """Checkpoints of every 4th step stay under their own name, the newest two of them, without a second copy."""
+    checkpoints = Checkpoints(tmp_path, every=4, keep=2)
+    for step in range(2, 14, 2):
+        checkpoints.save(state_of(step))
+    assert names(checkpoints) == {"latest.pt", "step-8.pt", "step-12.pt"}
+    assert checkpoints.latest.samefile(tmp_path / "step-12.pt")
+    checkpoints.save(state_of(14))
+    assert torch.load(tmp_path / "step-12.pt")["step"] == 12
+
+
+def test_kept_checkpoints_are_ordered_by_number(tmp_path):
+    """step-100 is newer than step-8."""
+    checkpoints = Checkpoints(tmp_path, every=4, keep=1)
+    for step in (8, 100):
+        checkpoints.save(state_of(step))
+    assert names(checkpoints) == {"latest.pt", "step-100.pt"}
+
+
+def test_a_name_that_a_kill_prevented_is_given_at_the_next_start(tmp_path):
+    """The checkpoint was written and its other names were not: going on gives them."""
+    Checkpoints(tmp_path).save(state_of(8))
+    Checkpoints(tmp_path, every=4).keep_as(8, good=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"latest.pt", "step-8.pt", "good.pt"}
+
+
+def test_going_back_drops_what_was_kept_since(tmp_path):
+    """Kept checkpoints of the course that is given up go too; those of before stay."""
+    checkpoints = Checkpoints(tmp_path, every=2)
+    for step in (2, 4, 6):
+        checkpoints.save(state_of(step), good=step == 4)
+    assert checkpoints.go_back(raised) == 4
+    assert names(checkpoints) == {"latest.pt", "good.pt", "step-2.pt", "step-4.pt"}
+
+
+def test_a_rank_that_does_not_write(tmp_path):
+    """It reads what another one wrote, and changes nothing."""
+    reader, writer = (Checkpoints(tmp_path / "student", writes=writes, every=1) for writes in (False, True))
+    reader.save(state_of(3), good=True)
+    reader.save_best({"w": torch.ones(2)})
+    assert not (tmp_path / "student").exists()
+    writer.save(state_of(4))
+    reader.save(state_of(5))
+    reader.keep_as(4, good=True)
+    assert reader.load()["step"] == 4
+    assert names(reader) == {"latest.pt", "step-4.pt"}
+
+
+def test_another_versions_checkpoint_is_one_sentence(checkpoints):
+    """A file without this version's mark is not gone on from."""
+    checkpoints.folder.mkdir()
+    torch.save(state_of(), checkpoints.latest)
+    with pytest.raises(ValueError, match="another version of this program; go on with that version"):
+        checkpoints.load()
+
+
+@pytest.fixture
+def slow_disk(monkeypatch):
+    """Let torch.save wait for `go`; gives both, and says in `begun` when it was called."""
+    begun, go, save = threading.Event(), threading.Event(), torch.save
+
+    def waiting(*args):
+        begun.set()
+        assert go.wait(30)
+        save(*args)
+
+    monkeypatch.setattr(torch, "save", waiting)
+    return begun, go
+
+
+def test_written_in_the_background(tmp_path, slow_disk):
+    """Saving returns before the file is there; what is written is the state of that moment, then its other names."""
+    begun, go = slow_disk
+    checkpoints, state = Checkpoints(tmp_path, every=1, background=True), state_of(1)
+    weight = state["model"]["0.weight"]
+    before = weight.clone()
+    checkpoints.save(state, good=True)
+    with torch.no_grad():
+        weight.zero_()
+    state["step_state"]["tile_limit"]["scores"].append(0.3)
+    assert begun.wait(30)
+    assert not checkpoints.latest.exists()
+    go.set()
+    checkpoints.wait()
+    found = checkpoints.load()
+    assert torch.equal(found["model"]["0.weight"], before)
+    assert found["step_state"]["tile_limit"]["scores"] == [0.1, 0.2]
+    assert names(checkpoints) == {"latest.pt", "step-1.pt", "good.pt"}
+
+
+def test_one_at_a_time_in_the_background(tmp_path, slow_disk):
+    """A second save, best weights or a way back wait for the first one; the last one wins."""
+    _, go = slow_disk
+    checkpoints = Checkpoints(tmp_path, background=True)
+    checkpoints.save(state_of(1), good=True)
+    threading.Timer(0.1, go.set).start()
+    checkpoints.save_best({"w": torch.ones(2)})
+    assert torch.load(checkpoints.latest)["step"] == 1
+    assert not checkpoints.good_best.exists()  # the best weights are younger than the good checkpoint
+    checkpoints.save(state_of(2))
+    checkpoints.save(state_of(3))
+    assert checkpoints.go_back(raised) == 1
+    assert checkpoints.load()["step"] == 1
+
+
+def test_a_write_that_fails_in_the_background_is_heard(tmp_path, monkeypatch):
+    """At the next save, or at the end, the disk's error ends the run; the checkpoint before stays."""
+    checkpoints = Checkpoints(tmp_path, background=True)
+    checkpoints.save(state_of(1))
+    checkpoints.wait()
+
+    def full(state, file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    for again in (lambda: checkpoints.save(state_of(3)), checkpoints.wait):
+        checkpoints.save(state_of(2))
+        with pytest.raises(OSError, match="No space"):
+            again()
+    assert checkpoints.load()["step"] == 1

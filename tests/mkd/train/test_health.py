@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from mkd.teacher.api import Tally
 from mkd.train.health import ROLLBACKS, ROWS, Collapsed, Health
+from mkd.train.service import service_figures
 from tests.helpers.shards import CLASSES
+from tests.helpers.threads import on_threads
 
 
 def health_with(histogram=(30, 50, 20), good=None):
@@ -166,7 +169,7 @@ def test_rollback_needs_a_good_checkpoint():
 def test_too_many_rollbacks_end_the_run():
     """After the third rollback the next collapse is a sentence for the user."""
     health, _ = health_with(good=lambda: True)
-    health.load_state_dict({"bad_rows": 0, "rollbacks": ROLLBACKS})
+    health.load_state_dict({**health.state_dict(), "rollbacks": ROLLBACKS})
     with pytest.raises(ValueError, match="after 3 rollbacks; raise semi.confidence"):
         rows(health, *[TAKEN] * ROWS)
 
@@ -186,7 +189,7 @@ def test_trust_is_halved_by_rollbacks():
     """w_u is taken times 1, 1/2, 1/4, 1/8."""
     health, _ = health_with()
     for rollbacks, trust in enumerate((1.0, 0.5, 0.25, 0.125)):
-        health.load_state_dict({"bad_rows": 0, "rollbacks": rollbacks})
+        health.load_state_dict({**health.state_dict(), "rollbacks": rollbacks})
         assert health.trust == trust
 
 
@@ -202,6 +205,22 @@ def test_goes_on_from_a_checkpoint(kill):
     assert said + said_again == []
     rows(again, *answers[max(kill, 2 + ROWS) :])
     assert len(said + said_again) == 1
+
+
+def test_a_checkpoint_between_two_reports():
+    """What was seen since the last report counts for the next one after a return to the checkpoint, once."""
+    whole, again = health_with()[0], health_with()[0]
+    for health in (whole, again):
+        health.add(*HEALTHY)
+        health.report()
+        health.add(*TAKEN)
+    state = again.state_dict()
+    again = health_with()[0]
+    again.load_state_dict(state)
+    for health in (whole, again):
+        health.add(*HEALTHY)
+    assert whole.report() == again.report()
+    assert whole.report() == again.report()
 
 
 def test_a_service_is_reported_in_differences():
@@ -237,3 +256,64 @@ def test_the_wait_is_a_share_of_the_time_between_rows(monkeypatch):
     tally.tiles, tally.wait_s = 1, 3.0
     (figures,) = rows(health, HEALTHY)
     assert figures.values["wait_teacher"] == 0.25
+
+
+ANSWERS = [HEALTHY, TAKEN, EMPTY, answer((0, 3), (2, 30), inside=40), answer((1, 7)), HEALTHY]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_report_as_one(ranks):
+    """Each rank saw its part of the answers; all report what one rank that saw all of them reports."""
+    whole, _ = health_with()
+    for given_ in ANSWERS:
+        whole.add(*given_)
+    expected = whole.report()
+
+    def rank_of(world):
+        health = Health(CLASSES, (30, 50, 20), print, Tally(), world=world)
+        for given_ in ANSWERS[world.rank :: ranks]:
+            health.add(*given_)
+        return health.report()
+
+    for figures in on_threads(ranks, rank_of):
+        assert figures.values == pytest.approx(expected.values, rel=1e-12)
+        assert figures.groups == expected.groups
+
+
+def test_ranks_decide_as_one():
+    """A collapse that only one rank sees is none; of all ranks together it is one, and the first rank's disk counts."""
+
+    def rank_of(world):
+        said, good = [], world.first
+        health = Health(CLASSES, (30, 50, 20), said.append, Tally(), lambda: good, world)
+        for _ in range(ROWS):
+            rows(health, TAKEN if world.first else HEALTHY)
+        bad_rows = health.bad_rows
+        for _ in range(ROWS - 1):
+            rows(health, TAKEN)
+        with pytest.raises(Collapsed):
+            rows(health, TAKEN)
+        return said, bad_rows
+
+    assert on_threads(2, rank_of) == [([], 0)] * 2
+
+
+def test_ranks_report_their_teachers_together():
+    """Waits are averaged, counts and ages added up, though each rank knows other ages and one was not answered yet."""
+    tallies = [
+        Tally(tiles=8, wait_s=1.0, retries=2, ages=Counter({0: 1, 4: 3}), age_steps=Counter({9: 4})),
+        Tally(tiles=4, wait_s=3.0, stale=1, ages=Counter({4: 2}), age_steps=Counter({0: 2})),
+        Tally(),
+    ]
+
+    def rank_of(world):
+        return service_figures(Tally(), tallies[world.rank], 10.0, world)
+
+    for values, groups in on_threads(3, rank_of):
+        assert values == pytest.approx({"wait_teacher": (0.1 + 0.3) / 3, "age": 20 / 6})
+        assert groups == {
+            "teacher": {"retries": 2, "stale": 1, "local": 0},
+            "ages": {"0": 1, "4": 5},
+            "age_steps": {"0": 2, "9": 4},
+        }
+    assert on_threads(2, lambda world: service_figures(Tally(), Tally(), 1.0, world)) == [({}, {})] * 2

@@ -164,6 +164,18 @@ def test_waiting_is_shown_and_groups_are_not(tmp_path, capsys, monkeypatch):
     assert (row["kept"], row["ages"]) == ({"road": 0.5}, {"0": 3})
 
 
+def test_ranks_that_do_not_write_are_silent(tmp_path, capsys):
+    """No file, no line; everything may be called."""
+    journal = Journal(tmp_path, CLASSES, writes=False)
+    journal.start("student", 3, 10)
+    journal.train("student", 4, 1.5, 0.1, 8.0, {"loss": 0.25})
+    journal.validation("student", 4, matrix_of())
+    journal.say("a word")
+    journal.end()
+    assert capsys.readouterr() == ("", "")
+    assert not list(tmp_path.iterdir())
+
+
 def test_going_on_is_said(tmp_path, capsys):
     """A resumed run says from which step."""
     Journal(tmp_path, CLASSES).start("student", 6, 10)

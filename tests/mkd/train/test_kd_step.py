@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from mkd.dist.engine import Engine
-from mkd.train.kd_step import Consolidation, KdStep
+from mkd.train.kd_step import KdStep
 from mkd.train.supervised_step import Ohem
 from mkd.train.views import Views
 from tests.helpers import references
-from tests.helpers.nets import perturb, tiny_net
+from tests.helpers.nets import tiny_net
 from tests.helpers.runs import CPU
+from tests.helpers.steps import consolidation
 
 T, W_KD, W_EWC = 3.0, 0.7, 0.4
 
@@ -27,20 +28,9 @@ def views_of(seed=0, unlabelled=False, batch=2, side=5):
     return views
 
 
-def consolidation(student, weight=W_EWC):
-    """Make an anchor away from the student and a Fisher that leaves the classifier out."""
-    anchor = copy.deepcopy(student)
-    perturb(anchor, 3)
-    g = torch.Generator().manual_seed(4)
-    names = [n for n, _ in student.named_parameters() if not n.startswith("4.")]
-    params = dict(anchor.named_parameters())
-    fisher = {n: torch.rand(params[n].shape, generator=g) for n in names}
-    return Consolidation({n: p.detach() for n, p in params.items()}, fisher, weight)
-
-
 def step_of(ewc=True, weight=W_KD):
     student, teacher = tiny_net(seed=0), tiny_net(seed=1).eval().requires_grad_(False)
-    return KdStep(student, teacher, Ohem(0.7, 0.1), T, weight, consolidation(student) if ewc else None)
+    return KdStep(student, teacher, Ohem(0.7, 0.1), T, weight, consolidation(student, W_EWC) if ewc else None)
 
 
 def forward(step, images, seed=9):
@@ -54,7 +44,7 @@ def forward(step, images, seed=9):
 def answer(step, views, diagnose=False, seed=9):
     step.train()
     torch.manual_seed(seed)
-    return step(views, 0.0, diagnose)
+    return step(step.prepare(views, 0.0), diagnose)
 
 
 def ewc_by_hand(step):
@@ -107,12 +97,13 @@ def test_the_teacher_only_teaches():
     step = step_of()
     step.teacher.requires_grad_(True)  # even if someone forgot to freeze it
     before = copy.deepcopy(step.teacher.state_dict())
-    engine = Engine(CPU, step.model, None)
     optimizer = torch.optim.SGD(step.model.parameters(), lr=0.1)
+    engine = Engine(CPU, step.model, optimizer)
     start = copy.deepcopy(step.model.state_dict())
     for seed in range(3):
         step.train()
-        engine.update(step(views_of(seed, unlabelled=True), 0.0, seed == 1)["loss"], optimizer)
+        engine.backward(step(views_of(seed, unlabelled=True), seed == 1)["loss"])
+        engine.update()
         step.updated()
     assert not any(m.training for m in step.teacher.modules())
     assert all(p.grad is None for p in step.teacher.parameters())

@@ -1,6 +1,8 @@
 """The one loop: a killed run goes on to the same bits, the best weights win, and NaN ends it in one sentence."""
 
+import copy
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.kd_step import Consolidation, KdStep
+from mkd.train.stop import LATER, Stop, Stopped
 from mkd.train.supervised_step import Ohem, SupervisedStep
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import semi_step_of
@@ -71,9 +74,8 @@ def run(folder, data, kind, seed=0, kill=None, **phase):
     step, feed = step_and_feed(kind, seed, data["labelled"], data["unlabelled"], batch=batch)
     tiles = TileSet(data["val"], labelled=True)
     health = step.pseudo.health if kind == "semi" else None
-    return fit_in(
-        folder, step, feed, phase_of(**phase), lambda m: confusion(m, tiles, 2, CPU.device), kill, health
-    )
+    phase = phase_of(**({"batch": batch} | phase))
+    return fit_in(folder, step, feed, phase, lambda m: confusion(m, tiles, 2, CPU), kill, health)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,19 @@ def whole(data, tmp_path_factory):
         folder = tmp_path_factory.mktemp(kind)
         found[kind] = folder, run(folder, data, kind)
     return found
+
+
+@contextmanager
+def wish(step, wish=LATER):
+    """Let runs be asked to stop after this step."""
+
+    def agreed(self):
+        self.asked = getattr(self, "asked", 0) + 1
+        return wish if self.asked == step else 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stop, "agreed", agreed)
+        yield
 
 
 def equal(one, other):
@@ -103,6 +118,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(data, whole, tmp_path, kind, kill
     last = [Checkpoints(f / "checkpoints" / "student").load()["model"] for f in (tmp_path, folder)]
     assert equal(*last)
     assert equal(again, weights)
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_stopped_run_goes_on_to_the_same_bits(data, whole, tmp_path, capsys, kind, log_every):
+    """Stopped after any step, also between rows and checkpoints: that step is saved, and the end is the same."""
+    start = 0
+    for count in (1, 1, 2, 3):
+        (tmp_path / "stop").touch()
+        with wish(count), pytest.raises(Stopped) as stopped:
+            run(tmp_path, data, kind, seed=100 * start, log_every=log_every, save_every=100)
+        start += count
+        assert stopped.value.code == 75
+        assert Checkpoints(tmp_path / "checkpoints" / "student").load()["step"] == start
+        said = capsys.readouterr().out
+        assert f"student: stopped at step {start} of 8; the same command goes on" in said
+        assert (tmp_path / "stop").stat().st_mtime == 0  # obeyed
+    assert equal(run(tmp_path, data, kind, seed=300, log_every=log_every, save_every=100), whole[kind][1])
+    if log_every == 1:
+        assert rows(tmp_path) == rows(whole[kind][0])
+
+
+def test_a_wish_after_the_last_step_changes_nothing(data, whole, tmp_path):
+    """The phase has ended, and the wish is heard in the next one."""
+    with wish(8):
+        assert equal(run(tmp_path, data, "supervised"), whole["supervised"][1])
 
 
 @pytest.mark.parametrize("kind", STEPS)
@@ -177,6 +218,59 @@ def scores(*pairs):
     return validate
 
 
+def test_micro_batches_share_one_update(data, tmp_path):
+    """A batch of 4 in 2 parts: each part's loss counts half, values are their mean, masks are those of their places."""
+    feed, seen, rates = feed_of(data["labelled"], crop=16, batch=4), [], []
+
+    class Watching(SupervisedStep):
+        def __call__(self, part, diagnose):
+            rates.append([p.grad is not None for p in self.model.parameters()][0])
+            seen.append((part, self.model[3].place.tolist(), copy.deepcopy(self.model)))
+            return super().__call__(part, diagnose)
+
+    step = Watching(tiny_net(), Ohem(1.0, 1.0))
+    reference = tiny_net()
+    phase = phase_of(steps=2, batch=4, micro_batches=2, val_every=9, save_every=9)
+    fit_in(tmp_path, step, feed, phase)
+    assert rates == [False, True] * 2  # gradients are cleared after each second part
+    assert [place for _, place, _ in seen] == [[0, n // 2, 0, 4, *([0, 1], [2, 3])[n % 2]] for n in range(4)]
+    views = list(feed(0, 2))
+    for n, (part, _, _) in enumerate(seen):
+        half = slice(2 * (n % 2), 2 * (n % 2) + 2)
+        assert torch.equal(part.images, views[n // 2].images[half])
+    losses = []
+    for part, _, model in seen:
+        losses.append(Ohem(1.0, 1.0)(model.train()(part.images), part.labels, CPU))
+    means = [(a + b).item() / 2 for a, b in (losses[:2], losses[2:])]
+    assert [r["loss"] for r in rows(tmp_path)] == pytest.approx(means, rel=1e-5)
+    first = [
+        torch.autograd.grad(loss, [model[0].weight])[0]
+        for loss, (_, _, model) in zip(losses[:2], seen, strict=False)
+    ]
+    start, after = reference[0].weight, seen[2][2][0].weight
+    assert torch.allclose(after, start - 0.05 * (sum(first) / 2 + 1e-3 * start), atol=1e-6)
+
+
+def test_the_start_is_told_once(data, tmp_path, capsys):
+    """After the first step, before its row: where the time went."""
+    run(tmp_path, data, "supervised")
+    said = capsys.readouterr().out
+    assert said.count("start-up to first step:") == 1
+    assert "data" in said
+    assert said.index("start-up") < said.index("step 1/8")
+
+
+def test_a_file_that_has_changed_is_refused(data, tmp_path):
+    """A checkpoint names files that it does not hold by their SHA-256; another one there, or none, is one sentence."""
+    run(tmp_path, data, "kd", kill=4, refers={"fisher.safetensors": "a" * 64})
+    for refers in ({}, {"fisher.safetensors": "b" * 64}):
+        with pytest.raises(
+            ValueError, match="was written with another fisher.safetensors; put that file back"
+        ):
+            run(tmp_path, data, "kd", refers=refers)
+    run(tmp_path, data, "kd", refers={"fisher.safetensors": "a" * 64, "more": "c"})
+
+
 class Counting(SupervisedStep):
     """A step whose network says which step it was: its last bias is the number of updates."""
 
@@ -238,9 +332,13 @@ class Bad(SupervisedStep):
 
     first, where = 5, "loss"
 
-    def __call__(self, views, progress, diagnose):
-        losses = super().__call__(views, progress, diagnose)
-        if round(progress * 8) >= self.first:
+    def prepare(self, views, progress):
+        self.now = round(progress * 8)
+        return views
+
+    def __call__(self, part, diagnose):
+        losses = super().__call__(part, diagnose)
+        if self.now >= self.first:
             if self.where == "loss":
                 losses["loss_sup"] = losses["loss"] = losses["loss"] * math.nan
             else:
@@ -303,9 +401,13 @@ def test_the_step_sees_progress_and_diagnoses_now_and_then(data, tmp_path):
     seen = []
 
     class Watching(SupervisedStep):
-        def __call__(self, views, progress, diagnose):
-            seen.append((progress, diagnose))
-            return super().__call__(views, progress, diagnose)
+        def prepare(self, views, progress):
+            seen.append([progress])
+            return views
+
+        def __call__(self, part, diagnose):
+            seen[-1].append(diagnose)
+            return super().__call__(part, diagnose)
 
     step = Watching(tiny_net(), Ohem(0.7, 0.1))
     fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of(steps=12, log_every=1))
@@ -334,11 +436,16 @@ def test_teachers_that_are_gone_leave_a_checkpoint(data, whole, tmp_path, answer
     tiles = TileSet(data["val"], labelled=True)
 
     def validate(model):
-        return confusion(model, tiles, 2, CPU.device)
+        return confusion(model, tiles, 2, CPU)
 
     with pytest.raises(TeachersGone, match="600 s"):
         fit_in(
-            tmp_path, step, replace(feed, unlabelled=None), phase_of(), validate, health=step.pseudo.health
+            tmp_path,
+            step,
+            replace(feed, unlabelled=None),
+            phase_of(batch=3),
+            validate,
+            health=step.pseudo.health,
         )
     saved = Checkpoints(tmp_path / "checkpoints" / "student").load()["step"]
     assert saved == step.pseudo.step <= answers

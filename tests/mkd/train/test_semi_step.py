@@ -10,15 +10,17 @@ from mkd.data.augment import cutmix, strong_colour
 from mkd.dist.engine import Engine
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
-from mkd.train.pseudo_feed import PseudoBatch
+from mkd.train.pool import PseudoBatch
 from mkd.train.semi_step import SemiStep
 from mkd.train.supervised_step import Ohem
 from mkd.train.views import Views
 from tests.helpers import references
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import Scripted, health_of, semi_step_of
+from tests.helpers.pseudo_ranks import train
+from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import CPU, coloured, feed_of
-from tests.helpers.shards import write_dataset
+from tests.helpers.shards import pictures, write_dataset
 
 W_U = 0.6
 
@@ -28,6 +30,7 @@ class Given:
 
     def __init__(self, batch, rollbacks=0):
         self.batch, self.asked, self.teacher = batch, [], Scripted([True])
+        self.size = len(batch.draws)
         self.health = health_of(self.teacher)
         self.health.rollbacks = rollbacks
 
@@ -63,7 +66,7 @@ def step_of(pseudo=None, rollbacks=0):
 def answer(step, views, seed=9):
     step.train()
     torch.manual_seed(seed)
-    return step(views, 0.5, False)
+    return step(step.prepare(views, 0.5), False)
 
 
 @pytest.mark.parametrize("rollbacks", [0, 1, 3])
@@ -73,7 +76,8 @@ def test_loss_is_the_named_sum(rollbacks):
     losses = answer(step, views)
     given, draws = pseudo_of(), draws_of()
     strong = strong_colour(given.weak.float() / 255, draws)
-    strong, labels = cutmix(strong, given.labels, draws)
+    others = strong.roll(-1, 0), given.labels.roll(-1, 0)
+    strong, labels = cutmix(strong, given.labels, *others, draws)
     student = tiny_net().train()
     torch.manual_seed(9)
     with torch.no_grad():
@@ -118,10 +122,11 @@ def test_the_local_teacher_learns_by_ema_only(feed):
     model = tiny_net()
     teacher = LocalTeacher(model, 0.99, 0.0, TileLimit(absolute=1.0))
     step = semi_step_of(model, teacher, feed, teacher.model)
-    engine, optimizer = Engine(CPU, model, None), torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = Engine(CPU, model, torch.optim.SGD(model.parameters(), lr=0.1))
     for seed in range(3):
         before = copy.deepcopy(teacher.model.state_dict())
-        engine.update(answer(step, views_of(seed))["loss"], optimizer)
+        engine.backward(answer(step, views_of(seed))["loss"])
+        engine.update()
         assert all(torch.equal(t, before[n]) for n, t in teacher.model.state_dict().items())
         step.updated()
     assert not any(torch.equal(p, before[n]) for n, p in teacher.model.named_parameters())
@@ -149,3 +154,36 @@ def test_state_is_that_of_teacher_pool_and_monitor(feed):
         mine, theirs = (s.pseudo(0.3) for s in steps)
         assert torch.equal(mine.labels, theirs.labels)
         assert torch.equal(mine.weak, theirs.weak)
+
+
+def test_two_ranks_train_as_one(tmp_path):
+    """20 steps on two real ranks, BatchNorm synchronised, dropout and rejection active: one with the whole batch."""
+    write_dataset(tmp_path / "labelled", coloured(6, (20, 20)))
+    other = coloured(9, (20, 20), seed=1) + pictures(8, (20, 20), seed=2)
+    write_dataset(tmp_path / "other", other, labelled=False)
+    alone = train(CPU, str(tmp_path))
+    together = run_ranks("tests.helpers.pseudo_ranks:train", 2, tmp_path / "out", str(tmp_path))
+    assert 0.5 < alone["figures"]["kept_tiles"] < 0.9
+    assert 0.3 < alone["figures"]["kept_pixels"] < 0.8
+    assert alone["state"]["pool"], "the case must end with a pool"
+    for n, row in enumerate(alone["rows"]):
+        parts = [rank["rows"][n] for rank in together]
+        assert torch.equal(torch.cat([p["pseudo"] for p in parts]), row["pseudo"]), n
+        assert torch.allclose(torch.cat([p["strong"] for p in parts]), row["strong"], atol=1e-6), n
+        for part in parts:
+            assert part["losses"].tolist() == pytest.approx(row["losses"].tolist(), abs=1e-5), n
+    for rank in together:
+        assert close(rank["model"], alone["model"])
+        assert close(rank["state"]["ema"], alone["state"]["ema"])
+        assert rank["state"]["pool"] == alone["state"]["pool"]
+        assert rank["state"]["tile_limit"]["scores"] == pytest.approx(
+            alone["state"]["tile_limit"]["scores"], abs=1e-5
+        )
+        assert rank["figures"] == pytest.approx(alone["figures"], abs=1e-5)
+
+
+def close(one, other):
+    """Whether all tensors and numbers of two states agree to 1e-5."""
+    return one.keys() == other.keys() and all(
+        torch.as_tensor(one[k] - other[k]).abs().max() <= 1e-5 for k in one
+    )

@@ -1,8 +1,6 @@
 """From shards to views: entered at any step, the same on any rank, and blind to what it must not see."""
 
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 
 import numpy as np
@@ -12,9 +10,10 @@ import torch
 from mkd.data.loader import TileSet
 from mkd.data.losses import Losses
 from mkd.dist.world import World
-from mkd.train.views import seed_step
+from mkd.train.views import Views
 from tests.helpers.plain import members_of, smooth, write_plain
-from tests.helpers.runs import ROOT, coloured, feed_of
+from tests.helpers.ranks import run_ranks
+from tests.helpers.runs import coloured, feed_of
 from tests.helpers.shards import pictures, write_dataset
 
 
@@ -70,19 +69,7 @@ def test_three_ranks_over_two_shards_with_seven_tiles_do_not_hang(tmp_path):
     """Three real gloo processes: each has a batch at every step of three epochs, and together the plan's tiles."""
     tiles = [members_of(*pair, jpeg=True) for pair in smooth(7, 16)]
     folder = write_plain(tmp_path / "set", tiles, (16, 16), [5, 2])
-    command = [sys.executable, "-m", "tests.helpers.gloo_rank"]
-    ranks = [
-        subprocess.Popen([*command, str(rank), "3", "7", folder, str(tmp_path)], cwd=ROOT)
-        for rank in range(3)
-    ]
-    try:
-        for rank in ranks:
-            rank.wait(timeout=120)  # its result counts, not how it ends
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
-    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(3)]
+    found = run_ranks("tests.helpers.steps:read_stream", 3, tmp_path / "ranks", "7", folder)
     alone = list(feed_of(folder, folder, batch=3)(0, 7))
     assert [len(steps) for steps in found] == [7, 7, 7]
     for whole, *of_ranks in zip(alone, *found, strict=True):
@@ -219,14 +206,26 @@ def test_streams_have_epochs_of_their_own(tmp_path):
     assert len({v for _, v in looks[:2]}) == 2
 
 
-def test_seed_step_is_a_function_of_seed_step_and_rank():
-    """Torch's draws of a step do not depend on what was drawn before, and differ by seed, step and rank."""
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_micro_batches_are_the_views_cut_in_order(folders, count):
+    """Joined again they are the whole part of the rank, in every field that it has, and of equal size."""
+    views = next(feed_of(folders["labelled"], folders["unlabelled"], batch=6)(0, 1))
+    views.strong, views.pseudo = views.weak.float() / 255, views.labels.flip(0)
+    parts = views.split(count)
+    assert [len(p.images) for p in parts] == [6 // count] * count
+    names = [f.name for f in fields(Views)]
+    for name in names:
+        together = [getattr(p, name) for p in parts]
+        whole = getattr(views, name)
+        if name == "draws":
+            assert [g is h for g, h in zip(sum(together, []), whole, strict=True)] == [True] * 6
+        else:
+            assert torch.equal(torch.cat(together), whole), name
 
-    def draw(*where):
-        seed_step(*where)
-        return torch.rand(4).tolist()
 
-    first = draw(0, 3, 0)
-    torch.rand(100)
-    assert draw(0, 3, 0) == first
-    assert len({tuple(draw(*w)) for w in [(0, 3, 0), (1, 3, 0), (0, 4, 0), (0, 3, 1), (3, 0, 0)]}) == 5
+def test_micro_batches_of_labelled_tiles_alone(folders):
+    """Fields that are not there stay away, and a number that does not divide the tiles is our mistake."""
+    views = next(feed_of(folders["labelled"], batch=4)(0, 1))
+    assert all((p.weak, p.inside, p.draws, p.strong, p.pseudo) == (None,) * 5 for p in views.split(2))
+    with pytest.raises(AssertionError):
+        views.split(3)

@@ -1,0 +1,59 @@
+"""How a command ends: with one sentence, and among several ranks at once, so that the others are ended too."""
+
+import os
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+# What gloo and NCCL say of a rank that is gone.
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+
+
+def fail(name: str, text: str, status: int) -> NoReturn:
+    """End this process with a line on stderr that names the rank where there are several.
+
+    A rank leaves without the interpreter's usual exit, which would wait for threads and collective calls: torchrun
+    then ends the others within seconds.
+
+    Args:
+        name: of the command.
+        text: one sentence.
+        status: exit status, not 0.
+    """
+    if not several_ranks():
+        print(f"{name}: {text}", file=sys.stderr)
+        raise SystemExit(status) from None
+    sys.stderr.write(f"{name}: rank {os.environ.get('RANK')} (node {node()}): {text}\n")
+    leave(status)
+
+
+def crash(name: str, error: Exception) -> NoReturn:
+    """End this rank of several after a mistake of the program; a rank that lost another one says so in a line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, RuntimeError) and any(word in text for word in LOST):
+        fail(name, f"lost another rank, whose own message says why ({text[:160]})", 3)
+    traceback.print_exception(error)
+    fail(name, f"{type(error).__name__}: {text}", 1)
+
+
+def leave(status: int) -> NoReturn:
+    """End this process at once, with everything written out that was printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def several_ranks() -> bool:
+    """Whether this process is one of several that torchrun or Slurm started together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def first_rank() -> bool:
+    """Whether this process speaks for all ranks."""
+    return not several_ranks() or os.environ.get("RANK") == "0"
+
+
+def node() -> str:
+    """Return the name of this machine: Slurm's where it runs."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()

@@ -1,0 +1,79 @@
+"""Dropout whose masks belong to the tile: the same on any number of ranks and after any resume."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Legend: N samples of a forward pass, n labelled tiles of it, C channels, H W pixels.
+
+
+class SampleDropout(nn.Dropout):
+    """Dropout in which each sample's mask is drawn by a generator of its own.
+
+    ::
+
+        y = x * m / (1 - p),   m ~ Bernoulli(1 - p), seeded by (seed, step, layer, place in the global batch)
+
+    In eval mode it is the identity. Before :func:`seed_dropout` was called it is torch's own dropout.
+
+    Args:
+        p: chance of an element to become 0, in [0,1).
+    """
+
+    # int64 on the CPU: seed, step, layer, size of the global batch, slots of the labelled tiles.
+    place: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, float (N,...), with some of it 0; N is a multiple of the number of slots."""
+        if not self.training or self.p == 0 or self.place is None:
+            return F.dropout(x, self.p, self.training)
+        mask: Tensor = sample_mask(x.detach(), 1 - self.p, self.place)
+        return x * mask / (1 - self.p)
+
+
+def seed_dropout(model: nn.Module, seed: int, step: int, slots: Sequence[int], batch: int) -> None:
+    """Fix the masks of a forward pass, for all dropout layers of a network.
+
+    With n slots, sample i of a forward pass of k n samples has slot ``(i // n) * batch + slots[i % n]``: the
+    unlabelled tiles that follow the labelled ones have slots of their own.
+
+    Args:
+        model: the network.
+        seed: of the run, >= 0.
+        step: of the run, >= 0.
+        slots: places of the labelled tiles of this forward pass in the global batch.
+        batch: labelled tiles of the global batch.
+    """
+    layers = [module for module in model.modules() if isinstance(module, SampleDropout)]
+    for layer, module in enumerate(layers):
+        module.place = torch.tensor([seed, step, layer, batch, *slots])
+
+
+# An operator of its own, because a compiler cannot look into generators; it sees one opaque call.
+@torch.library.custom_op("mkd::sample_mask", mutates_args=())
+def sample_mask(like: Tensor, keep: float, place: Tensor) -> Tensor:
+    """Return a mask, bool (N,...), that is true with chance ``keep``; see :class:`SampleDropout`."""
+    seed, step, layer, batch, *slots = place.tolist()
+    assert len(like) % len(slots) == 0
+    mask = _empty_mask(like)
+    generator = torch.Generator(like.device)
+    for i, part in enumerate(mask.movedim(1, -1)):
+        slot = i // len(slots) * batch + slots[i % len(slots)]
+        entropy = np.random.SeedSequence([seed, step, layer, slot])
+        generator.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        part.bernoulli_(keep, generator=generator)
+    return mask
+
+
+@sample_mask.register_fake
+def _(like: Tensor, keep: float, place: Tensor) -> Tensor:
+    return _empty_mask(like)
+
+
+def _empty_mask(like: Tensor) -> Tensor:
+    """Return memory for a mask, channels last whatever the layout of ``like``: masks depend on its shape alone."""
+    count, channels, *sides = like.shape
+    return torch.empty(count, *sides, channels, dtype=torch.bool, device=like.device).movedim(-1, 1)

@@ -1,0 +1,94 @@
+"""What the loop is given: a phase in numbers, and a step to repeat."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mkd.train.views import Views
+
+
+class Step(Protocol):
+    """What the loop asks of supervised, KD and semi-supervised steps."""
+
+    model: nn.Module
+    net: Callable[[Tensor], Tensor]  # what forward passes go through: the model as the engine runs it
+
+    @property
+    def result(self) -> nn.Module:
+        """The network that is validated and becomes the model folder."""
+        ...
+
+    def train(self) -> None:
+        """Set training mode."""
+        ...
+
+    def prepare(self, views: Views, progress: float) -> Views:
+        """Return the views to train on, of this rank's whole part of the batch; all ranks call it together."""
+        ...
+
+    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+        """Return this rank's shares of the losses of a micro-batch, by name; shares sum to the global value."""
+        ...
+
+    def updated(self) -> None:
+        """Called after each optimizer update."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return state beyond the model, equal on all ranks; all call it together."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it up."""
+        ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One call of the loop.
+
+    Attributes:
+        name: ``teacher``, ``student``, ...: names rows of metrics.jsonl.
+        steps: total number of steps.
+        steps_an_epoch: for the epoch shown.
+        lr: base learning rate.
+        power: of the poly schedule.
+        seed: of dropout.
+        log_every: steps.
+        save_every: steps.
+        val_every: steps.
+        batch: labelled tiles a step over all ranks.
+        micro_batches: forward passes that a rank makes of its part of a batch.
+        refers: files that a checkpoint does not hold and that must not change: name -> SHA-256.
+    """
+
+    name: str
+    steps: int
+    steps_an_epoch: float
+    lr: float
+    power: float
+    seed: int
+    log_every: int
+    save_every: int
+    val_every: int
+    batch: int
+    micro_batches: int = 1
+    refers: Mapping[str, str] = field(default_factory=dict)
+
+    def saves(self, done: int) -> bool:
+        """Whether a checkpoint is due after so many steps."""
+        return done == self.steps or done % self.save_every == 0
+
+    def validates(self, done: int) -> bool:
+        """Whether a validation is due."""
+        return done == self.steps or done % self.val_every == 0
+
+    def logs(self, done: int) -> bool:
+        """Whether a row of the journal is due: now and then, and before each save and validation."""
+        return done % self.log_every == 0 or self.saves(done) or self.validates(done)
+
+    def diagnoses(self, done: int) -> bool:
+        """Whether this step's row gets the figures that cost time."""
+        return done % (5 * self.log_every) == 0

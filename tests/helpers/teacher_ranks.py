@@ -1,0 +1,108 @@
+"""A rank that trains on teacher services, and what all ranks together must have done with the plan's tiles."""
+
+import json
+from collections import Counter
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from mkd.dist.engine import Engine
+from mkd.models.dropout import seed_dropout
+from mkd.semi.entropy import TileLimit
+from mkd.train.ledger import Ledger
+from mkd.train.pseudo_feed import PseudoFeed
+from mkd.train.semi_step import SemiStep
+from mkd.train.supervised_step import Ohem
+from tests.helpers.nets import tiny_net
+from tests.helpers.pseudo import health_of
+from tests.helpers.runs import coloured, feed_of
+from tests.helpers.shards import write_dataset
+from tests.helpers.teachers import remote
+
+SIZE, TILES = 2, 23  # of a rank's step, of an epoch
+
+
+def write_tiles(folder):
+    """Write the tiles that ranks train on."""
+    write_dataset(folder / "tiles", coloured(TILES, (8, 8)))
+
+
+def train(world, folder, steps, max_age, *endpoints):
+    """Train until FOLDER/stop is there, at most so many steps; return what `judge` looks at, and the weights.
+
+    FOLDER/ledger-RANK.jsonl and FOLDER/step-RANK are written on the way.
+    """
+    folder, batch = Path(folder), SIZE * world.ranks
+    feed = feed_of(folder / "tiles", folder / "tiles", batch=batch, world=world)
+    student = tiny_net()
+    limit = TileLimit(drop_start=0.4, drop_end=0.4, window=40)
+    terms = {"session": "soak", "rank": world.rank, "max_age": int(max_age), "patience": 120.0}
+    teacher = remote(student, *endpoints, limit=limit, gather=world.gather, **terms)
+    health, ledger = health_of(teacher, world=world), Ledger(folder / f"ledger-{world.rank}.jsonl")
+    pseudo = PseudoFeed(feed.candidates, SIZE, teacher, health, print, ledger, world)
+    step = SemiStep(student, pseudo, student, Ohem(0.7, 0.1), 1.0, world)
+    engine = Engine(world, student, torch.optim.SGD(student.parameters(), lr=0.01), rank_batch=SIZE)
+    step.net = engine.net
+    slots = range(world.rank * SIZE, (world.rank + 1) * SIZE)
+    for now, views in enumerate(replace(feed, unlabelled=None)(0, int(steps))):
+        views = step.prepare(views, 0.0)
+        seed_dropout(student, 0, now, slots, batch)
+        engine.backward(step(views, False)["loss"])
+        engine.update()
+        step.updated()
+        (folder / f"step-{world.rank}").write_text(str(now + 1))
+        if world.broadcast((folder / "stop").exists()):
+            break
+    figures = health.report()
+    pool = [entry.tile.pair for entry in pseudo._pool if entry.tile is not None]
+    pseudo.close()
+    teacher.close()
+    return {
+        "student": student.state_dict(),
+        "average": teacher.ema.state,
+        "steps": now + 1,
+        "read": pseudo.position * batch,
+        "pool": pool,
+        "tally": asdict(teacher.tally) | {"ages": dict(teacher.tally.ages), "age_steps": {}},
+        "values": figures.values,
+        "groups": figures.groups,
+    }
+
+
+def ledgers(folder, ranks):
+    """Read what each rank trained on and rejected, as rows."""
+    texts = [(folder / f"ledger-{rank}.jsonl").read_text() for rank in range(ranks)]
+    return [[json.loads(line) for line in text.splitlines()] for text in texts]
+
+
+def judge(folder, ends, max_age, show=print):
+    """Return what is wrong: tiles trained on, rejected and in the pool are the plan's first ones, once each."""
+    rows = list(chain(*ledgers(folder, len(ends))))
+    trained, rejected = ([tuple(p) for row in rows for p in row[key]] for key in ("trained", "rejected"))
+    pool = [tuple(p) for end in ends for p in end["pool"]]
+    seen, read = Counter(chain(trained, rejected, pool)), ends[0]["read"]
+    epochs = read // TILES  # whole ones
+    wanted = {(epoch, sample) for epoch in range(epochs) for sample in range(TILES)}
+    tallies = [end["tally"] for end in ends]
+    show(
+        f"{ends[0]['steps']} steps, {epochs} whole epochs of {TILES} tiles: {len(trained)} trained, "
+        f"{len(rejected)} rejected, {len(pool)} in the pool; asked again {sum(t['retries'] for t in tallies)} times"
+    )
+    wrong = [f"{pair} {n} times" for pair, n in seen.items() if n > 1]
+    wrong += [f"{pair} never" for pair in sorted(wanted - seen.keys())]
+    wrong += [f"{pair} is beyond what was read" for pair in seen if pair[0] > epochs]
+    wrong += [f"{seen.total()} tiles of the {read} that were read"] * (seen.total() != read)
+    wrong += ["ranks differ"] * any(not alike(end, ends[0]) for end in ends)
+    wrong += ["nothing was rejected: the case must have both"] * (not rejected)
+    wrong += ["no epoch is whole: train longer"] * (epochs == 0)
+    wrong += ["an answer was older than max_age"] * any(int(a) > max_age for t in tallies for a in t["ages"])
+    return wrong
+
+
+def alike(one, other):
+    """Say whether two ranks ended with the same step, student and average."""
+    nets = ("student", "average")
+    equal = all(torch.equal(one[net][name], t) for net in nets for name, t in other[net].items())
+    return equal and one["steps"] == other["steps"] and one["read"] == other["read"]
