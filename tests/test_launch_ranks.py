@@ -7,10 +7,10 @@ import signal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mkd.train.checkpoint import Checkpoints
 from tests.helpers.runs import (
-    LITE0,
     QUICK,
     coloured,
     digests,
@@ -25,7 +25,7 @@ from tests.helpers.runs import (
 )
 from tests.helpers.shards import overwrite, write_dataset
 
-OFTEN = ("data.batch=4", "steps=6", "save_every=2", "val_every=3", "log_every=1")
+OFTEN = ("data.batch=4", "data.crop=64", "steps=6", "save_every=2", "val_every=3", "log_every=1")
 PHASES = {"supervised": "student", "kd": "student", "semi": "semi"}
 LONG = 300  # seconds in which a job ends that does not wait for a rank that is gone: those waits take 600
 
@@ -34,19 +34,22 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory):
-    """What to type for each stage, without out=, and runs of one rank in this process."""
+    """What to type for each stage, without out=, and runs of one rank in this process.
+
+    From trained weights and with small steps: from random ones each layer multiplies what ranks round otherwise.
+    """
     root = tmp_path_factory.mktemp("one")
     counts = {"labelled": 6, "unlabelled": 6, "val": 3}
     sets = {
-        name: write_dataset(root / name, coloured(n, seed=seed), labelled=name != "unlabelled")
+        name: write_dataset(root / name, coloured(n, (72, 72), seed=seed), labelled=name != "unlabelled")
         for seed, (name, n) in enumerate(counts.items())
     }
-    base = [f"data.labelled={sets['labelled']}", f"data.val={sets['val']}", *QUICK, *OFTEN]
-    typed = {"supervised": [*base, *LITE0]}
+    base = [f"data.labelled={sets['labelled']}", f"data.val={sets['val']}", *QUICK, *OFTEN, "optim.lr=4e-5"]
+    typed = {"supervised": [*base, "model=lite0", "student_init=imagenet"]}
     assert launch("supervised", *typed["supervised"], f"out={root}/supervised") == 0
     source = [f"kd.source={root}/supervised/model", f"kd.source_data={sets['labelled']}"]
-    teacher = ["kd.teacher_epochs=2", "kd.fisher_tiles=3", "kd.ewc_weight=1e-4"]
-    typed["kd"] = [*base, *LITE0, *source, *teacher]
+    teacher = ["kd.teacher_epochs=2", "kd.fisher_tiles=3", "kd.ewc_weight=1e-6", "kd.student_init=imagenet"]
+    typed["kd"] = [*base, "model=lite0", *source, *teacher]
     begin = [f"semi.start={root}/supervised/model", f"data.unlabelled={sets['unlabelled']}"]
     typed["semi"] = [*base, *begin, "semi.confidence=0.34", "semi.drop_start=0.5", "semi.result=teacher"]
     for stage in ("kd", "semi"):
@@ -73,18 +76,26 @@ def saved(run, phase):
 
 
 def near(run, other, phase):
-    """Weights, momentum and averages are equal to 1e-5."""
+    """Weights and averages are equal to 1e-5, although they have moved by more; momentum is, as a whole, to 1 %."""
     mine, theirs = saved(run, phase), saved(other, phase)
     assert mine["step"] == theirs["step"]
     assert mine["step_state"].keys() == theirs["step_state"].keys()
     pairs = [(mine["model"], theirs["model"])]
     if "ema" in mine["step_state"]:
         pairs.append((mine["step_state"]["ema"], theirs["step_state"]["ema"]))
-    states = [[s["momentum_buffer"] for s in m["optimizer"]["state"].values()] for m in (mine, theirs)]
-    pairs.append([dict(enumerate(s)) for s in states])
+    for n, state in mine["optimizer"]["state"].items():
+        momentum, its = state["momentum_buffer"], theirs["optimizer"]["state"][n]["momentum_buffer"]
+        assert (momentum - its).norm() <= 1e-2 * its.norm() + 1e-5, n
+    start = load_file(other.parent / "supervised" / "model" / "model.safetensors")
+    if other.name != "supervised":
+        assert max((theirs["model"][n] - t).abs().max() for n, t in start.items() if t.dim() == 4) > 1e-4
     for one, two in pairs:
         for name, t in one.items():
-            torch.testing.assert_close(t, two[name], rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+            # running statistics are activations, in which all layers before have rounded otherwise
+            close = 1e-4 if "running" in str(name) else 1e-5
+            torch.testing.assert_close(
+                t, two[name], rtol=close, atol=close, msg=lambda m, n=name: f"{n}: {m}"
+            )
 
 
 def same(run, other, phase):

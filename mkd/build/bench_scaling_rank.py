@@ -39,7 +39,7 @@ TRIPS = 30
 
 
 def train(out: Path, profiles: bool, overrides: list[str]) -> None:
-    """Train, and write what each step did to ``out/rank-R.json``, its trace to ``out/trace-R.json``."""
+    """Train, and write what each step did to ``out/rank-R.json``, rank 0 its trace to ``out/trace.json.gz``."""
     meter = Meter()
     tracing = profiler(out) if profiles else contextlib.nullcontext()
     with tracing as trace:
@@ -76,7 +76,8 @@ def profiler(out: Path) -> Any:
     """Return a profiler of `PROFILED` steps after the warm-up."""
 
     def export(trace: Any) -> None:
-        trace.export_chrome_trace(str(out / f"trace-{_rank()}.json"))
+        if _rank() == 0:
+            trace.export_chrome_trace(str(out / "trace.json.gz"))
 
     plan = schedule(wait=WARM_UP - 1, warmup=1, active=PROFILED, repeat=1)
     return profile(

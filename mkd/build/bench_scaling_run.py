@@ -104,14 +104,14 @@ def measure(config: ScalingRun, ranks: int, data: str, start: Path, serves: bool
 
 
 def profile_overlap(config: ScalingRun, data: str, start: Path) -> Overlap:
-    """Train on `PROFILE_RANKS` ranks under torch.profiler; the traces stay in ``OUT/profile``."""
+    """Train on `PROFILE_RANKS` ranks under torch.profiler; the trace stays in ``OUT/profile``."""
     out = Path(config.out).resolve() / "profile"
     out.mkdir(parents=True, exist_ok=True)
     given = _overrides(PROFILE_RANKS, PROFILE_CROP, WARM_UP + PROFILED, data, start)
     with tempfile.TemporaryDirectory() as folder:
         overrides = _arguments(given | {"out": Path(folder) / "run"})
         start_ranks(PROFILE_RANKS, "train", str(out), "profile", *overrides)
-    return read_overlap(out / "trace-0.json")
+    return read_overlap(out / "trace.json.gz")
 
 
 def measure_link(ranks: int) -> dict[str, float]:

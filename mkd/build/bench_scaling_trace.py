@@ -1,5 +1,6 @@
 """How much of the gradients' all-reduce lies inside the backward pass, read from a torch.profiler trace of gloo."""
 
+import gzip
 import json
 import math
 from dataclasses import dataclass
@@ -43,7 +44,8 @@ def read_overlap(path: Path) -> Overlap:
     Raises:
         ValueError: no backward pass or no all-reduce of gradients in it.
     """
-    events = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("ph") == "X"]
+    with gzip.open(path, "rt") as text:
+        events = [e for e in json.load(text)["traceEvents"] if e.get("ph") == "X"]
     passes = [_until_last_node(e, events) for e in events if e["name"] == BACKWARD]
     reduces = [_span(e) for e in events if e["name"] == "gloo:all_reduce" and _numbers(e) >= SHORTEST]
     if not passes or not reduces:

@@ -20,7 +20,10 @@ LABEL = "label.png"
 
 def image_kind(members: Container[str]) -> str:
     """Return what a tile's image member is called, "" when there is none."""
-    return next((kind for kind in IMAGES if kind in members), "")
+    for kind in IMAGES:
+        if kind in members:
+            return kind
+    return ""
 
 
 def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) -> None:

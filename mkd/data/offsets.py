@@ -33,7 +33,13 @@ class Offsets:
         Raises:
             ValueError: the shard's record is missing, damaged or of another data set.
         """
-        return Entry._make(marshal.loads(self._rows(shard)[row]))
+        with self._lock:
+            rows = self._shards.get(shard)
+            if isinstance(rows, list):
+                self._shards.move_to_end(shard)
+        if not isinstance(rows, list):
+            rows = self._rows(shard)
+        return Entry._make(marshal.loads(rows[row]))
 
     def _rows(self, shard: int) -> list[bytes]:
         """Return the entries of a shard packed, a fifth of their size as objects; one thread reads them."""
@@ -46,7 +52,7 @@ class Offsets:
                 self._tiles += self._index.shards[shard].samples
                 while self._tiles > KEPT and len(self._shards) > 1:
                     self._tiles -= self._index.shards[self._shards.popitem(last=False)[0]].samples
-        if isinstance(rows, list):
+        if isinstance(rows, list):  # by now
             return rows
         if not known:
             try:

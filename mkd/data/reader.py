@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mkd.data.decode import LABEL, decode_image, decode_label, image_kind
 from mkd.data.index import DatasetIndex
-from mkd.data.source import Damaged, Data, Members, TileSource, Wanted
+from mkd.data.source import Damaged, Data, TileSource, Wanted
 from mkd.data.storage import Folder
 
 TOGETHER = 16  # tiles that are read before they are decoded: they stay in the processor's cache
@@ -58,6 +58,7 @@ class TileReader:
 
     def __init__(self, source: TileSource, index: DatasetIndex, labelled: bool) -> None:
         self.source, self.index, self.labelled = source, index, labelled
+        self._sizes: dict[Size, Size] = {}  # one object for all tiles of a size: they travel as one
 
     def fill(self, sample: int, slot: Slot) -> Size:
         """Decode one tile.
@@ -104,13 +105,17 @@ class TileReader:
         asked = [self._asked(sample) for sample in samples]
         found: list[Size | Damaged] = []
         work: list[_Work] = []
-        for each, tile, slot in zip(asked, self.source.read_all(asked), slots, strict=True):
-            if isinstance(each, Wanted) and not isinstance(tile, Damaged):
-                work += self._work(len(found), each, tile, slot)
-                found.append(each.entry.size)
-            else:
-                assert isinstance(tile, Damaged), "what was not asked for is not read"
+        for each, tile, (image, label) in zip(asked, self.source.read_all(asked), slots, strict=True):
+            if not isinstance(tile, dict):
                 found.append(tile)
+                continue
+            assert isinstance(each, Wanted), "what was not asked for is not read"
+            (height, width), kind = each.entry.size, each.kinds[0]
+            area, place = height * width, len(found)
+            if self.labelled:  # first, so that of two faults the image's is told
+                work.append((place, each, LABEL, tile[LABEL], label[:area].reshape(height, width)))
+            work.append((place, each, kind, tile[kind], image[: 3 * area].reshape(height, width, 3)))
+            found.append(self._sizes.setdefault(each.entry.size, each.entry.size))
         for place, each, kind, data, out in work:
             try:
                 if kind == LABEL:
@@ -121,14 +126,6 @@ class TileReader:
                 what = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
                 found[place] = self._damaged(each.shard, each.entry.key, what)
         return found
-
-    def _work(self, place: int, asked: Wanted, members: Members, slot: Slot) -> Iterator[_Work]:
-        height, width = asked.entry.size
-        area = height * width
-        if self.labelled:
-            yield place, asked, LABEL, members[LABEL], slot[1][:area].reshape(height, width)
-        kind = asked.kinds[0]
-        yield place, asked, kind, members[kind], slot[0][: 3 * area].reshape(height, width, 3)
 
     def _asked(self, sample: int) -> Wanted | Damaged:
         """Choose the members of a tile that are needed."""

@@ -33,8 +33,9 @@ class Layout(NamedTuple):
 
     def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the flat places of a slot's image and label in a buffer."""
-        image, label = 3 * self.area * slot, self.area * (3 * self.slots + slot)
-        return buffer[image : image + 3 * self.area], buffer[label : label + self.area]
+        area = self.area
+        image, label = 3 * area * slot, area * (3 * self.slots + slot)
+        return buffer[image : image + 3 * area], buffer[label : label + area]
 
 
 class Buffers:

@@ -65,6 +65,7 @@ class TileSource:
         self._arguments = (folder, index, cache, cache_bytes)
         self.folder, self.index = folder, index
         self._ends = list(accumulate(shard.samples for shard in index.shards))
+        self._starts = [0, *self._ends]
         self._offsets = Offsets(folder, index)
         self._files: dict[int, int] = {}
         self._space, self._used = memoryview(bytearray(SPACE)), 0
@@ -82,8 +83,8 @@ class TileSource:
         Raises:
             ValueError: the record is missing, damaged or of another data set.
         """
-        shard, row = self.locate(sample)
-        return shard, self._offsets.entry(shard, row)
+        shard = bisect_right(self._ends, sample)
+        return shard, self._offsets.entry(shard, sample - self._starts[shard])
 
     def entry(self, sample: int) -> Entry:
         """Return key, (height, width) and members of a tile, each a `Member`; see `find`."""
@@ -149,7 +150,7 @@ class TileSource:
     def locate(self, sample: int) -> tuple[int, int]:
         """Return the shard that holds a sample, and its row there."""
         shard = bisect_right(self._ends, sample)
-        return shard, sample - self._ends[shard] + self.index.shards[shard].samples
+        return shard, sample - self._starts[shard]
 
     def _tile_bytes(self, shard: int) -> int:
         """Return the mean size of a shard's tiles."""
@@ -162,27 +163,38 @@ class TileSource:
         return Damaged(f"{place}:{entry.key}: {fault}; {advice}")
 
     def _tile(self, wanted: Wanted) -> Members | Damaged:
-        sample, shard, entry, kinds = wanted
-        places = [entry.members[kind] for kind in kinds]
-        start, stop = _bounds(places)
         try:
-            if self._ahead is None:
-                piece = self._room(stop - start)
-                span = Span(start, piece[: os.preadv(self._open(shard), [piece], start)])
-            else:
-                span = self._ahead.take(sample) or self._range(shard, start, stop)
-            tile, fault = _cut(span, kinds, places)
-            if fault and self._ahead is not None:
-                log.warning(
-                    "%s:%s: %s; reading it again",
-                    self.folder.name(self.index.shards[shard].file), entry.key, fault,
-                )  # fmt: skip
-                tile, fault = _cut(self._again(shard, start, stop), kinds, places)
+            tile, fault = self._local(wanted) if self._ahead is None else self._remote(wanted, self._ahead)
         except FileNotFoundError:
             fault = "the shard is missing"
         except OSError as error:
             fault = error.strerror or str(error)
-        return self._damaged(shard, entry, fault) if fault else tile
+        return self._damaged(wanted.shard, wanted.entry, fault) if fault else tile
+
+    def _local(self, wanted: Wanted) -> tuple[Members, str]:
+        """Read a tile; also return "" or what is wrong with its first bad member."""
+        _, shard, entry, kinds = wanted
+        tile, fault = dict[str, Data](), ""
+        if (file := self._files.get(shard)) is None:
+            file = self._open(shard)
+        for kind in kinds:
+            offset, size, _ = member = entry.members[kind]
+            piece = self._room(size)
+            data = tile[kind] = piece[: os.preadv(file, [piece], offset)]
+            fault = fault or _fault(kind, data, member)
+        return tile, fault
+
+    def _remote(self, wanted: Wanted, ahead: Ahead) -> tuple[Members, str]:
+        """Take a tile that was read ahead, or read it; what came damaged is read again."""
+        sample, shard, entry, kinds = wanted
+        members = [entry.members[kind] for kind in kinds]
+        start, stop = _bounds(members)
+        tile, fault = _cut(ahead.take(sample) or self._range(shard, start, stop), kinds, members)
+        if fault:
+            file = self.folder.name(self.index.shards[shard].file)
+            log.warning("%s:%s: %s; reading it again", file, entry.key, fault)
+            tile, fault = _cut(self._again(shard, start, stop), kinds, members)
+        return tile, fault
 
     def _room(self, size: int) -> memoryview:
         """Return memory that is free until the next `read_all`; what is in use stays when more is needed."""
@@ -219,9 +231,7 @@ class TileSource:
             os.close(copy)
 
     def _open(self, shard: int) -> int:
-        """Return the descriptor of a local shard."""
-        if (known := self._files.get(shard)) is not None:
-            return known
+        """Open a local shard; return its descriptor."""
         if len(self._files) >= MAX_OPEN:
             os.close(self._files.pop(next(iter(self._files))))
         info = self.index.shards[shard]
@@ -241,15 +251,22 @@ def _bounds(members: Collection[Member]) -> tuple[int, int]:
 
 def _cut(span: Span, kinds: Sequence[str], members: Sequence[Member]) -> tuple[Members, str]:
     """Cut members out of a piece of their shard; "" or what is wrong with the first bad one."""
-    tile: Members = {}
-    begin, whole = span
-    for kind, (offset, size, crc32) in zip(kinds, members, strict=True):
-        data = tile[kind] = whole[offset - begin : offset - begin + size]
-        if len(data) != size:
-            return {}, f"its {kind!r} is cut short, {len(data)} bytes of {size}"
-        if (found := zlib.crc32(data)) != crc32:
-            return {}, f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
-    return tile, ""
+    tile, fault = dict[str, Data](), ""
+    for kind, member in zip(kinds, members, strict=True):
+        start = member[0] - span.start
+        data = tile[kind] = span.data[start : start + member[1]]
+        fault = fault or _fault(kind, data, member)
+    return tile, fault
+
+
+def _fault(kind: str, data: Data, member: Member) -> str:
+    """Return "", or what is wrong with the content of a member."""
+    _, size, crc32 = member
+    if len(data) != size:
+        return f"its {kind!r} is cut short, {len(data)} bytes of {size}"
+    if (found := zlib.crc32(data)) != crc32:
+        return f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
+    return ""
 
 
 def _runs(samples: Iterable[int], size: int) -> Iterator[list[int]]:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 import threading
 import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 from typing import Any
 
 from mkd.data.messages import Ahead, Done, Failed, Order, Setup
 from mkd.data.reader import TileReader
 from mkd.data.ring import Buffers
 
-Line = Connection  # to the training process
+Line = Connection  # to the training process; what waits in it is small, so that neither side waits to send
 
 
 def main() -> None:
@@ -24,37 +24,43 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process gets them too, and ends this one
     line = Line(int(sys.argv[1]))
-    inbox: SimpleQueue[Any] = SimpleQueue()
-    threading.Thread(target=_listen, args=(line, inbox), daemon=True).start()
+    threading.Thread(target=_watch, args=(line.fileno(),), daemon=True).start()
     try:
-        _serve(line, inbox)
+        _serve(line)
     except (ValueError, OSError) as error:
         failed = Failed(str(error), ours=False)
     except Exception:
         failed = Failed(traceback.format_exc(), ours=True)
     with suppress(OSError):
         line.send(failed)
-    threading.Event().wait()  # until the listener ends the process: an end by itself would look like a crash
+    threading.Event().wait()  # until the watch ends the process: an end by itself would look like a crash
 
 
-def _listen(line: Line, inbox: SimpleQueue[Any]) -> None:
-    """Pass messages on; end the process, whatever it does, when the training process is gone."""
-    try:
-        while True:
-            inbox.put(line.recv())
-    except (EOFError, OSError):
-        os._exit(0)
+def _watch(file: int) -> None:
+    """End the process, whatever it does, when the training process is gone."""
+    end = select.poll()
+    end.register(file, 0)  # of hang-ups alone: messages wake nobody here
+    end.poll()
+    os._exit(0)
 
 
-def _serve(line: Line, inbox: SimpleQueue[Any]) -> None:
-    setup: Setup = inbox.get()
+def _serve(line: Line) -> None:
+    setup: Setup = _heard(line)
     reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
     while True:
-        message = inbox.get()
+        message = _heard(line)
         if isinstance(message, Ahead):
             reader.source.prefetch(message.samples)
         else:
             line.send(_filled(message, reader, buffers))
+
+
+def _heard(line: Line) -> Any:
+    """Take the next message; end where there is no training process to send one."""
+    try:
+        return line.recv()
+    except (EOFError, OSError):
+        os._exit(0)
 
 
 def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:

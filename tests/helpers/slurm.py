@@ -1,9 +1,11 @@
 """A throw-away Slurm with two nodes, both this machine: its own key, ports and folders; needs root."""
 
+import contextlib
 import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -162,7 +164,20 @@ class Slurm:
         finally:
             for name in tuple(self.daemons):
                 self.kill_node(name)
+            for pid in self.processes():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self):
+        """List what runs of the jobs of this Slurm, known by their environment."""
+        ours, found = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode(), []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().split(b"\0")
+                if ours in words and any(word.startswith(b"SLURM_JOB_ID=") for word in words):
+                    found.append(int(path.parent.name))
+        return found
 
     def _start(self, name, *command):
         """Start a daemon that also ends when this process is killed."""

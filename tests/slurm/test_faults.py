@@ -73,7 +73,7 @@ def test_a_lost_node_sends_the_job_back_to_the_queue(lab, quick, weights, tmp_pa
     lab.slurm.until(lambda: lab.restarts(job) == 1, WAIT, "the job was not put back into the queue")
     lab.slurm.start_node(node)
     told = lab.completed(job)
-    assert "NODE FAILURE" in told
+    assert "node failure" in told.lower()
     assert "going on from step" in told
     lab.completed(lab.submit("kd", *words, options=["--nodes=2"], RUN=plain))
     assert weights(lost) == weights(plain)
@@ -90,7 +90,7 @@ def test_killed_teachers_come_back(lab, quick, sets, tmp_path):
     lab.slurm.run("scancel", "--signal=KILL", f"{job}.{_step(lab, job, 'teachers')}")
     _until_ready(lab, job, 5)
     lab.completed(job, "ssl")
-    assert _teachers(run) == []
+    lab.slurm.until(lambda: not lab.slurm.processes(), WAIT, "something of the job still runs")
 
 
 def test_students_without_teachers_end_with_a_sentence(lab, quick, sets, tmp_path):

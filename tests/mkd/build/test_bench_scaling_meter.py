@@ -1,5 +1,6 @@
 """The meter of a rank: whose time it is, what is sent, and the overlap that a trace shows."""
 
+import gzip
 import json
 
 import numpy as np
@@ -130,6 +131,11 @@ def event(name, begin, end, thread=1, numbers=None):
     return made
 
 
+def write_trace(folder, events):
+    with gzip.open(folder / "trace.json.gz", "wt") as text:
+        json.dump({"traceEvents": events}, text)
+
+
 def test_the_overlap_of_a_trace(tmp_path):
     """Backward computes 100..200; buckets at 120..150, 140..180 and 190..230; a short sum of BatchNorm is none."""
     trace = [
@@ -143,8 +149,8 @@ def test_the_overlap_of_a_trace(tmp_path):
         event("gloo:all_reduce", 300, 400, 2, 100),
         {"ph": "M", "name": "thread_name"},
     ]
-    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": trace}))
-    found = read_overlap(tmp_path / "trace.json")
+    write_trace(tmp_path, trace)
+    found = read_overlap(tmp_path / "trace.json.gz")
     assert found.buckets == 3
     assert found.reduce_s == pytest.approx(100e-6)
     assert found.inside_s == pytest.approx(70e-6)
@@ -153,9 +159,9 @@ def test_the_overlap_of_a_trace(tmp_path):
 
 
 def test_a_trace_without_gradients_is_refused(tmp_path):
-    (tmp_path / "trace.json").write_text(json.dumps({"traceEvents": [event(BACKWARD, 0, 1)]}))
+    write_trace(tmp_path, [event(BACKWARD, 0, 1)])
     with pytest.raises(ValueError, match="1 backward passes and 0 all-reduces"):
-        read_overlap(tmp_path / "trace.json")
+        read_overlap(tmp_path / "trace.json.gz")
 
 
 spans = st.lists(

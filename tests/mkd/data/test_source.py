@@ -1,5 +1,6 @@
 """Members of tiles: the bytes that were packed, wherever the shards are, or one sentence about what is wrong."""
 
+import gc
 import os
 import pickle
 import random
@@ -257,13 +258,14 @@ def test_a_damaged_copy_is_replaced(tmp_path, remote, caplog):
 
 def test_a_cache_keeps_reading_from_the_disk(tmp_path, remote):
     """Each shard is fetched whole once; tiles ahead come from the copies too; no file is left open."""
+    gc.collect()  # files of earlier tests
     source, files = open_source(remote, tmp_path / "cache", 10**8), len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         source.prefetch(range(100))
         for sample in range(100):
             assert source.read(sample, ["jpg"]) == {"jpg": TILES[sample]["jpg"]}
     assert len(remote.reads) == 3
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files
 
 
 def test_a_record_of_another_data_set_is_refused(local):
