@@ -62,6 +62,8 @@ class Ddp(Plain):
         """Wrap the model."""
         super().__init__(world, model, optimizer, clip)
         devices = [world.device] if world.device.type == "cuda" else None
+        # Of a 1x1 convolution: channels-last or not, the memory is the same.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
         with warnings.catch_warnings():  # torch 2.15 has another name for broadcast_buffers, 2.9 does not
             warnings.simplefilter("ignore", FutureWarning)
             self.ddp = DistributedDataParallel(
