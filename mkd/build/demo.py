@@ -28,8 +28,7 @@ def demo(config: DemoRun) -> None:
     Writes ``results.json``, ``map.tif`` and ``report.html`` into ``config.out``.
     """
     check_alone("demo")
-    out, began = Path(config.out), time.monotonic()
-    cores = os.cpu_count() or 1
+    out, began, cores = Path(config.out), time.monotonic(), os.cpu_count() or 1
     print(
         f"mkd demo: draws landscapes, packs shards, distils ImageNet -> intermediate -> target with "
         f"{config.labelled} labelled tiles, adds unlabelled tiles, maps an unseen orthomosaic; "

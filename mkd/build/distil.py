@@ -124,21 +124,17 @@ def _consolidation(
     model = student if kd.anchor == "init" else (source if on_source else teacher)
     data = str(kd.source_data) if on_source else config.data.labelled
     assert model is not None
-    path, world = run.folder / FISHER, run.world
-    if not by_first(world, path.is_file):
-        whose = (
-            "the student's start"
-            if kd.anchor == "init"
-            else ("the source model" if on_source else "the teacher")
+    device = run.world.device
+    if not by_first(run.world, (run.folder / FISHER).is_file):
+        whose = {id(student): "the student's start", id(teacher): "the teacher"}.get(
+            id(model), "the source model"
         )
         run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
-        model.to(world.device).requires_grad_(True)
-        fisher = fisher_diagonal(model, _plain_crops(config, data, world), total=world.total)
+        _estimate_fisher(config, run, model.to(device), data)
         model.requires_grad_(model is student)
-        by_first(world, lambda: _write(path, fisher))
     anchor = student if kd.anchor == "init" else teacher
-    weights = {n: p.detach().clone().to(world.device) for n, p in anchor.named_parameters()}
-    loaded = {n: f.to(world.device) for n, f in load_file(path).items()}
+    weights = {n: p.detach().clone().to(device) for n, p in anchor.named_parameters()}
+    loaded = {n: f.to(device) for n, f in load_file(run.folder / FISHER).items()}
     # A source classifier of other classes says nothing about this stage's.
     shared = {n: f for n, f in loaded.items() if not (on_source and n.startswith("classifier."))}
     if config.optim.name == "sgd":
@@ -149,9 +145,16 @@ def _consolidation(
     return Consolidation(weights, shared, kd.ewc_weight)
 
 
-def _write(path: Path, fisher: dict[str, Tensor]) -> None:
-    with written_aside(path) as aside:
-        aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
+def _estimate_fisher(config: schema.KdRun, run: Run, model: DeepLabV3Plus, data: str) -> None:
+    """Write the Fisher of a model on a data set into the run folder, estimated by all ranks together."""
+    model.requires_grad_(True)
+    fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.total)
+
+    def write() -> None:
+        with written_aside(run.folder / FISHER) as aside:
+            aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
+
+    by_first(run.world, write)
 
 
 def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:

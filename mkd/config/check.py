@@ -56,8 +56,6 @@ def check(config: Any) -> None:
             at_least("parallel", config.parallel, 1)
             if not config.seeds:
                 raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
-        case _:
-            pass
 
 
 def _check_serve(c: s.TeacherServe) -> None:
@@ -131,13 +129,7 @@ def _check_run(c: s.RunConfig) -> None:
     positive("epochs", c.epochs)
     if c.steps is not None:
         at_least("steps", c.steps, 1)
-    for key in ("log_every", "save_every", "val_every", "keep"):
-        at_least(key, getattr(c, key), 1)
-    if c.keep_every is not None and (c.keep_every < 1 or c.keep_every % c.save_every):
-        raise ValueError(
-            f"keep_every={c.keep_every}; a multiple of save_every={c.save_every} is allowed: kept checkpoints are "
-            "among those that are saved"
-        )
+    _check_every(c)
     choice("engine", c.engine, ("auto", "plain", "ddp", "zero1", "zero2"))
     share("ohem.threshold", c.ohem.threshold)
     share("ohem.min_kept", c.ohem.min_kept)
@@ -148,8 +140,16 @@ def _check_run(c: s.RunConfig) -> None:
             _check_semi(c)
         case s.SupervisedRun():
             _check_start(c)
-        case _:
-            pass
+
+
+def _check_every(c: s.RunConfig) -> None:
+    for key in ("log_every", "save_every", "val_every", "keep"):
+        at_least(key, getattr(c, key), 1)
+    if c.keep_every is not None and (c.keep_every < 1 or c.keep_every % c.save_every):
+        raise ValueError(
+            f"keep_every={c.keep_every}; a multiple of save_every={c.save_every} is allowed: kept checkpoints are "
+            "among those that are saved"
+        )
 
 
 def _check_model(m: s.ModelConfig) -> None:

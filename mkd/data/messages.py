@@ -7,13 +7,24 @@ from typing import NamedTuple
 from mkd.data.reader import DataSet, Lost
 from mkd.data.ring import Layout
 
+LARGEST = 200_000  # bytes of a list of orders that any process may take: what one packet holds
+
 
 class Setup(NamedTuple):
-    """What a process needs to know once: the data set, and the layout and descriptor of the shared buffers."""
+    """What a process needs to know once.
+
+    Attributes:
+        data: the data set.
+        layout: of the shared buffers.
+        file: their descriptor.
+        orders: descriptor of the socket from which the next free process takes the next list of orders; None: each
+            process gets its own from its line.
+    """
 
     data: DataSet
     layout: Layout
     file: int
+    orders: int | None
 
 
 class Ahead(NamedTuple):
@@ -23,9 +34,13 @@ class Ahead(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Fill slots of a buffer with as many samples; orders come in lists, and each list is answered at once."""
+    """Fill slots of a buffer with as many samples; orders come in lists, and each list is answered at once.
+
+    `number` and `share` say which part of which batch this is.
+    """
 
     number: int
+    share: int
     buffer: int
     slots: range
     samples: list[int]
@@ -35,6 +50,7 @@ class Done(NamedTuple):
     """An order is done: (height, width) of each of its tiles, and slot -> what was lost and replaced there."""
 
     number: int
+    share: int
     sizes: list[tuple[int, int]]
     lost: dict[int, Lost]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import selectors
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.data.decoder import Decoder
-from mkd.data.messages import Ahead, Order, Setup
+from mkd.data.messages import LARGEST, Ahead, Order, Setup
 from mkd.data.reader import DataSet, Lost
 from mkd.data.ring import Layout, Ring
 
@@ -39,7 +41,7 @@ class _Pending:
 
     pairs: Sequence[Pair]
     buffer: int
-    slots: dict[int, range]  # process -> its slots, until it has answered
+    slots: dict[int, range]  # share -> its slots, until it is answered
     sizes: list[Pair]
     lost: dict[int, Lost] = field(default_factory=dict)
 
@@ -47,8 +49,10 @@ class _Pending:
 class Pool:
     """Processes that decode the batches of one stream into shared memory.
 
-    Slot s of a batch is always decoded by process s mod workers, so that neighbours in a shard are read by one
-    process; where there are more processes than slots they take turns by batch.
+    A batch is decoded in as many shares as there are processes, slot s in share s mod workers; where there are more
+    processes than slots, shares take turns by batch. Shares of a local data set go to whichever process is free: cores
+    are not equally fast, and a batch waits for its last tile. Those of a remote one go to their own process each, so
+    that neighbours in a shard are read ahead by one process.
 
     Args:
         data: the data set.
@@ -64,10 +68,12 @@ class Pool:
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, _Pending] = {}
         self._ordered = self._announced = 0
-        for number in range(workers):
-            worker = Decoder(Setup(data, layout, self._ring.file))
-            self._workers.append(worker)
-            self._selector.register(worker.line, selectors.EVENT_READ, number)
+        self._orders, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with taken:
+            setup = Setup(data, layout, self._ring.file, None if self._remote else taken.fileno())
+            for _ in range(workers):
+                self._workers.append(Decoder(setup))
+                self._selector.register(self._workers[-1].line, selectors.EVENT_READ, self._workers[-1])
 
     def __enter__(self) -> Pool:
         """Return the pool."""
@@ -75,6 +81,7 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         """End the processes; what was handed out stays valid."""
+        self._orders.close()
         for worker in self._workers:
             worker.line.close()
         for worker in self._workers:
@@ -122,15 +129,27 @@ class Pool:
             buffer, shares = self._ring.take(), self._shares(number, len(pairs))
             self._pending[number] = _Pending(pairs, buffer, shares, [(0, 0)] * len(pairs))
             for who, its in shares.items():
-                orders[who].append(Order(number, buffer, its, [pairs[slot][1] for slot in its]))
+                orders[who].append(Order(number, who, buffer, its, [pairs[slot][1] for slot in its]))
         self._ordered = numbers.stop
-        for worker, its_orders in zip(self._workers, orders, strict=True):
-            if its_orders:
-                worker.tell(its_orders)
+        for worker, share in zip(self._workers, orders, strict=True):
+            if share and self._remote:
+                worker.tell(share)
+            elif share:
+                self._offer(share)
         return numbers
 
+    def _offer(self, share: list[Order]) -> None:
+        """Send orders to whichever process is free first."""
+        packet = pickle.dumps(share)
+        assert len(packet) <= LARGEST, len(packet)
+        try:
+            self._orders.sendall(packet)
+        except OSError:  # nobody is there to take it
+            self._hear()
+            raise
+
     def _shares(self, number: int, tiles: int) -> dict[int, range]:
-        """Return which slots of a batch each process decodes; one without any is left out."""
+        """Return the slots of each share of a batch; a share without any is left out."""
         workers, slots = len(self._workers), self._layout.slots
         first = -number * slots if slots < workers else 0
         shares = {who: range((who + first) % workers, tiles, workers) for who in range(workers)}
@@ -139,9 +158,9 @@ class Pool:
     def _hear(self) -> None:
         """Wait for answers and take them."""
         for key, _ in self._selector.select():
-            for done in self._workers[key.data].hear():
+            for done in key.data.hear():
                 batch = self._pending[done.number]
-                for slot, size in zip(batch.slots.pop(key.data), done.sizes, strict=True):
+                for slot, size in zip(batch.slots.pop(done.share), done.sizes, strict=True):
                     batch.sizes[slot] = size
                 batch.lost |= done.lost
 

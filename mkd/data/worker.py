@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import select
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -12,7 +14,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mkd.data.messages import Ahead, Done, Failed, Order, Setup
+from mkd.data.messages import LARGEST, Ahead, Done, Failed, Order, Setup
 from mkd.data.reader import TileReader
 from mkd.data.ring import Buffers
 
@@ -47,8 +49,10 @@ def _watch(file: int) -> None:
 def _serve(line: Line) -> None:
     setup: Setup = _heard(line)
     reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
+    orders = None if setup.orders is None else socket.socket(fileno=setup.orders)
+    packet = bytearray(LARGEST)
     while True:
-        message = _heard(line)
+        message = _heard(line) if orders is None else _taken(orders, packet)
         if isinstance(message, Ahead):
             reader.source.prefetch(message.samples)
         else:
@@ -63,6 +67,13 @@ def _heard(line: Line) -> Any:
         os._exit(0)
 
 
+def _taken(orders: socket.socket, packet: bytearray) -> Any:
+    """Take the next list of orders, which no other process then gets."""
+    if not (size := orders.recv_into(packet)):
+        os._exit(0)
+    return pickle.loads(memoryview(packet)[:size])
+
+
 def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:
     """Fill the slots of all orders together."""
     places = [
@@ -73,7 +84,7 @@ def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[D
     ]
     slots = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
     filled = reader.fill_all([sample for order in orders for sample in order.samples], slots)
-    done = {order.number: Done(order.number, [], {}) for order in orders}
+    done = {order.number: Done(order.number, order.share, [], {}) for order in orders}
     for (order, _, slot), (size, lost) in zip(places, filled, strict=True):
         done[order.number].sizes.append(size)
         if lost is not None:

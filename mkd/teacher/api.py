@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mkd.semi.entropy import PseudoLabels
+from mkd.semi.entropy import PseudoLabels, TileLimit
 
 
 @dataclass
@@ -54,6 +54,11 @@ class Teacher(Protocol):
     @property
     def model(self) -> nn.Module:
         """The network with the averaged weights, in eval mode; it follows every `follow`."""
+        ...
+
+    @property
+    def tile_limit(self) -> TileLimit:
+        """The tile filter's tau, and what it remembers."""
         ...
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:

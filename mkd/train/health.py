@@ -114,6 +114,14 @@ class Health:
         s.accepted += int(accepted.sum())
         s.score += float(score.sum(dtype=torch.float64))
 
+    def seen(self) -> _Sums:
+        """Return a copy of what this rank has counted since the last report."""
+        return replace(self._sums, classes=self._sums.classes.clone())
+
+    def forget(self, seen: _Sums) -> None:
+        """Go back to what `seen` returned, after a step that did not come about."""
+        self._sums = seen
+
     def report(self) -> Figures:
         """Return the figures since the last report, and count them as a bad row or not."""
         inside, tiles, accepted, score, *counts = self._totals()

@@ -78,7 +78,13 @@ class PseudoFeed:
         if self._stream is None:
             self._open(0)
         total = self.size * self.world.ranks
-        pool, rejected, position, labels = self._fill(total, progress)
+        scores, seen = self.teacher.tile_limit.state_dict(), self.health.seen()
+        try:
+            pool, rejected, position, labels = self._fill(total, progress)
+        except TeachersGone:  # what some batches of this step taught is forgotten: they are asked for again
+            self.teacher.tile_limit.load_state_dict(scores)
+            self.health.forget(seen)
+            raise
         trained, rest = pool[:total], pool[total:]
         missing = total - len(trained)
         stand_ins = rejected[len(rejected) - missing :]  # which have no label

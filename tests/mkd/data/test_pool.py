@@ -13,7 +13,7 @@ from mkd.data.plan import Plan
 from mkd.data.pool import DEPTH, Pool, read_ahead
 from mkd.data.reader import DataSet
 from mkd.data.ring import Layout
-from tests.helpers.decoders import decoders, rss
+from tests.helpers.decoders import decoders, gone, rss
 from tests.helpers.plain import members_of, smooth, write_plain
 
 PAIRS = smooth(14, 32)
@@ -73,6 +73,34 @@ def test_a_killed_worker_is_one_sentence(folder, moment):
             pass
     assert "\n" not in str(error.value)
     assert decoders() == []
+
+
+def test_all_workers_killed_is_one_sentence_too(folder):
+    """Nobody is left to take an order: that is no error of a socket."""
+    batches = stream_of(folder, 2, stop=10**6)
+    next(batches)
+    pids = decoders()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert gone(pids) == []
+    with pytest.raises(ValueError, match=r"was killed by SIGKILL"):
+        for _ in batches:
+            pass
+    assert decoders() == []
+
+
+def test_a_process_that_stands_still_holds_nobody_up(folder):
+    """Orders wait for no process of their own: the other one takes them all, and the batches are the same."""
+    data = TileSet(folder, True).data
+    steps = list(Plan([9, 1, 4], 4, seed=3).steps(0, 12))
+    with Pool(data, Layout(4, 32, 32), 2) as pool:
+        still = decoders()[0]
+        os.kill(still, signal.SIGSTOP)
+        try:
+            pairs = [filled.pairs for filled in pool.batches([steps])]
+        finally:
+            os.kill(still, signal.SIGCONT)
+    assert pairs == steps
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(folder):

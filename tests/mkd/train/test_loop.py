@@ -1,112 +1,39 @@
 """The one loop: a killed run goes on to the same bits, the best weights win, and NaN ends it in one sentence."""
 
-import copy
 import math
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mkd.evaluate import confusion
 from mkd.metrics.confusion import ConfusionMatrix
-from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.checkpoint import Checkpoints
-from mkd.train.kd_step import Consolidation, KdStep
-from mkd.train.stop import LATER, Stop, Stopped
 from mkd.train.supervised_step import Ohem, SupervisedStep
+from tests.helpers.loops import KINDS, OHEM, equal, run, semi, step_and_feed, validation, write_sets
 from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import semi_step_of
-from tests.helpers.runs import CPU, TileSet, coloured, feed_of, fit_in, phase_of, rows
-from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.runs import coloured, feed_of, fit_in, phase_of, rows
+from tests.helpers.shards import write_dataset
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """6 labelled, 4 unlabelled (half of them noise) and 2 validation tiles of 16 x 16 pixels."""
-    root = tmp_path_factory.mktemp("data")
-    sets = {
-        "labelled": coloured(6, (16, 16), seed=6),
-        "unlabelled": coloured(2, (16, 16), seed=4) + pictures(2, (16, 16), seed=4),
-        "val": coloured(2, (16, 16), seed=2),
-    }
-    return {n: write_dataset(root / n, pairs, labelled=n != "unlabelled") for n, pairs in sets.items()}
-
-
-def supervised(seed):
-    return SupervisedStep(tiny_net(seed=seed), Ohem(0.7, 0.1))
-
-
-def kd(seed):
-    """A step with teacher, anchor and Fisher, which no checkpoint holds, and a student of this seed."""
-    student, teacher = tiny_net(seed=seed), tiny_net(seed=50).eval().requires_grad_(False)
-    anchor = {n: p.detach().clone() for n, p in tiny_net(seed=51).named_parameters()}
-    fisher = {n: torch.rand(p.shape, generator=torch.Generator().manual_seed(52)) for n, p in anchor.items()}
-    return KdStep(student, teacher, Ohem(0.7, 0.1), 3.0, 1.0, Consolidation(anchor, fisher, 0.1))
-
-
-def semi(seed, feed, teacher=LocalTeacher):
-    """A step with an EMA teacher, the percentile tile filter and a pool of tiles; all have memory."""
-    student = tiny_net(seed=seed)
-    with torch.no_grad():
-        student[4].weight *= 8  # sure of some pixels, so that tiles differ
-    limit = TileLimit(drop_start=0.4, drop_end=0.3, window=6)
-    made = teacher(student, 0.9, 0.7, limit)
-    return semi_step_of(student, made, feed, made.model)
-
-
-STEPS = {"supervised": (supervised, False), "kd": (kd, True), "semi": (semi, True)}
-
-
-def step_and_feed(kind, seed, labelled, unlabelled, **more):
-    """Make a step and what feeds it; the semi-supervised one reads its unlabelled tiles itself."""
-    make, needs = STEPS[kind]
-    feed = feed_of(labelled, unlabelled if needs else None, crop=16, **more)
-    if kind != "semi":
-        return make(seed), feed
-    return semi(seed, feed), replace(feed, unlabelled=None)
-
-
-def run(folder, data, kind, seed=0, kill=None, **phase):
-    batch = 3 if kind == "semi" else 2
-    step, feed = step_and_feed(kind, seed, data["labelled"], data["unlabelled"], batch=batch)
-    tiles = TileSet(data["val"], labelled=True)
-    health = step.pseudo.health if kind == "semi" else None
-    phase = phase_of(**({"batch": batch} | phase))
-    return fit_in(folder, step, feed, phase, lambda m: confusion(m, tiles, 2, CPU), kill, health)
+    return write_sets(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     """One run of each kind that is never stopped, with its weights."""
     found = {}
-    for kind in STEPS:
+    for kind in KINDS:
         folder = tmp_path_factory.mktemp(kind)
         found[kind] = folder, run(folder, data, kind)
     return found
 
 
-@contextmanager
-def wish(step, wish=LATER):
-    """Let runs be asked to stop after this step."""
-
-    def agreed(self):
-        self.asked = getattr(self, "asked", 0) + 1
-        return wish if self.asked == step else 0
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stop, "agreed", agreed)
-        yield
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(t, other[n]) for n, t in one.items())
-
-
 @pytest.mark.parametrize("kills", [[2], [4], [7], [4, 5, 7]])
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_run_goes_on_to_the_same_bits(data, whole, tmp_path, kind, kills):
     """Killed before, right after and long after a checkpoint, or thrice: same weights, best and last, same rows."""
     folder, weights = whole[kind]
@@ -120,33 +47,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data, whole, tmp_path, kind, kill
     assert equal(again, weights)
 
 
-@pytest.mark.parametrize("log_every", [1, 3])
-@pytest.mark.parametrize("kind", STEPS)
-def test_a_stopped_run_goes_on_to_the_same_bits(data, whole, tmp_path, capsys, kind, log_every):
-    """Stopped after any step, also between rows and checkpoints: that step is saved, and the end is the same."""
-    start = 0
-    for count in (1, 1, 2, 3):
-        (tmp_path / "stop").touch()
-        with wish(count), pytest.raises(Stopped) as stopped:
-            run(tmp_path, data, kind, seed=100 * start, log_every=log_every, save_every=100)
-        start += count
-        assert stopped.value.code == 75
-        assert Checkpoints(tmp_path / "checkpoints" / "student").load()["step"] == start
-        said = capsys.readouterr().out
-        assert f"student: stopped at step {start} of 8; the same command goes on" in said
-        assert (tmp_path / "stop").stat().st_mtime == 0  # obeyed
-    assert equal(run(tmp_path, data, kind, seed=300, log_every=log_every, save_every=100), whole[kind][1])
-    if log_every == 1:
-        assert rows(tmp_path) == rows(whole[kind][0])
-
-
-def test_a_wish_after_the_last_step_changes_nothing(data, whole, tmp_path):
-    """The phase has ended, and the wish is heard in the next one."""
-    with wish(8):
-        assert equal(run(tmp_path, data, "supervised"), whole["supervised"][1])
-
-
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_ended_phase_is_not_trained_again(data, whole, tmp_path, kind):
     """A kill between the last checkpoint and the model folder costs no step and gives the same weights."""
     run(tmp_path, data, kind)
@@ -191,7 +92,7 @@ def test_rows_hold_the_poly_rate_and_the_epoch(whole):
             assert row["epoch"] == pytest.approx(row["step"] / 3, abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", STEPS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_small_problem_is_learnt(tmp_path, data, kind):
     """On two tiles whose class shows in their colour the supervised loss falls by half in 30 steps."""
     two = write_dataset(tmp_path / "two", coloured(2, (16, 16), seed=8))
@@ -216,39 +117,6 @@ def scores(*pairs):
         return matrix
 
     return validate
-
-
-def test_micro_batches_share_one_update(data, tmp_path):
-    """A batch of 4 in 2 parts: each part's loss counts half, values are their mean, masks are those of their places."""
-    feed, seen, rates = feed_of(data["labelled"], crop=16, batch=4), [], []
-
-    class Watching(SupervisedStep):
-        def __call__(self, part, diagnose):
-            rates.append([p.grad is not None for p in self.model.parameters()][0])
-            seen.append((part, self.model[3].place.tolist(), copy.deepcopy(self.model)))
-            return super().__call__(part, diagnose)
-
-    step = Watching(tiny_net(), Ohem(1.0, 1.0))
-    reference = tiny_net()
-    phase = phase_of(steps=2, batch=4, micro_batches=2, val_every=9, save_every=9)
-    fit_in(tmp_path, step, feed, phase)
-    assert rates == [False, True] * 2  # gradients are cleared after each second part
-    assert [place for _, place, _ in seen] == [[0, n // 2, 0, 4, *([0, 1], [2, 3])[n % 2]] for n in range(4)]
-    views = list(feed(0, 2))
-    for n, (part, _, _) in enumerate(seen):
-        half = slice(2 * (n % 2), 2 * (n % 2) + 2)
-        assert torch.equal(part.images, views[n // 2].images[half])
-    losses = []
-    for part, _, model in seen:
-        losses.append(Ohem(1.0, 1.0)(model.train()(part.images), part.labels, CPU))
-    means = [(a + b).item() / 2 for a, b in (losses[:2], losses[2:])]
-    assert [r["loss"] for r in rows(tmp_path)] == pytest.approx(means, rel=1e-5)
-    first = [
-        torch.autograd.grad(loss, [model[0].weight])[0]
-        for loss, (_, _, model) in zip(losses[:2], seen, strict=False)
-    ]
-    start, after = reference[0].weight, seen[2][2][0].weight
-    assert torch.allclose(after, start - 0.05 * (sum(first) / 2 + 1e-3 * start), atol=1e-6)
 
 
 def test_the_start_is_told_once(data, tmp_path, capsys):
@@ -283,7 +151,7 @@ def counting(folder, data, validate, kill=None):
     model = tiny_net()
     model[4].bias.requires_grad_(False)
     torch.nn.init.zeros_(model[4].bias)
-    step = Counting(model, Ohem(0.7, 0.1))
+    step = Counting(model, OHEM)
     weights = fit_in(folder, step, feed_of(data["labelled"]), phase_of(), validate, kill)
     return None if weights is None else weights["4.bias"][0].item()
 
@@ -315,7 +183,7 @@ def test_without_validation_the_last_weights_are_kept(data, tmp_path):
 
 def test_validation_leaves_training_mode(data, tmp_path):
     """After a validation, which evaluates, the next step trains again: BatchNorm statistics go on moving."""
-    step = supervised(0)
+    step = SupervisedStep(tiny_net(), OHEM)
     means = []
 
     def validate(model):
@@ -352,7 +220,7 @@ def test_nan_loss_is_one_sentence(data, tmp_path, log_every):
     with pytest.raises(ValueError, match="not finite") as caught:
         fit_in(
             tmp_path,
-            Bad(tiny_net(), Ohem(0.7, 0.1)),
+            Bad(tiny_net(), OHEM),
             feed_of(data["labelled"]),
             phase_of(log_every=log_every),
         )
@@ -368,7 +236,7 @@ def test_nan_loss_is_one_sentence(data, tmp_path, log_every):
 
 def test_nan_before_the_first_checkpoint(data, tmp_path):
     """There is no good checkpoint then, and the sentence says so."""
-    step = Bad(tiny_net(), Ohem(0.7, 0.1))
+    step = Bad(tiny_net(), OHEM)
     step.first = 0
     with pytest.raises(ValueError, match="step 1: loss_sup is not finite; no checkpoint yet"):
         fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of())
@@ -377,7 +245,7 @@ def test_nan_before_the_first_checkpoint(data, tmp_path):
 
 def test_weights_that_are_not_numbers_are_never_saved(data, tmp_path):
     """A finite loss with a broken gradient right before a save must not replace the last good checkpoint."""
-    step = Bad(tiny_net(), Ohem(0.7, 0.1))
+    step = Bad(tiny_net(), OHEM)
     step.where = "gradient"  # breaks the weights at step 6, which is saved
     with pytest.raises(ValueError, match="not finite"):
         fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of())
@@ -390,7 +258,7 @@ def test_a_resumed_run_with_the_same_bad_luck_says_the_same(data, tmp_path):
     said = []
     for _ in range(2):
         with pytest.raises(ValueError, match="not finite") as caught:
-            fit_in(tmp_path, Bad(tiny_net(), Ohem(0.7, 0.1)), feed_of(data["labelled"]), phase_of())
+            fit_in(tmp_path, Bad(tiny_net(), OHEM), feed_of(data["labelled"]), phase_of())
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert [r["step"] for r in rows(tmp_path)] == [1, 2, 3, 4, 5]
@@ -409,7 +277,7 @@ def test_the_step_sees_progress_and_diagnoses_now_and_then(data, tmp_path):
             seen[-1].append(diagnose)
             return super().__call__(part, diagnose)
 
-    step = Watching(tiny_net(), Ohem(0.7, 0.1))
+    step = Watching(tiny_net(), OHEM)
     fit_in(tmp_path, step, feed_of(data["labelled"]), phase_of(steps=12, log_every=1))
     assert [p for p, _ in seen] == [n / 12 for n in range(12)]
     assert [n for n, (_, d) in enumerate(seen, 1) if d] == [5, 10]
@@ -433,11 +301,7 @@ def test_teachers_that_are_gone_leave_a_checkpoint(data, whole, tmp_path, answer
     feed = feed_of(data["labelled"], data["unlabelled"], crop=16, batch=3)
     step = semi(0, feed, Leaving)
     step.pseudo.teacher.answers = answers
-    tiles = TileSet(data["val"], labelled=True)
-
-    def validate(model):
-        return confusion(model, tiles, 2, CPU)
-
+    validate = validation(data)
     with pytest.raises(TeachersGone, match="600 s"):
         fit_in(
             tmp_path,

@@ -1,0 +1,104 @@
+"""The loop, stopped as it was asked to, and its micro-batches."""
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from mkd.train.checkpoint import Checkpoints
+from mkd.train.stop import LATER, Stop, Stopped
+from mkd.train.supervised_step import Ohem, SupervisedStep
+from tests.helpers.loops import KINDS, equal, run, write_sets
+from tests.helpers.nets import tiny_net
+from tests.helpers.runs import CPU, feed_of, fit_in, phase_of, rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_sets(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Runs that are never stopped, by kind and log_every, with their weights."""
+    found = {}
+    for kind in KINDS:
+        for log_every in (1, 3):
+            folder = tmp_path_factory.mktemp(kind)
+            weights = run(folder, data, kind, log_every=log_every, save_every=100)
+            found[kind, log_every] = folder, weights
+    return found
+
+
+@contextmanager
+def wish(step, wish=LATER):
+    """Let runs be asked to stop after this step."""
+
+    def agreed(self):
+        self.asked = getattr(self, "asked", 0) + 1
+        return wish if self.asked == step else 0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stop, "agreed", agreed)
+        yield
+
+
+@pytest.mark.parametrize("log_every", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stopped_run_goes_on_to_the_same_bits(data, whole, tmp_path, capsys, kind, log_every):
+    """Stopped after any step, also between rows and checkpoints: that step is saved, and the end is the same."""
+    start = 0
+    for count in (1, 1, 2, 3):
+        (tmp_path / "stop").touch()
+        with wish(count), pytest.raises(Stopped) as stopped:
+            run(tmp_path, data, kind, seed=100 * start, log_every=log_every, save_every=100)
+        start += count
+        assert stopped.value.code == 75
+        assert Checkpoints(tmp_path / "checkpoints" / "student").load()["step"] == start
+        said = capsys.readouterr().out
+        assert f"student: stopped at step {start} of 8; the same command goes on" in said
+        assert (tmp_path / "stop").stat().st_mtime == 0  # obeyed
+    folder, weights = whole[kind, log_every]
+    assert equal(run(tmp_path, data, kind, seed=300, log_every=log_every, save_every=100), weights)
+    assert rows(tmp_path) == rows(folder)
+
+
+def test_a_wish_after_the_last_step_changes_nothing(data, whole, tmp_path):
+    """The phase has ended, and the wish is heard in the next one."""
+    with wish(8):
+        weights = run(tmp_path, data, "supervised", save_every=100)
+    assert equal(weights, whole["supervised", 1][1])
+
+
+def test_micro_batches_share_one_update(data, tmp_path):
+    """A batch of 4 in 2 parts: each part's loss counts half, values are their mean, masks are those of their places."""
+    feed, seen, rates = feed_of(data["labelled"], crop=16, batch=4), [], []
+
+    class Watching(SupervisedStep):
+        def __call__(self, part, diagnose):
+            rates.append([p.grad is not None for p in self.model.parameters()][0])
+            seen.append((part, self.model[3].place.tolist(), copy.deepcopy(self.model)))
+            return super().__call__(part, diagnose)
+
+    step = Watching(tiny_net(), Ohem(1.0, 1.0))
+    reference = tiny_net()
+    phase = phase_of(steps=2, batch=4, micro_batches=2, val_every=9, save_every=9)
+    fit_in(tmp_path, step, feed, phase)
+    assert rates == [False, True] * 2  # gradients are cleared after each second part
+    assert [place for _, place, _ in seen] == [[0, n // 2, 0, 4, *([0, 1], [2, 3])[n % 2]] for n in range(4)]
+    views = list(feed(0, 2))
+    for n, (part, _, _) in enumerate(seen):
+        half = slice(2 * (n % 2), 2 * (n % 2) + 2)
+        assert torch.equal(part.images, views[n // 2].images[half])
+    losses = []
+    for part, _, model in seen:
+        losses.append(Ohem(1.0, 1.0)(model.train()(part.images), part.labels, CPU))
+    means = [(a + b).item() / 2 for a, b in (losses[:2], losses[2:])]
+    assert [r["loss"] for r in rows(tmp_path)] == pytest.approx(means, rel=1e-5)
+    first = [
+        torch.autograd.grad(loss, [model[0].weight])[0]
+        for loss, (_, _, model) in zip(losses[:2], seen, strict=False)
+    ]
+    start, after = reference[0].weight, seen[2][2][0].weight
+    assert torch.allclose(after, start - 0.05 * (sum(first) / 2 + 1e-3 * start), atol=1e-6)
