@@ -26,11 +26,10 @@ class Decoder:
         root = str(Path(__file__).resolve().parents[2])  # for a checkout that is not installed
         paths = [root, os.environ.get("PYTHONPATH", "")]
         single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        passed = {far.fileno(), setup.file} | ({setup.orders} if setup.orders is not None else set())
         with far:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mkd.data.worker", str(far.fileno())],
-                pass_fds=tuple(passed),
+                pass_fds=(far.fileno(), setup.file),
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )

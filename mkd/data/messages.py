@@ -7,24 +7,13 @@ from typing import NamedTuple
 from mkd.data.reader import DataSet, Lost
 from mkd.data.ring import Layout
 
-LARGEST = 200_000  # bytes of a list of orders that any process may take: what one packet holds
-
 
 class Setup(NamedTuple):
-    """What a process needs to know once.
-
-    Attributes:
-        data: the data set.
-        layout: of the shared buffers.
-        file: their descriptor.
-        orders: descriptor of the socket from which the next free process takes the next list of orders; None: each
-            process gets its own from its line.
-    """
+    """What a process needs to know once: the data set, and the layout and descriptor of the shared buffers."""
 
     data: DataSet
     layout: Layout
     file: int
-    orders: int | None
 
 
 class Ahead(NamedTuple):

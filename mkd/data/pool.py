@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
 import selectors
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.data.decoder import Decoder
-from mkd.data.messages import LARGEST, Ahead, Order, Setup
+from mkd.data.messages import Ahead, Order, Setup
 from mkd.data.reader import DataSet, Lost
 from mkd.data.ring import Layout, Ring
+from mkd.data.turns import AT_ONCE, Turns
 
-DEPTH = 4  # batches that are decoded ahead; more where they have fewer tiles than there are processes
-GROUP = 2  # batches that are ordered, and answered, by one message
+DEPTH = 6  # batches that are decoded ahead; more where they have fewer tiles than there are processes
+GROUP = (
+    2  # batches that are ordered, and answered, by one message: so a part waits behind those that are begun
+)
 
 Pair = tuple[int, int]  # (epoch, sample)
 Block = Sequence[Sequence[Pair]]  # batches whose tiles are read ahead together
@@ -49,10 +50,10 @@ class _Pending:
 class Pool:
     """Processes that decode the batches of one stream into shared memory.
 
-    A batch is decoded in as many shares as there are processes, slot s in share s mod workers; where there are more
-    processes than slots, shares take turns by batch. Shares of a local data set go to whichever process is free: cores
-    are not equally fast, and a batch waits for its last tile. Those of a remote one go to their own process each, so
-    that neighbours in a shard are read ahead by one process.
+    A batch has as many shares as there are processes, slot s in share s mod workers, so that neighbours in a shard are
+    read by one process; where there are more processes than slots, shares take turns by batch. A process does its own
+    shares. Where it falls behind, those of a local data set are done by others; those of a remote one never are,
+    because their process reads them ahead.
 
     Args:
         data: the data set.
@@ -62,18 +63,21 @@ class Pool:
 
     def __init__(self, data: DataSet, layout: Layout, workers: int) -> None:
         self._layout, self._remote = layout, "://" in data.folder
-        self._depth = max(DEPTH, -(-2 * workers // layout.slots))
+        self._depth = max(DEPTH, -(-(AT_ONCE + 1) * workers // layout.slots))
         self._ring = Ring(layout)
         self._workers: list[Decoder] = []
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, _Pending] = {}
         self._ordered = self._announced = 0
-        self._orders, taken = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with taken:
-            setup = Setup(data, layout, self._ring.file, None if self._remote else taken.fileno())
-            for _ in range(workers):
-                self._workers.append(Decoder(setup))
-                self._selector.register(self._workers[-1].line, selectors.EVENT_READ, self._workers[-1])
+        self._turns: Turns[list[Order]] = Turns(workers, self._tell, shared=not self._remote)
+        try:
+            for number in range(workers):
+                worker = Decoder(Setup(data, layout, self._ring.file))
+                self._workers.append(worker)
+                self._selector.register(worker.line, selectors.EVENT_READ, number)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> Pool:
         """Return the pool."""
@@ -81,7 +85,6 @@ class Pool:
 
     def __exit__(self, *error: object) -> None:
         """End the processes; what was handed out stays valid."""
-        self._orders.close()
         for worker in self._workers:
             worker.line.close()
         for worker in self._workers:
@@ -131,25 +134,17 @@ class Pool:
             for who, its in shares.items():
                 orders[who].append(Order(number, who, buffer, its, [pairs[slot][1] for slot in its]))
         self._ordered = numbers.stop
-        for worker, share in zip(self._workers, orders, strict=True):
-            if share and self._remote:
-                worker.tell(share)
-            elif share:
-                self._offer(share)
+        for who, its_orders in enumerate(orders):
+            if its_orders:
+                self._turns.add(who, its_orders)
+        self._turns.share()
         return numbers
 
-    def _offer(self, share: list[Order]) -> None:
-        """Send orders to whichever process is free first."""
-        packet = pickle.dumps(share)
-        assert len(packet) <= LARGEST, len(packet)
-        try:
-            self._orders.sendall(packet)
-        except OSError:  # nobody is there to take it
-            self._hear()
-            raise
+    def _tell(self, who: int, orders: list[Order]) -> None:
+        self._workers[who].tell(orders)
 
     def _shares(self, number: int, tiles: int) -> dict[int, range]:
-        """Return the slots of each share of a batch; a share without any is left out."""
+        """Return the slots of each process's share of a batch; a share without any is left out."""
         workers, slots = len(self._workers), self._layout.slots
         first = -number * slots if slots < workers else 0
         shares = {who: range((who + first) % workers, tiles, workers) for who in range(workers)}
@@ -158,11 +153,13 @@ class Pool:
     def _hear(self) -> None:
         """Wait for answers and take them."""
         for key, _ in self._selector.select():
-            for done in key.data.hear():
+            for done in self._workers[key.data].hear():
                 batch = self._pending[done.number]
                 for slot, size in zip(batch.slots.pop(done.share), done.sizes, strict=True):
                     batch.sizes[slot] = size
                 batch.lost |= done.lost
+            self._turns.done(key.data)
+        self._turns.share()
 
 
 def read_ahead(blocks: Iterable[Block], announce: Callable[[Block], None] | None) -> Iterator[Sequence[Pair]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
-import socket
 import sys
 import threading
 import traceback
@@ -14,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mkd.data.messages import LARGEST, Ahead, Done, Failed, Order, Setup
+from mkd.data.messages import Ahead, Done, Failed, Order, Setup
 from mkd.data.reader import TileReader
 from mkd.data.ring import Buffers
 
@@ -49,10 +47,8 @@ def _watch(file: int) -> None:
 def _serve(line: Line) -> None:
     setup: Setup = _heard(line)
     reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
-    orders = None if setup.orders is None else socket.socket(fileno=setup.orders)
-    packet = bytearray(LARGEST)
     while True:
-        message = _heard(line) if orders is None else _taken(orders, packet)
+        message = _heard(line)
         if isinstance(message, Ahead):
             reader.source.prefetch(message.samples)
         else:
@@ -65,13 +61,6 @@ def _heard(line: Line) -> Any:
         return line.recv()
     except (EOFError, OSError):
         os._exit(0)
-
-
-def _taken(orders: socket.socket, packet: bytearray) -> Any:
-    """Take the next list of orders, which no other process then gets."""
-    if not (size := orders.recv_into(packet)):
-        os._exit(0)
-    return pickle.loads(memoryview(packet)[:size])
 
 
 def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:
