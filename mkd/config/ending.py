@@ -1,6 +1,7 @@
 """How a command ends: with one sentence, and among several ranks at once, so that the others are ended too."""
 
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -14,17 +15,21 @@ def fail(name: str, text: str, status: int) -> NoReturn:
     """End this process with a line on stderr that names the rank where there are several.
 
     A rank leaves without the interpreter's usual exit, which would wait for threads and collective calls: torchrun
-    then ends the others within seconds.
+    then ends the others within seconds. What a person must mend (status 2) would come again after each restart, so
+    torchrun is told to end as well.
 
     Args:
         name: of the command.
         text: one sentence.
-        status: exit status, not 0.
+        status: exit status, not 0; 2 for a mistake of a person.
     """
     if not several_ranks():
         print(f"{name}: {text}", file=sys.stderr)
         raise SystemExit(status) from None
     sys.stderr.write(f"{name}: rank {os.environ.get('RANK')} (node {node()}): {text}\n")
+    sys.stderr.flush()
+    if status == 2 and _restarts_left() > 0:
+        os.kill(os.getppid(), signal.SIGTERM)
     leave(status)
 
 
@@ -42,6 +47,12 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _restarts_left() -> int:
+    """Return how often the torchrun that started this process would start it again."""
+    most, done = (int(os.environ.get(f"TORCHELASTIC_{n}", "0")) for n in ("MAX_RESTARTS", "RESTART_COUNT"))
+    return most - done if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def several_ranks() -> bool:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -73,7 +73,7 @@ class Engine:
         norms = synchronise(model, world.device) if self.synchronised else 0
         self._core = _core(kind, world, model, optimizer, clip)
         self.optimizer = self._core.optimizer
-        self.net = torch.compile(self._core.net) if compiles else self._core.net
+        self.net = _compiled(self._core.net) if compiles else self._core.net
         self.notes = [self._choice(kind, asked, compiles), *self._about_norms(norms, rank_batch)]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -130,6 +130,15 @@ class Engine:
                 f"BatchNorm: {norms} layers synchronised over the ranks ({seen}; from {ENOUGH_TILES} on not)"
             ]
         return [f"BatchNorm: each rank by itself ({seen}); running statistics are the mean over ranks"]
+
+
+def _compiled(net: nn.Module) -> Callable[..., Tensor]:
+    """Return a module whose kernels are made by torch.compile."""
+    from torch._functorch import config  # seconds: only where it is needed
+
+    # A step that asks for the norm of a gradient goes backward twice; by default a compiled graph gives up its buffers.
+    config.donated_buffer = False
+    return cast(Callable[..., Tensor], torch.compile(net))
 
 
 def _kind(kind: str, world: World) -> str:

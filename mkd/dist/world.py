@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mkd.dist.digest import digest
+from mkd.dist.meet import find_store
 
 # How long a collective call waits for a rank that is alive but does not come.
 TIMEOUT = timedelta(minutes=10)
@@ -188,13 +189,16 @@ def find_world(device: str | None) -> World:
         )
     rank, local, here = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     place = _device(device, local, here)
+    store = find_store(rank, ranks, TIMEOUT)
     if place.type == "cuda":
+        if place.index is None:
+            place = torch.device("cuda", local)
         torch.cuda.set_device(place)
-        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=place)
+        dist.init_process_group("nccl", None, TIMEOUT, ranks, rank, store, device_id=place)
     else:
         if here > 1:  # torchrun gives each of several ranks one thread
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", None, TIMEOUT, ranks, rank, store)
     control = dist.new_group(backend="gloo", timeout=TIMEOUT)
     assert isinstance(control, dist.ProcessGroup)  # every rank is in it
     return World(rank, ranks, place, local, control)

@@ -58,8 +58,17 @@ class Zero(Plain):
         self.deepspeed.backward(loss * self.world.ranks)
 
     def update(self) -> None:
-        """Clip, step, gather the weights; gradients are cleared afterwards."""
+        """Clip, step, gather the weights; gradients are cleared afterwards.
+
+        Raises:
+            ValueError: a gradient is not finite; DeepSpeed would go on without this update.
+        """
         self.deepspeed.step()
+        if self.deepspeed.optimizer.overflow:
+            raise ValueError(
+                "a gradient is not finite; the last checkpoint stays good; lower optim.lr or the loss weights, in a "
+                "new run folder"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return model and optimizer as torch's own state dicts, whole on every rank."""

@@ -62,6 +62,21 @@ def test_a_preempted_job_queues_again_and_goes_on(counting, tmp_path):
     assert _starts(told)[-1] > 0, told
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_started_again_on_its_node(lab, quick, weights, tmp_path, rank):
+    """One rank of two nodes gets kill -9: both start again within the job, from the last checkpoint."""
+    words = [*quick["kd"], "steps=40", "save_every=5"]
+    plain, killed = tmp_path / "plain", tmp_path / "killed"
+    job = lab.submit("kd", *words, options=["--nodes=2"], RUN=killed)
+    lab.until_file(job, killed / "checkpoints" / "student" / "latest.pt")
+    os.kill(_started("launch/kd.py", f"out={killed}", rank), signal.SIGKILL)
+    told = lab.completed(job)
+    assert lab.restarts(job) == 0
+    assert "going on from step" in told
+    lab.completed(lab.submit("kd", *words, options=["--nodes=2"], RUN=plain))
+    assert weights(killed) == weights(plain)
+
+
 @pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_lost_node_sends_the_job_back_to_the_queue(lab, quick, weights, tmp_path, node):
     """The daemon of a node is killed, of the script's own or of the other: the same weights after all."""
@@ -115,6 +130,33 @@ def test_without_teachers_of_their_own_students_label_for_themselves(lab, quick,
     assert not Path(f"{run}.token").exists()
 
 
+def test_two_teachers_a_node(lab, quick, sets, tmp_path):
+    """TEACHERS_PER_NODE=2 on two nodes: four teachers, each with a port of its own; a run folder typed with a slash."""
+    variables = {"RUN": f"{tmp_path}/ssl/", "START": sets["model"], "TEACHERS_PER_NODE": 2}
+    told = lab.completed(
+        lab.submit("ssl", *quick["semi"], "steps=20", options=["--nodes=2"], **variables), "ssl"
+    )
+    ready = set(re.findall(r"teacher ready endpoint=(\S+)", told))
+    assert len(ready) == 4, told
+    assert (tmp_path / "ssl.token").is_file()
+
+
+def test_single_parts_are_made_again(lab, tmp_path):
+    """PARTS says of how many parts an array makes some: the data set is whole afterwards."""
+    from mkd.data.scenes import render, write_orthomosaic
+
+    image, _ = write_orthomosaic(render("target", 96, 96, 0), tmp_path / "scenes", "one")
+    classes = ROOT / "configs/datasets/demo_target.yaml"
+    words = ["tile", "--source", image, "--classes", classes, "--size", "32", "--shard-size", "2"]
+    out = ["--out", tmp_path / "set"]
+    for array in ("1,3", "2"):
+        job = lab.submit("shards", *words, *out, options=[f"--array={array}"], PARTS=3)
+        assert lab.slurm.wait(job, seconds=WAIT) == {"COMPLETED"}
+    merge = lab.submit("shards", "index", tmp_path / "set", options=["--array=1"])
+    assert lab.slurm.wait(merge, seconds=WAIT) == {"COMPLETED"}
+    assert (tmp_path / "set" / "index.json").is_file()
+
+
 def _step(lab, job, name):
     steps = lab.slurm.run("squeue", "--steps", "--noheader", f"--jobs={job}", "--format=%i %j").splitlines()
     return next(line.split()[0].rpartition(".")[2] for line in steps if line.endswith(name))
@@ -129,12 +171,25 @@ def _until_ready(lab, job, count):
 
 def _teachers(run):
     """List the processes of teachers that serve a run."""
+    return sorted(pid for pid, _ in _processes("launch/teacher.py", f"run={run}"))
+
+
+def _started(script, word, rank):
+    """Return the process of a rank."""
+    (found,) = [pid for pid, env in _processes(script, word) if f"RANK={rank}" in env]
+    return found
+
+
+def _processes(script, word):
+    """List processes with both words in their command line, and their environment."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            words = path.read_bytes().decode(errors="replace").split("\0")
+            words, env = (
+                (path / n).read_bytes().decode(errors="replace").split("\0") for n in ("cmdline", "environ")
+            )
         except OSError:
             continue
-        if "launch/teacher.py" in words and f"run={run}" in words:
-            found.append(int(path.parent.name))
-    return sorted(found)
+        if script in words and word in words:
+            found.append((int(path.name), env))
+    return found

@@ -1,6 +1,7 @@
 """How commands end: as ever for one process, and among several ranks at once, with the rank in the line."""
 
 import os
+import signal
 
 import pytest
 
@@ -48,6 +49,21 @@ def test_a_mistake_names_its_rank(rank, capsys):
     rank(1)
     assert ended(raising(ValueError("data.crop=3; at least 32 is allowed"))) == 2
     assert capsys.readouterr().err == "demo: rank 1 (node n7): data.crop=3; at least 32 is allowed\n"
+
+
+@pytest.mark.parametrize(
+    ("restarts", "error", "ends"),
+    [("3", ValueError("x"), True), ("0", ValueError("x"), False), ("3", KeyError(), False)],
+)
+def test_a_mistake_is_not_tried_again(rank, monkeypatch, restarts, error, ends):
+    """torchrun would start the ranks again, to the same mistake; what may pass is left to it."""
+    rank(0)
+    for name, value in {"RUN_ID": "x", "MAX_RESTARTS": restarts, "RESTART_COUNT": "0"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    told = []
+    monkeypatch.setattr(os, "kill", lambda *what: told.append(what))
+    ended(raising(error))
+    assert told == ([(os.getppid(), signal.SIGTERM)] if ends else [])
 
 
 def test_a_mistake_of_the_program_has_its_traceback(rank, capsys):

@@ -1,6 +1,7 @@
 """How a step runs on its device."""
 
 import copy
+import functools
 import math
 import sys
 
@@ -8,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from mkd.dist.engine import Engine, autocast
+from mkd.dist.engine import Engine, _compiled, autocast
 from mkd.dist.world import World
 from mkd.dist.zero import Zero
+from mkd.models.dropout import seed_dropout
 from tests.helpers.nets import tiny_net
 from tests.helpers.runs import CPU
+from tests.helpers.steps import global_batch, step_of
 
 
 def one_weight(value=2.0):
@@ -136,3 +139,17 @@ def test_what_cannot_be_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(ValueError, match="engine=zero2 needs deepspeed.*engine=ddp"):
         Zero(two, model, optimizer, None, 2)
+
+
+def test_a_compiled_step_may_ask_for_norms_of_gradients(monkeypatch):
+    """The distillation step's diagnosis goes backward more than once through a compiled network."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    step = step_of(CPU, "kd")
+    step.net = _compiled(step.model)
+    step.train()
+    for n in range(2):
+        seed_dropout(step.model, 0, n, range(6), 6)
+        losses = step(step.prepare(global_batch(n, True), 0.0), diagnose=n > 0)
+        losses["loss"].backward()
+    assert losses["ewc_ratio"] > 0
+    assert all(p.grad is not None for p in step.model.parameters())

@@ -77,3 +77,21 @@ def test_an_unknown_device_names_the_key(device):
 def test_only_rank_0_is_first():
     """Later ranks do not write files."""
     assert not World(1, 2, torch.device("cpu")).first
+
+
+def test_one_rank_a_node_has_a_numbered_gpu(monkeypatch):
+    """Several nodes with one GPU each: torch and NCCL want the device with its number."""
+    on_this_node(monkeypatch, 1, 1)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+
+    class Set(Exception):
+        pass
+
+    def set_device(device):
+        raise Set(str(torch.device(device)))
+
+    monkeypatch.setattr(torch.cuda, "set_device", set_device)
+    with pytest.raises(Set, match="^cuda:0$"):
+        find_world(None)

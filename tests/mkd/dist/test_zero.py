@@ -1,7 +1,10 @@
 """DeepSpeed's ZeRO trains as DDP and as one rank do, and its checkpoints are everybody's."""
 
 import pytest
+import torch
 
+from mkd.dist.engine import Engine
+from tests.helpers.nets import tiny_net
 from tests.helpers.ranks import run_ranks
 from tests.mkd.dist.trainings import HERE, alone, difference, same_bits
 
@@ -89,3 +92,27 @@ def is_torchs_own(found, one):
     assert {n: {k: v.shape for k, v in s.items()} for n, s in mine.items()} == {
         n: {k: v.shape for k, v in s.items()} for n, s in other.items()
     }
+
+
+def explode(world):
+    """Return what is said of a gradient that is infinite on one rank, where the loss is not."""
+    said = []
+    for kind in ("zero1", "zero2"):
+        model = tiny_net()
+        engine = Engine(world, model, torch.optim.SGD(model.parameters(), lr=0.1), kind)
+        loss = engine.net(torch.ones(1, 3, 8, 8)).sum()
+        if world.first:
+            loss.register_hook(lambda grad: grad * torch.inf)
+        engine.backward(loss)
+        try:
+            engine.update()
+        except ValueError as error:
+            said.append(str(error))
+    return {"said": said}
+
+
+def test_an_infinite_gradient_ends_the_run(tmp_path):
+    """DeepSpeed would leave out the update without a word."""
+    for found in run_ranks("tests.mkd.dist.test_zero:explode", 2, tmp_path):
+        assert len(found["said"]) == 2
+        assert all("gradient is not finite" in each for each in found["said"])
