@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 `verify` found problems, 2 bad input or a place that cannot be written (one
         sentence on stderr).
     """
-    given = _parser().parse_args(arguments)
+    given = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
         if getattr(given, "workers", 1) > 1:
@@ -33,8 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"mkd-shards: {error}", file=sys.stderr)
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""  # a sentence of ours names the file itself
-        print(f"mkd-shards: {error.strerror or error}{where}", file=sys.stderr)
+        told = str(error)  # a sentence of ours names the file itself
+        if error.filename:
+            told = f"{error.filename}: {error.strerror}; mend this, or give another path, and start again"
+        print(f"mkd-shards: {told}", file=sys.stderr)
     except KeyboardInterrupt:
         print(
             "mkd-shards: interrupted; finished shards are kept, the same command goes on from there",
@@ -42,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 130
     return 2
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Write `--slice -3:` as `--slice=-3:`, which argparse would else take for an option."""
+    words = list(arguments)
+    for place in range(len(words) - 1, 0, -1):
+        if words[place - 1] == "--slice" and words[place].startswith("-") and ":" in words[place]:
+            words[place - 1 : place + 1] = [f"--slice={words[place]}"]
+    return words
 
 
 def _run(given: argparse.Namespace) -> int:
@@ -80,15 +91,16 @@ def _show(given: argparse.Namespace) -> int:
 
             _print(info(given.data), 24 + 34 * len(given.data))
         case "verify":
-            return max(_verify(folder, given.workers) for folder in given.data)
+            return max([_verify(folder, given.workers) for folder in given.data])
         case "stats":
-            from mkd.atomic import write_text
+            from mkd.data.storage import place_and_name
             from shards.stats import stats, table
 
+            place = place_and_name(given.json) if given.json else None
             found = stats(given.data, workers=given.workers)
             _print(table(found), 100)
-            if given.json:
-                write_text(given.json, json.dumps(found, indent=1) + "\n")
+            if place is not None:
+                place[0].write(place[1], json.dumps(found, indent=1) + "\n")
     return 0
 
 
@@ -99,12 +111,17 @@ def _print(table: Any, width: int) -> None:
 
 
 def _verify(folder: str, workers: int) -> int:
+    from shards.report import counted
     from shards.verify import verify
 
-    problems = verify(folder, workers)
+    try:
+        problems = verify(folder, workers)
+    except ValueError as error:  # the other data sets are looked at all the same
+        print(f"mkd-shards: {error}", file=sys.stderr)
+        return 2
     for problem in problems:
         print(problem)
-    print(f"{folder}: {f'{len(problems)} problems' if problems else 'all well'}")
+    print(f"{folder}: {counted(len(problems), 'problem') if problems else 'all well'}")
     return 1 if problems else 0
 
 
@@ -124,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))
     stats = commands.add_parser("stats", help="mean and spread of each band, pixels and tiles of each class")
     stats.add_argument("data", metavar="DATASET")
-    stats.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    stats.add_argument("--json", metavar="FILE", help="path or URL; write the numbers there too")
     _add_workers(stats)
     return parser
 
@@ -198,6 +215,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
+    parser.add_argument(
+        "--replace", action="store_true", help="drop an unfinished build of something else that lies in --out"
+    )
     parser.add_argument("--part", metavar="I/N", help="build part I of N only; merge with `index`")
     parser.add_argument(
         "--max-bad-labelled", type=float, default=0.0, metavar="SHARE", help="bad labelled tiles allowed (0)"

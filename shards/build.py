@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mkd.data.index import DatasetIndex, read_index
 from mkd.data.record import ShardRecord, read_record, record_name
 from mkd.data.storage import Folder
+from shards.claim import claim, remove_stray
 from shards.description import BUILD_NAME, Description, part_of, read_build, settle, share_of, write_build
 from shards.inputs import is_done
 from shards.lock import Lock, locked
@@ -18,7 +19,6 @@ from shards.merge import merge
 from shards.report import Say, counted, progress
 from shards.shardfile import ShardFile
 from shards.workers import each
-from shards.writer import claim
 
 Work = Callable[[Any, ShardFile], None]
 
@@ -47,6 +47,7 @@ def build(
     *,
     workers: int = 1,
     part: str | None = None,
+    replace_other: bool = False,
     say: Say = print,
 ) -> Built:
     """Make all shards of a data set, or those of one part, and the index when all of them stand.
@@ -58,6 +59,7 @@ def build(
         work: called with a unit's `args` and its `ShardFile`; deterministic; picklable for several workers.
         workers: processes, >= 1.
         part: "I/N"; the index is then left to `make_index`.
+        replace_other: an unfinished build of other options or inputs there is dropped instead of refused.
         say: takes each line of the report.
 
     Raises:
@@ -73,13 +75,15 @@ def build(
         return Built(index, True)
     claim(folder)
     with locked(folder, where) as lock:
-        settle(folder, wanted, lock.alone)
+        before = settle(folder, wanted, lock.alone, replace_other)
+        if before not in ("", wanted.name):
+            remove_stray(folder, before)
         mine = share_of(units, where)
         kept = _make(folder, wanted, mine, work, workers, lock)
         if kept:
             say(f"{kept} of {counted(len(mine), 'shard')} stood already")
         if where is None:
-            return Built(merge(folder, wanted, say), False)
+            return Built(merge(folder, wanted, lock, say), False)
     say(
         f"part {part}: {len(mine)} of {counted(len(units), 'shard')} stand; when all parts are done: shards index {out}"
     )
@@ -135,6 +139,8 @@ def _stands(folder: Folder, file: str, fingerprint: str) -> bool:
     """Say whether a shard of these inputs stands whole: size and SHA-256 are its record's."""
     try:
         record = read_record(folder, file)
+        if any(bad.get("unread") for bad in record.quarantine):  # the disk may be well again
+            return False
         return record.unit == fingerprint and (not record.tiles or _is_whole(folder, record))
     except (ValueError, FileNotFoundError):  # a damaged record or no tar: it is made again
         return False
@@ -173,6 +179,8 @@ def _check_unchanged(
 
 
 def _workers(folder: Folder, workers: int, say: Say) -> int:
+    if workers < 1:  # before anything is written
+        raise ValueError(f"--workers {workers}: at least one process is needed")
     if folder.url.startswith("memory://") and workers > 1:
         say("note: memory:// belongs to one process: --workers 1")
         return 1

@@ -6,6 +6,7 @@ import hashlib
 import io
 import tarfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, NamedTuple
@@ -35,13 +36,17 @@ class ShardTask(NamedTuple):
 
 @dataclass
 class Checked:
-    """What was found in a shard: problems, keys, pixels of each label id 0..255, greatest height and width."""
+    """What was found in a shard: problems, keys, pixels of each label id 0..255, sizes of tiles.
+
+    `sizes` counts the tiles of each (height, width), `first` names one of each size.
+    """
 
     file: str
     problems: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
-    largest: tuple[int, int] = (0, 0)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    first: dict[tuple[int, int], str] = field(default_factory=dict)
     labelled: int = 0
 
 
@@ -69,6 +74,24 @@ def check_shard(task: ShardTask) -> Checked:
     """
     found, info, folder = Checked(task.info.file), task.info, Folder(task.url)
     record = _record(folder, info, found.problems)
+    try:
+        digest = _read(folder, task, record, found)
+    except OSError as error:
+        found.problems.append(
+            f"{info.file} cannot be read ({error.strerror or error}): check the disk, or copy it again"
+        )
+        return found
+    if digest != info.sha256:
+        found.problems.append(
+            f"{info.file} has SHA-256 {digest[:12]}..., the index says {info.sha256[:12]}...: copy it again"
+        )
+    _check_counts(found, info, record)
+    return found
+
+
+def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: Checked) -> str:
+    """Check the tiles of a shard, one after the other; return the SHA-256 of the whole file."""
+    info = task.info
     with folder.open(info.file, info.bytes) as plain:
         file = _Hashed(plain)
         for number, (key, contents) in enumerate(_groups(file, info.file, found.problems)):
@@ -80,13 +103,7 @@ def check_shard(task: ShardTask) -> Checked:
                 found.problems.append(str(error))
         while file.read(1 << 20):  # the end of the tar, or all behind a damage
             pass
-    digest = file.digest.hexdigest()
-    if digest != info.sha256:
-        found.problems.append(
-            f"{info.file} has SHA-256 {digest[:12]}..., the index says {info.sha256[:12]}...: copy it again"
-        )
-    _check_counts(found, info, record)
-    return found
+    return file.digest.hexdigest()
 
 
 def _record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord | None:
@@ -149,7 +166,8 @@ def _check_tile(key: str, contents: Contents, task: ShardTask, found: Checked) -
     found.labelled += "label.png" in contents
     pixels = image_pixels(contents[images[0]][1], images[0], f"{name}.{images[0]}")
     height, width, bands = pixels.shape
-    found.largest = (max(found.largest[0], height), max(found.largest[1], width))
+    found.sizes[height, width] += 1
+    found.first.setdefault((height, width), key)
     if (bands, str(pixels.dtype)) != (task.bands, task.dtype):
         raise ValueError(
             f"{name}: the image has {bands} bands of {pixels.dtype}, the index says {task.bands} of {task.dtype}"

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mkd.data.storage import place_and_name
 
 IGNORE = 255
 MASK_KINDS = ("ids", "palette", "rgb")
@@ -55,7 +56,7 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     """Read and check a class file.
 
     Args:
-        path: a YAML file, see `configs/datasets/`.
+        path: a YAML file, path or URL; see `configs/datasets/`.
 
     Returns:
         Its content, consistent in itself.
@@ -64,10 +65,13 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
         ValueError: no file, no YAML, an unknown or missing key, or values that contradict each other.
     """
     name = str(path)
-    if not Path(path).is_file():
-        raise ValueError(f"no class file at {name}: give one of configs/datasets/*.yaml, or your own")
+    folder, file = place_and_name(name)
     try:
-        content = yaml.safe_load(Path(path).read_text("utf-8"))
+        content = yaml.safe_load(folder.read(file).decode("utf-8"))
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise ValueError(
+            f"no class file at {name}: give one of configs/datasets/*.yaml, or your own"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
     _check_keys(content, name)
@@ -80,9 +84,9 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
         masks=str(content["masks"]),
         ids=_ids(content.get("ids"), name),
         ignore_colours=_colours(content.get("ignore_colours") or [], "ignore_colours", name),
-        images=str(layout["images"]),
-        mask=None if layout["masks"] is None else str(layout["masks"]),
-        splits={str(key): str(value) for key, value in (content.get("splits") or {}).items()},
+        images=layout["images"],
+        mask=layout["masks"],
+        splits={str(key): place for key, place in (content.get("splits") or {}).items()},
         source=str(content["source"]).strip(),
     )
     _check(classfile)
@@ -151,6 +155,16 @@ def _check_keys(content: Any, name: str) -> None:
     if not isinstance(layout, dict) or set(layout) != {"images", "masks"}:
         raise ValueError(
             f"{name}: layout needs the two keys images and masks (null = unlabelled), found {layout!r}"
+        )
+    if not isinstance(layout["images"], str) or not isinstance(layout["masks"], str | None):
+        raise ValueError(
+            f"{name}: layout needs one pattern each for images and masks (null = unlabelled), such as "
+            f"'images/*.jpg', found {layout!r}"
+        )
+    splits = content.get("splits") or {}
+    if not isinstance(splits, dict) or not all(isinstance(place, str) for place in splits.values()):
+        raise ValueError(
+            f"{name}: splits must map names to list files or patterns, such as train: train.txt, found {splits!r}"
         )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mkd.data.storage import Folder
@@ -38,6 +38,7 @@ class Description:
         classfile: path of the class file, and
         masks: its kind of masks; both for messages only.
         units: fingerprint of each unit of work, in order of the shards' numbers.
+        place: where the inputs are, in full; copies of them elsewhere make the same build.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Description:
     classfile: str
     masks: str
     units: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
     def file(self, number: int) -> str:
         """Name a shard."""
@@ -56,9 +58,9 @@ class Description:
 
 
 def describe_build(
-    title: str, name: str, classfile: ClassFile, provenance: Mapping[str, Any], budget: Budget
+    title: str, name: str, classfile: ClassFile, provenance: Mapping[str, Any], budget: Budget, place: str
 ) -> Description:
-    """Describe a build of `pack` or `tile`, not yet its units.
+    """Describe a build of `pack` or `tile`, not yet its units; the arguments are the attributes.
 
     Raises:
         ValueError: a budget outside 0..1.
@@ -78,29 +80,59 @@ def describe_build(
         title=title,
         classfile=classfile.path,
         masks=classfile.masks,
+        place=place,
     )
 
 
-def settle(folder: Folder, wanted: Description, alone: bool) -> None:
+def settle(folder: Folder, wanted: Description, alone: bool, replace_other: bool = False) -> str:
     """Write what is being built, unless it stands there.
+
+    Inputs may have been mended since: shards whose inputs changed are made again. Other options or another source are
+    another build, whose shards cost somebody hours.
 
     Args:
         folder: locked by this job.
         wanted: what this job builds.
-        alone: whether no other part is at work; then what stands there is of an earlier build, and replaced.
+        alone: whether no other part is at work.
+        replace_other: an earlier build of something else is dropped instead of refused.
+
+    Returns:
+        Name of the data set that was being built there, "" when there was none.
 
     Raises:
-        ValueError: other parts are building something else there.
+        ValueError: an earlier build of something else is there, or other parts are building it.
     """
     found = read_build(folder) if folder.exists(BUILD_NAME) else None
     if found == wanted:
-        return
+        return wanted.name
     if found is not None and not alone and replace(found, budget=wanted.budget) != wanted:
         raise ValueError(
             f"other parts build {found.name!r} of other inputs or options in {folder}: start all parts with the "
             "same command, or choose another --out"
         )
+    if found is not None and not replace_other and (difference := _difference(found, wanted)):
+        raise ValueError(
+            f"{folder} holds an unfinished build of something else ({difference}): give the same command to go on "
+            "with it, --replace to drop its shards, or choose another --out"
+        )
     write_build(folder, wanted)
+    return found.name if found is not None else ""
+
+
+def _difference(found: Description, wanted: Description) -> str:
+    """Say in which option two builds differ, "" when they are one, whose inputs were mended maybe."""
+    if found.units == wanted.units:
+        return ""
+    there, here = _options(found), _options(wanted)
+    different = [key for key in here if there.get(key, here[key]) != here[key]]
+    return f"{different[0]} {there[different[0]]} there, {here[different[0]]} here" if different else ""
+
+
+def _options(build: Description) -> dict[str, Any]:
+    told = json.loads(json.dumps(dict(build.provenance)))  # as it comes back from a file
+    place = {"source": build.place} if build.place else {}
+    follow = ("source", "origin", "inputs_sha256", "uncovered_pixels")  # what follows from the inputs
+    return {"name": build.name, **{key: told[key] for key in told if key not in follow}, **place}
 
 
 def read_build(folder: Folder) -> Description:
@@ -116,6 +148,10 @@ def read_build(folder: Folder) -> Description:
         raise ValueError(f"nothing is being built in {folder}: it has no {BUILD_NAME}") from None
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it and build again") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is damaged (it holds a {type(content).__name__}, not an object): remove it and build again"
+        )
     found = (content.pop("format", None), content.pop("version", None))
     if found != (FORMAT, VERSION):
         raise ValueError(f"{path} is of format {found}, this program reads {FORMAT} {VERSION}: build again")

@@ -11,37 +11,56 @@ from PIL import Image
 
 from shards.classfile import ClassFile
 from shards.encode import Unknown, decode, encode_png, ids_from_values
+from shards.report import counted
 
 CHECKS = ("ends", "decode")
 _CONVERTED = {"L", "LA", "1", "P", "RGBA"}  # 8-bit modes with a plain way to RGB
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 
 
 class ImageMember(NamedTuple):
-    """An image as it goes into a shard: bytes, "jpg" or "png", (height, width), whether it was re-encoded."""
+    """An image as it goes into a shard.
+
+    Attributes:
+        data: the file.
+        extension: "jpg", "png" or "tif".
+        size: (height, width) in pixels.
+        converted: it was encoded anew.
+        bands: bands.
+        dtype: "uint8" or "uint16".
+        alpha: it had an alpha band, which was left out.
+    """
 
     data: bytes
     extension: str
     size: tuple[int, int]
     converted: bool
+    bands: int = 3
+    dtype: str = "uint8"
+    alpha: bool = False
 
 
 def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
     """Make an image file a member: byte for byte when it is an 8-bit RGB JPEG or PNG, else as a new PNG.
 
+    A TIFF of more than 3 bands or of 16 bits keeps all of them in a new TIFF.
+
     Args:
-        data: any picture of 8 bits a channel.
+        data: any picture of 8 bits a channel, or a TIFF of 8 or 16.
         name: what to call it in an error.
         check: "ends" looks at the header and the end marker of JPEG and PNG, and decodes only what these
             leave in doubt; "decode" decodes everything.
 
     Returns:
-        The member; `converted` says that it is a new PNG.
+        The member.
 
     Raises:
         ValueError: not a picture, truncated, or of a kind without a plain way to 8-bit RGB.
     """
+    if data.startswith(_TIFFS) and (found := _tiff(data, name)) is not None:
+        return found
     if check == "ends":
         seen = _jpeg_ends(data) if data.startswith(_JPEG) else _png_ends(data)
         if seen is not None:
@@ -58,7 +77,8 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
         return ImageMember(data, {"JPEG": "jpg", "PNG": "png"}[picture.format], size, False)
     if picture.mode != "RGB" and picture.mode not in _CONVERTED:
         raise ValueError(f"{name} is a picture of mode {picture.mode}: convert it to 8-bit RGB first")
-    return ImageMember(encode_png(np.asarray(picture.convert("RGB"))), "png", size, True)
+    pixels, alpha = np.asarray(picture.convert("RGB")), picture.has_transparency_data
+    return ImageMember(encode_png(pixels), "png", size, True, alpha=alpha)
 
 
 def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:
@@ -84,6 +104,26 @@ def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.u
         _check_mode(picture, name, classfile)
         values = np.asarray(picture)
     return ids_from_values(values, classfile)
+
+
+def _tiff(data: bytes, name: str) -> ImageMember | None:
+    """Keep all bands and bits of a TIFF that a PNG cannot hold; None leaves the others to Pillow."""
+    from mkd.geo.raster import decode_tiff, encode_tiff  # few data sets need it, and it takes long to import
+
+    try:
+        pixels = decode_tiff(data)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be decoded ({error})") from None
+    height, width, bands = pixels.shape
+    dtype = str(pixels.dtype)
+    if dtype == "uint8" and bands <= 3:
+        return None
+    if dtype not in ("uint8", "uint16") or bands < 3:
+        raise ValueError(
+            f"{name} has {counted(bands, 'band')} of {dtype}: images need 3 or more bands of uint8 or uint16; convert "
+            "it, such as with gdal_translate"
+        )
+    return ImageMember(encode_tiff(pixels), "tif", (height, width), True, bands, dtype)
 
 
 def _jpeg_ends(data: bytes) -> ImageMember | None:

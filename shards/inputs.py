@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mkd.data.index import INDEX_NAME, read_index
-from mkd.data.storage import Folder
+from mkd.data.storage import Folder, place_and_name
 from shards.classfile import star_pattern
 
 
@@ -83,12 +83,6 @@ def stamp(path: str) -> Stamp:
     if not found:
         raise ValueError(f"no file at {path}: correct the path")
     return found[file]
-
-
-def place_and_name(path: str) -> tuple[Folder, str]:
-    """Split a path or URL of a file into its folder and its name."""
-    parent, _, file = path.rpartition("/")
-    return Folder(parent or ("/" if path.startswith("/") else ".")), file
 
 
 def identity(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp] = MappingProxyType({})) -> str:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mkd.data.storage import Folder
+from mkd.data.storage import Folder, place_and_name
 from shards.classfile import ClassFile, mask_name
 from shards.encode import legal_key
-from shards.inputs import Tree, place_and_name
+from shards.inputs import Tree
 from shards.report import counted, some
 
 
@@ -116,6 +116,10 @@ def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
         text = folder.read(file).decode("utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"no list of images at {path}: one name a line is expected there") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no list of images: byte {error.start} is not UTF-8 text; give a text file with one name a line"
+        ) from None
     lines = [line.split("#")[0].strip() for line in text.splitlines()]
     names = [line for line in lines if line]
     by_name: dict[str, set[str]] = {}

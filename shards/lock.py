@@ -9,9 +9,10 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,16 +26,27 @@ _SETTLE = 1.0  # seconds for which a lock that others are just looking at is tri
 
 @dataclass(frozen=True)
 class Lock:
-    """A held lock: whether other parts of the build are at work, and whether it was lost."""
+    """A held lock: whether other parts of the build are at work, whether it was lost, how to look at it now."""
 
     alone: bool
     lost: threading.Event
+    is_ours: Callable[[], bool] = lambda: True
 
-    def check(self) -> None:
-        """Stop when another job took the lock over.
+    def confirm(self) -> None:
+        """Look at the lock now, before something is removed or finished; stop when another job took it over.
 
         Raises:
-            ValueError: it did.
+            ValueError: it did, or the place does not answer.
+        """
+        if not self.is_ours():
+            self.lost.set()
+        self.check()
+
+    def check(self) -> None:
+        """Stop when another job was seen to have taken the lock over.
+
+        Raises:
+            ValueError: it was.
         """
         if self.lost.is_set():
             raise ValueError(
@@ -119,7 +131,7 @@ def _remote(folder: Folder, name: str) -> Iterator[Lock]:
             if not _side_by_side(name, other):
                 raise ValueError(_refusal(folder, told))
         beat.start()
-        yield Lock(not alive, lost)
+        yield Lock(not alive, lost, partial(_is_ours, folder, name, sign["token"]))
     finally:
         done.set()
         if beat.ident is not None:
@@ -163,17 +175,23 @@ def _beat(
 ) -> None:
     """Give signs of life; stop when the lock is another's."""
     while not done.wait(BEAT):
-        try:
-            told = json.loads(place.read(name))
-        except FileNotFoundError:
-            told = {"token": ""}
-        except ValueError:  # no answer: the next beat tries again
-            continue
-        if told["token"] != sign["token"]:
-            lost.set()
-            return
-        with suppress(ValueError):
+        with suppress(Exception):  # no answer, of whatever kind: the next beat tries again
+            if not _is_ours(place, name, sign["token"]):
+                lost.set()
+                return
             place.write(name, json.dumps({**sign, "beat": time.time()}))
+
+
+def _is_ours(place: Folder, name: str, token: str) -> bool:
+    """Say whether a lock object is still the one of this job; a damaged one is not."""
+    try:
+        data = place.read(name)
+    except FileNotFoundError:
+        return False
+    try:
+        return bool(json.loads(data)["token"] == token)
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def _is_dead(told: dict[str, Any]) -> bool:

@@ -11,14 +11,13 @@ from typing import Any
 from mkd.data.index import INDEX_NAME, DatasetIndex, read_index, write_index
 from mkd.data.record import ShardRecord, read_record, record_name
 from mkd.data.storage import Folder
-from shards.description import BUILD_NAME, Description, read_build
-from shards.lock import locked
+from shards.claim import QUARANTINE_NAME, remove_stray
+from shards.description import Description, read_build
+from shards.lock import Lock, locked
 from shards.report import Say, counted, some
 from shards.totals import Totals
 from shards.unknown import UnknownValues
-from shards.writer import remove_stray
 
-QUARANTINE_NAME = "quarantine.jsonl"
 _AT_A_TIME = 16  # records read at the same time
 
 
@@ -34,25 +33,26 @@ def make_index(out: str | os.PathLike[str], say: Say = print) -> DatasetIndex:
         index = read_index(folder)
         say(f"already merged: {out} ({counted(index.samples, 'tile')})")
         return index
-    with locked(folder):
-        index = merge(folder, description, say)
+    with locked(folder) as lock:
+        index = merge(folder, description, lock, say)
     say(f"merged {counted(len(index.shards), 'shard')}, {counted(index.samples, 'tile')} in {out}")
     return index
 
 
-def merge(folder: Folder, description: Description, say: Say) -> DatasetIndex:
+def merge(folder: Folder, description: Description, lock: Lock, say: Say) -> DatasetIndex:
     """Check that all shards of a build stand, list what is bad, and write the index last.
 
     Args:
-        folder: locked by this job.
+        folder: where it was built.
         description: what was built.
+        lock: this job's, of the whole folder.
         say: takes each line of the report.
 
     Returns:
         The index as written.
 
     Raises:
-        ValueError: shards that do not stand, more bad tiles than allowed, or no tile at all.
+        ValueError: shards that do not stand, more bad tiles than allowed, no tile at all, or a lock that was lost.
     """
     totals, bad, absent = Totals(), list[Mapping[str, Any]](), list[str]()
     sizes = folder.sizes()
@@ -67,6 +67,7 @@ def merge(folder: Folder, description: Description, say: Say) -> DatasetIndex:
             f"{folder} lacks {len(absent)} of {counted(len(description.units), 'shard')} of this build "
             f"({some(absent, 3)}): run the same command, or its missing parts, again"
         )
+    lock.check()
     _write_quarantine(folder, bad, sizes)
     _check_budget(folder, description, totals, bad)
     if not totals.shards:
@@ -79,7 +80,8 @@ def merge(folder: Folder, description: Description, say: Say) -> DatasetIndex:
             f"note: {counted(len(bad), 'bad tile')} left out, within what is allowed: {folder.name(QUARANTINE_NAME)}"
         )
     files = [description.file(number) for number in range(len(description.units))]
-    remove_stray(folder, {BUILD_NAME, QUARANTINE_NAME, *files, *map(record_name, files)})
+    lock.confirm()
+    remove_stray(folder, description.name, {*files, *map(record_name, files)})
     told = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
     index = totals.index(
         description.name, description.classes, description.palette, {**description.provenance, **told}

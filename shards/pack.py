@@ -26,6 +26,13 @@ from shards.shardfile import ShardFile
 from shards.writer import check_name
 
 _READERS = 8  # files read at the same time from a remote folder
+_Contents = tuple[bytes, bytes | None]  # of image and mask
+_NOTES = {  # what is counted: its noun, and what was done
+    "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
+    "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
+    "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
+    "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
+}
 
 
 def pack(
@@ -43,6 +50,7 @@ def pack(
     part: str | None = None,
     max_bad_labelled: float = 0.0,
     max_bad: float = 0.001,
+    replace: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
     """Pack a folder data set into shards; a build that was stopped goes on where it was.
@@ -61,6 +69,7 @@ def pack(
         part: "I/N": build only this part; `make_index` merges all.
         max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
         max_bad: the same of unlabelled tiles.
+        replace: drop an unfinished build of other options or inputs that lies in `out`.
         say: takes each line of the report.
 
     Returns:
@@ -83,9 +92,10 @@ def pack(
     place = str(folder.local.resolve()) if folder.local else folder.url
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
     budget = Budget(max_bad_labelled, max_bad)
-    description = describe_build("pack", title, classfile, {**asked, **chosen, **origin}, budget)
+    description = describe_build("pack", title, classfile, {**asked, **chosen, **origin}, budget, place)
     work = _Packer(folder.url, classfile, check)
-    built = build(out, description, units, work, workers=workers, part=part, say=say)
+    how: dict[str, Any] = {"workers": workers, "part": part, "replace_other": replace, "say": say}
+    built = build(out, description, units, work, **how)
     report = {"folder": str(out), "done_before": built.done_before}
     if built.index is None:
         return report
@@ -102,7 +112,13 @@ class _Packer:
     check: str
 
     def __call__(self, items: Sequence[Item], shard: ShardFile) -> None:
-        for item, image, mask in _contents(Folder(self.source), items):
+        for item, contents in _contents(Folder(self.source), items):
+            if isinstance(contents, OSError):
+                name, reason = str(contents.filename or item.image), contents.strerror or str(contents)
+                told = f"cannot be read ({reason}): check the disk or the mount, or copy the file again"
+                shard.quarantine(name, told, labelled=item.mask is not None, unread=True)
+                continue
+            image, mask = contents
             tile = self._tile(item, image, mask, shard)
             if tile is not None:
                 shard.add(tile)
@@ -120,7 +136,11 @@ class _Packer:
             ids = self._ids(item, mask, member.size, shard)
             if ids is None:
                 return None
-        shard.left_out("converted", int(member.converted))
+        shard.left_out("converted", int(member.converted and member.extension == "png"))
+        if member.extension == "tif":
+            shard.left_out("stored_as_tif")
+        if member.alpha:
+            shard.left_out("alpha_left_out")
         meta = {
             "source": item.name,
             "window": None,
@@ -128,7 +148,8 @@ class _Packer:
             "crs": None,
             "transform": None,
         }
-        return tile_from(item.key, member.data, member.extension, ids, meta)
+        kind = (member.bands, member.dtype)
+        return tile_from(item.key, member.data, member.extension, ids, meta, *kind)
 
     def _ids(
         self, item: Item, mask: bytes, size: tuple[int, int], shard: ShardFile
@@ -153,11 +174,15 @@ class _Packer:
         return None
 
 
-def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, bytes, bytes | None]]:
-    """Read image and mask of each item; from a remote folder some at a time."""
+def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, _Contents | OSError]]:
+    """Read image and mask of each item, or tell why not; from a remote folder some at a time."""
 
-    def read(item: Item) -> tuple[Item, bytes, bytes | None]:
-        return item, folder.read(item.image), None if item.mask is None else folder.read(item.mask)
+    def read(item: Item) -> tuple[Item, _Contents | OSError]:
+        try:
+            mask = None if item.mask is None else folder.read(item.mask)
+            return item, (folder.read(item.image), mask)
+        except OSError as error:
+            return item, error
 
     if folder.local is not None:
         yield from map(read, items)
@@ -184,7 +209,6 @@ def _tell(index: DatasetIndex, out: str | os.PathLike[str], done_before: bool, s
         return
     say(f"packed {describe(index)} into {out}")
     found = index.provenance["left_out"]
-    if found.get("converted"):
-        say(f"{counted(found['converted'], 'image')} not 8-bit RGB JPEG or PNG: stored as new PNGs")
-    if found.get("no_label"):
-        say(f"{counted(found['no_label'], 'mask')} without a single labelled pixel: stored as unlabelled")
+    for reason, (noun, told) in _NOTES.items():
+        if found.get(reason):
+            say(f"{counted(found[reason], noun)} {told}")

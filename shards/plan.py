@@ -25,7 +25,7 @@ def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tup
     Returns:
         One entry a tile, in the order of the data set.
     """
-    metas = read_metas(Folder(source), [shard.file for shard in index.shards])
+    metas = read_metas(Folder(source), index.shards)
     return [(place_of(key, meta), labelled) for key, meta, labelled in metas]
 
 
@@ -81,7 +81,7 @@ def _shares(fractions: Sequence[float]) -> dict[str, float]:
     shares = dict(zip(PARTS, fractions, strict=False))
     if (
         len(fractions) != len(PARTS)
-        or min(fractions) < 0
+        or not all(share >= 0 for share in fractions)  # nan is neither above nor below
         or abs(sum(fractions) - 1) > 1e-6
         or not fractions[0]
     ):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from mkd.data.storage import Folder
+from mkd.data.storage import Folder, place_and_name
 from mkd.geo.raster import RasterReader
 from shards.inputs import Stamp, Tree
 
@@ -22,7 +23,7 @@ def open_raster(path: str) -> RasterReader:
     Raises:
         ValueError: no raster there, one that needs a world file at a URL, or a place that refuses or does not answer.
     """
-    folder, name = _parted(path)
+    folder, name = place_and_name(path)
     if folder.local is not None:
         return RasterReader(folder.local / name)
     sizes = folder.sizes()
@@ -50,8 +51,12 @@ def matching(entry: str) -> list[str]:
     """List the rasters that a path, URL or pattern with stars means, sorted.
 
     Raises:
-        ValueError: a pattern that matches none.
+        ValueError: a pattern that matches none, or one with ? or brackets.
     """
+    if re.search(r"[?\[\]]", entry) and not glob.glob(glob.escape(entry)):
+        raise ValueError(
+            f"--source {entry!r} has '?' or brackets: only * is a pattern here, use it or give the names"
+        )
     if "*" not in entry:
         return [entry]
     if "://" not in entry:
@@ -70,12 +75,7 @@ def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
     trees: dict[str, Tree] = {}
     stamps = {}
     for path in paths:
-        folder, name = _parted(path)
+        folder, name = place_and_name(path)
         tree = trees.setdefault(folder.url, Tree(folder))
         stamps[path] = tree.stamps([name])[name]
     return stamps
-
-
-def _parted(path: str) -> tuple[Folder, str]:
-    parent, slash, name = path.rpartition("/")
-    return Folder(parent or ("/" if slash else ".")), name

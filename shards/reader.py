@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mkd.data.index import read_index
+from mkd.data.index import ShardInfo, read_index
+from mkd.data.record import Member, fault_of, record_of
 from mkd.data.sample import Sample
 from mkd.data.storage import Folder
 from shards.encode import Tile
@@ -22,37 +22,39 @@ Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its fir
 _IMAGES = ("jpg", "png", "tif")
 
 
-def read_groups(folder: Folder, file: str, wanted: str = "") -> Iterator[Group]:
-    """Give the members of one shard, those of a tile together.
+def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[Group]:
+    """Give the members of one shard, those of a tile together; each is compared with the shard's record.
 
     Args:
         folder: the data set.
-        file: name of the tar.
+        info: what its index says of the shard.
         wanted: read only the content of members with this extension; "" = all.
 
     Returns:
         Key and {extension: content}, such as {"png": ..., "label.png": ..., "json": ...}.
 
     Raises:
-        ValueError: a damaged or truncated tar.
+        ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
     """
-    key, group = "", dict[str, bytes]()
+    name, record = folder.name(info.file), record_of(folder, info)
+    advice = f"run 'shards verify {folder}', copy the shard again or build it again"
     try:
-        with folder.open(file) as stream, tarfile.open(fileobj=stream) as tar:
-            for member in tar:
-                name, _, extension = member.name.partition(".")
-                if name != key and group:
-                    yield key, group
-                    group = {}
-                key = name
-                content = tar.extractfile(member) if wanted in ("", extension) else None
-                group[extension] = content.read() if content is not None else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(
-            f"shard {folder.name(file)} cannot be read ({error}): copy it again, or pack it again"
-        ) from error
-    if group:
-        yield key, group
+        with folder.open(info.file, info.bytes) as file:
+            for key, _, members in record.tiles:
+                group = {}
+                for kind, member in members.items():
+                    read = wanted in ("", kind)
+                    group[kind] = _content(file, member) if read else b""
+                    if fault := fault_of(kind, group[kind], member) if read else "":
+                        raise ValueError(f"{name}, {key}: {fault}; {advice}")
+                yield key, group
+    except OSError as error:
+        raise ValueError(f"shard {name} cannot be read ({error.strerror or error}): {advice}") from None
+
+
+def _content(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
 
 
 def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> Tile:
@@ -101,15 +103,15 @@ def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[Tile]:
     place = folder if isinstance(folder, Folder) else Folder(folder)
     index = read_index(place)
     for shard in index.shards:
-        for key, group in read_groups(place, shard.file):
+        for key, group in read_groups(place, shard):
             yield tile_of(key, group, place.name(shard.file), (index.bands, index.dtype))
 
 
-def read_metas(folder: Folder, files: Iterable[str]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
-    for file in files:
-        for key, group in read_groups(folder, file, wanted="json"):
-            yield key, meta_of(key, group, folder.name(file)), "label.png" in group
+    for shard in shards:
+        for key, group in read_groups(folder, shard, wanted="json"):
+            yield key, meta_of(key, group, folder.name(shard.file)), "label.png" in group
 
 
 def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:

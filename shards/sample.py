@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mkd.data.decode import image_kind
 from mkd.data.index import DatasetIndex, read_index
-from mkd.data.record import read_record
-from mkd.data.storage import Folder
+from mkd.data.record import Entry, ShardRecord, fault_of, record_of
+from mkd.data.storage import Folder, place_and_name
 from shards.pixels import image_pixels, label_pixels
 from shards.report import Say, counted
 from shards.sheet import Card, Sheet, draw
@@ -35,10 +36,14 @@ def sample(
         say: takes the line of the report.
 
     Raises:
-        ValueError: no data set, no tile in it, a damaged one, or a number below 1.
+        ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
         OSError: a place that cannot be written.
     """
-    place = Folder(data)
+    place, (where, name) = Folder(data), place_and_name(str(out))
+    if not name.lower().endswith(".png"):
+        raise ValueError(f"--out {out}: the picture is a PNG, give a file name that ends in .png")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: give a whole number from 0 on")
     index = read_index(place)
     if number < 1 or not index.samples:
         raise ValueError(
@@ -49,8 +54,7 @@ def sample(
     picture = draw(_sheet(index, len(cards), seed), cards)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
-    parent, _, name = str(out).rpartition("/")
-    Folder(parent or ".").write(name, buffer.getvalue())
+    where.write(name, buffer.getvalue())
     say(f"{counted(len(cards), 'tile')} of {index.name} drawn into {out}")
 
 
@@ -61,25 +65,35 @@ class _Tile(NamedTuple):
 
 
 def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
-    ends = list(accumulate(shard.samples for shard in index.shards))
-    cards, last, record = [], -1, None
+    ends = list(accumulate(index.shards.samples))
+    cards: list[Card] = []
+    record: ShardRecord | None = None
     for row in chosen:
         number = int(np.searchsorted(ends, row, side="right"))
-        file = index.shards[number].file
-        if number != last or record is None:
-            last, record = number, read_record(place, file)
+        info = index.shards[number]
+        if record is None or record.info != info:
+            record = record_of(place, info)
         tile = record.tiles[row - ends[number]]
-        read = {
-            name: place.read(file, member.offset, member.offset + member.size)
-            for name, member in tile.members.items()
-        }
-        cards.append(_card(_decoded(tile.key, read, file), index))
+        cards.append(_card(_decoded(tile.key, _read(place, info.file, tile), place.name(info.file)), index))
     return cards
 
 
+def _read(place: Folder, file: str, tile: Entry) -> dict[str, bytes]:
+    read = {}
+    for kind, member in tile.members.items():
+        data = read[kind] = place.read(file, member.offset, member.offset + member.size)
+        if fault := fault_of(kind, data, member):
+            raise ValueError(
+                f"{place.name(file)}, {tile.key}: {fault}; run 'shards verify {place}', copy the shard again or "
+                "build it again"
+            )
+    return read
+
+
 def _decoded(key: str, members: dict[str, bytes], file: str) -> _Tile:
-    name = f"{file}, {key}"
-    (kind,) = set(members) & {"jpg", "png", "tif"}
+    name, kind = f"{file}, {key}", image_kind(members)
+    if not kind:
+        raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
     label = members.get("label.png")
     ids = None if label is None else label_pixels(label, f"{name}.label.png")
     return _Tile(key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -131,6 +132,12 @@ def _labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> 
     if labels is None:
         return [None] * len(images)
     given = _several(labels)
+    for label in given:
+        if unknown := set(re.findall(r"\{.*?\}", label)) - {"{stem}"}:
+            raise ValueError(
+                f"--labels {label!r} has {sorted(unknown)[0]}: only {{stem}} is known, the name of the image's file "
+                "without its ending"
+            )
     if len(given) == 1 and "{stem}" in given[0]:
         return [_beside(image, given[0].replace("{stem}", _stem(image))) for image in images]
     if len(given) != len(images):

@@ -82,10 +82,11 @@ class ShardFile:
         """
         if tile.key in self._tiles:
             raise ValueError(f"key {tile.key} occurs twice in {self.file}: give the files different names")
-        if self._kind not in (None, (tile.bands, tile.dtype)):
+        if self._kind is not None and self._kind != (tile.bands, tile.dtype):
+            bands, dtype = self._kind
             raise ValueError(
-                f"tile {tile.key} has {tile.bands} bands of {tile.dtype}, those before it others: "
-                "build one data set of each kind"
+                f"tile {tile.key} has {tile.bands} bands of {tile.dtype}, those before it in {self.file} have {bands} "
+                f"of {dtype}: build one data set of each kind"
             )
         self._kind = (tile.bands, tile.dtype)
         if tile.counts is not None:
@@ -102,7 +103,9 @@ class ShardFile:
         if self._waiting >= _WRITE:
             self._flush()
 
-    def quarantine(self, source: str, reason: str, labelled: bool, unknown: Unknown | None = None) -> None:
+    def quarantine(
+        self, source: str, reason: str, labelled: bool, unknown: Unknown | None = None, unread: bool = False
+    ) -> None:
         """Note a bad tile that is left out.
 
         Args:
@@ -110,8 +113,11 @@ class ShardFile:
             reason: what was found.
             labelled: whether it would have had a label.
             unknown: pixels of mask values which the class file does not know.
+            unread: the system could not read it, this time: the same command tries again.
         """
         bad: dict[str, Any] = {"source": source, "reason": reason, "labelled": labelled}
+        if unread:
+            bad["unread"] = True
         if unknown:
             bad["unknown"] = [[value, pixels] for value, pixels in unknown.items()]
         self._quarantine.append(bad)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from mkd.data.index import INDEX_NAME, DatasetIndex, read_index
+from mkd.data.index import INDEX_NAME, DatasetIndex, ShardInfo, read_index
 from mkd.data.storage import Folder
 from shards.blocks import Parts
 from shards.encode import Tile
@@ -81,11 +81,11 @@ def unlabelled_tile(tile: Tile) -> Tile:
     return replace(tile, label=None, counts=None)
 
 
-def count_leaks(shards: Mapping[str, tuple[Folder, Sequence[str]]]) -> int | None:
+def count_leaks(shards: Mapping[str, tuple[Folder, Sequence[ShardInfo]]]) -> int | None:
     """Count, in shards as written, the test tiles that touch a training tile.
 
     Args:
-        shards: folder and tars of "train" and of "test".
+        shards: folder and shards of "train" and of "test".
 
     Returns:
         Number of test tiles which share pixels, an edge or a corner with a training tile; None where tiles
@@ -113,17 +113,13 @@ def _write(
     with ExitStack() as stack:
         writers: dict[str, ShardWriter] = {}
         for part, folder in folders.items():
-            folder.remove(INDEX_NAME)  # of the same inputs, see is_done: made again
-            name = f"{index.name}-{part}"
-            writer = ShardWriter(folder, name, index.classes, index.palette, shard_size)
+            name, again = f"{index.name}-{part}", folder.exists(INDEX_NAME)  # of the same inputs, see is_done
+            writer = ShardWriter(folder, name, index.classes, index.palette, shard_size, again)
             writers[part] = stack.enter_context(writer)
         for tile in progress(read_tiles(source), index.samples, "split"):
             for part in where.get(tile.key, ()):
                 writers[part].add(unlabelled_tile(tile) if part == "unlabelled" else tile)
-        shards = {
-            part: (folders[part], [shard.file for shard in writer.commit()])
-            for part, writer in writers.items()
-        }
+        shards = {part: (folders[part], writer.commit()) for part, writer in writers.items()}
         leaks = count_leaks(shards) if {"train", "test"} <= set(shards) else None
         return {
             part: writer.finish({**provenance, "part": part, "test_tiles_touching_training": leaks})

@@ -98,7 +98,7 @@ def _nothing(bands: int, dtype: str) -> _Counts:
 
 def _count(task: _Task) -> _Counts:
     found, values = _nothing(task.bands, task.dtype), 1 << _BITS[task.dtype]
-    for key, members in read_groups(Folder(task.url), task.info.file):
+    for key, members in read_groups(Folder(task.url), task.info):
         name = f"{task.info.file}, {key}"
         for extension, data in members.items():
             if extension == "label.png":

@@ -42,6 +42,7 @@ def tile(
     part: str | None = None,
     max_bad_labelled: float = 0.0,
     max_bad: float = 0.001,
+    replace: bool = False,
     say: Say = print,
 ) -> dict[str, Any]:
     """Cut GeoTIFFs into tiles, reading window by window; a build that was stopped goes on where it was.
@@ -64,6 +65,7 @@ def tile(
         part: "I/N": build only this part; `make_index` merges all.
         max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
         max_bad: the same of unlabelled tiles.
+        replace: drop an unfinished build of other options or inputs that lies in `out`.
         say: takes each line of the report.
 
     Returns:
@@ -92,10 +94,14 @@ def tile(
         "uncovered_pixels": lost,
     }
     budget = Budget(max_bad_labelled, max_bad)
-    description = describe_build("tile", title, classfile, {**asked, **origin}, budget)
+    place = os.path.abspath(scenes[0].image) if "://" not in scenes[0].image else scenes[0].image
+    description = describe_build(
+        "tile", title, classfile, {**asked, **origin}, budget, place.rpartition("/")[0]
+    )
     _note_rows(scenes, cut.size, say)
     try:
-        built = build(out, description, units, cutter, workers=workers, part=part, say=say)
+        how: dict[str, Any] = {"workers": workers, "part": part, "replace_other": replace, "say": say}
+        built = build(out, description, units, cutter, **how)
     finally:
         cutter.close()
     report = {"folder": str(out), "uncovered_pixels": lost, "done_before": built.done_before}
@@ -125,8 +131,12 @@ def _cut(
             f"--format {chosen} holds 3 bands of uint8, but {scene.image} gives {len(scene.bands)} of "
             f"{scene.info.dtype}: use --format tif, or choose 3 --bands, or convert it to 8 bits"
         )
-    if quality is not None and (chosen != "jpeg" or not 1 <= quality <= 100):
-        raise ValueError(f"--quality {quality}: it is 1..100, and for --format jpeg only, not {chosen}")
+    if quality is not None and chosen != "jpeg":
+        raise ValueError(
+            f"--quality {quality} has no meaning with --format {chosen}: leave it out, or use jpeg"
+        )
+    if quality is not None and not 1 <= quality <= 100:
+        raise ValueError(f"--quality {quality}: give a whole number from 1 to 100")
     return Cut(size, stride, min_valid, chosen, quality or QUALITY)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from mkd.data.index import DatasetIndex, ShardInfo
 from mkd.data.record import ShardRecord
+from mkd.data.shardlist import ShardList
 from shards.classfile import IGNORE, Colour
 
 
@@ -62,7 +63,7 @@ class Totals:
             bytes=sum(shard.bytes for shard in self.shards),
             histogram=tuple(self._counts[: len(classes)]),
             ignored_pixels=self._ignored,
-            shards=tuple(self.shards),
+            shards=ShardList(self.shards),
             provenance=dict(provenance),
             largest=self._largest,
             bands=bands,

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from mkd.data.index import DatasetIndex, ShardInfo, write_index
+from mkd.data.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
 from mkd.data.storage import Folder
+from shards.claim import claim, remove_stray
 from shards.classfile import Colour
 from shards.encode import Tile
-from shards.lock import PREFIX, locked
+from shards.lock import locked
 from shards.shardfile import ShardFile
 from shards.totals import Totals
-
-_OURS = re.compile(r"\.tmp-.*|\.lock.*|build\.json|quarantine\.jsonl|.+-\d{6}\.(tar|json)")
 
 
 class ShardWriter:
@@ -27,11 +26,13 @@ class ShardWriter:
     give the same bytes.
 
     Args:
-        folder: path or URL, made when missing; may hold left-overs of an interrupted run, and nothing else.
+        folder: path or URL, made when missing; may hold shards of this name, left over from an interrupted run, and
+            nothing else.
         name: data set name; shards are NAME-000000.tar, ...
         classes: class names.
         palette: one (r, g, b) a class.
         shard_size: tiles a shard, >= 1.
+        again: a data set of the same inputs lies there and is made again.
 
     Raises:
         ValueError: a name or size that cannot be; on entering, a folder with other files, or another job's.
@@ -44,10 +45,11 @@ class ShardWriter:
         classes: Sequence[str],
         palette: Sequence[Colour],
         shard_size: int = 256,
+        again: bool = False,
     ) -> None:
         check_name(name, shard_size)
         self.folder = folder if isinstance(folder, Folder) else Folder(folder)
-        self._name, self._size = name, shard_size
+        self._name, self._size, self._again = name, shard_size, again
         self._classes, self._palette = tuple(classes), tuple(palette)
         self._keys: set[str] = set()
         self._shard: ShardFile | None = None
@@ -57,9 +59,12 @@ class ShardWriter:
     def __enter__(self) -> ShardWriter:
         """Take the folder's lock and return the writer itself."""
         with ExitStack() as stack:
-            claim(self.folder)
-            stack.enter_context(locked(self.folder))
-            remove_stray(self.folder)
+            if not self._again:
+                claim(self.folder, self._name)
+            self._lock = stack.enter_context(locked(self.folder))
+            if self._again:
+                self.folder.remove(INDEX_NAME)
+            remove_stray(self.folder, self._name)
             self._stack = stack.pop_all()
         return self
 
@@ -71,7 +76,8 @@ class ShardWriter:
             if not self._finished:
                 if self._shard is not None:
                     self._shard.drop()
-                remove_stray(self.folder)
+                self._lock.confirm()
+                remove_stray(self.folder, self._name)
 
     @property
     def samples(self) -> int:
@@ -109,8 +115,12 @@ class ShardWriter:
 
         Returns:
             The index as written.
+
+        Raises:
+            ValueError: another job took the folder over.
         """
         self.commit()
+        self._lock.confirm()
         index = self._totals.index(self._name, self._classes, self._palette, provenance)
         write_index(self.folder, index)
         self._finished = True
@@ -134,24 +144,3 @@ def check_name(name: str, shard_size: int) -> None:
         raise ValueError(f"shard size {shard_size}: a shard needs at least 1 tile")
     if not re.fullmatch(r"[\w.+-]*\w", name) or name.startswith("."):
         raise ValueError(f"data set name {name!r}: use letters, digits, '_', '-', '+' and '.' only")
-
-
-def claim(folder: Folder) -> None:
-    """Make a folder, and refuse one with files that are not of a build.
-
-    Raises:
-        ValueError: other files are there.
-        OSError: a place that cannot be written.
-    """
-    if folder.local is not None:
-        folder.local.mkdir(parents=True, exist_ok=True)
-    others = sorted(found.name for found in folder.listing() if not _OURS.fullmatch(found.name))
-    if others:
-        raise ValueError(f"{folder} holds other files ({', '.join(others[:3])}): choose an empty folder")
-
-
-def remove_stray(folder: Folder, keep: Collection[str] = ()) -> None:
-    """Remove drafts, shards and records of earlier builds, except the named files."""
-    for name in sorted(folder.sizes()):
-        if _OURS.fullmatch(name) and name not in keep and not name.startswith(PREFIX):
-            folder.remove(name)

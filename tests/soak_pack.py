@@ -2,7 +2,8 @@
 
     python tests/soak_pack.py [--kills 20] [--images 2000] [--seed 0]
 
-Each kill is SIGKILL to the whole process group of `python -m shards pack`. Exit code 0 when all are identical.
+`pack` and `tile` take turns. Each kill is SIGKILL to the whole process group of `python -m shards`. Exit code 0 when
+all are identical.
 """
 
 import argparse
@@ -17,9 +18,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from PIL import Image
 
-SIZE, SHARD = 256, 50
+SIZE, SHARD, EDGE = 256, 50, 40  # pixels of a tile, tiles of a shard, tiles along an edge of an orthomosaic
+COMMANDS = ("pack", "tile")
 CLASSFILE = """
 name: soak
 classes: [field, road, water]
@@ -44,19 +47,25 @@ def main():
 
 
 def soak(place, kills, images, rng):
-    """Build once undisturbed, then kill and finish as often as asked."""
+    """Build once undisturbed by each command, then kill and finish as often as asked."""
     write_images(place, images, rng)
-    start = time.monotonic()
-    subprocess.run(command(place, place / "whole"), check=True)
-    seconds = time.monotonic() - start
-    wanted = content(place / "whole")
-    print(f"undisturbed: {len(wanted)} files in {seconds:.1f} s", flush=True)
+    write_scene(place, rng)
+    wanted, seconds = {}, {}
+    for command in COMMANDS:
+        start = time.monotonic()
+        subprocess.run(words(command, place, place / command), check=True)
+        seconds[command] = time.monotonic() - start
+        wanted[command] = content(place / command)
+        print(f"{command}, undisturbed: {len(wanted[command])} files in {seconds[command]:.1f} s", flush=True)
     same = 0
     for kill in range(1, kills + 1):
-        moment, stood = killed(place, rng, seconds)
-        report = finished(place, stood, wanted)
+        command = COMMANDS[kill % 2]
+        moment, stood = killed(command, place, rng, seconds[command])
+        report = finished(command, place, stood, wanted[command])
         same += report == "identical"
-        print(f"kill {kill} after {moment:.2f} s, {len(stood)} shards stood: {report}", flush=True)
+        print(
+            f"kill {kill}, {command}, after {moment:.2f} s, {len(stood)} shards stood: {report}", flush=True
+        )
     print(
         f"{same} of {kills} builds, killed at random moments and finished, are identical to an undisturbed one"
     )
@@ -76,34 +85,51 @@ def write_images(place, count, rng):
         Image.fromarray(ids).save(place / f"set/masks/t{n:05d}.png")
 
 
-def command(place, out):
-    """Give the command line of the build, on two processes."""
-    options = {"--source": place / "set", "--classes": place / "soak.yaml", "--out": out}
+def write_scene(place, rng):
+    """Write an orthomosaic of noise, a piece of it without data, and its labels in blocks."""
+    draw = np.random.default_rng(rng.randrange(2**32))
+    edge = EDGE * SIZE
+    profile = {"driver": "GTiff", "height": edge, "width": edge, "dtype": "uint8", "tiled": True}
+    coarse = draw.integers(1, 256, (3, edge // 8, edge // 8), np.uint8)
+    coarse[:, : edge // 32] = 0
+    with rasterio.open(place / "scene.tif", "w", count=3, nodata=0, **profile) as file:
+        file.write(coarse.repeat(8, 1).repeat(8, 2))
+    ids = draw.integers(0, 3, (1, edge // 64, edge // 64), np.uint8)
+    with rasterio.open(place / "scene_ids.tif", "w", count=1, **profile) as file:
+        file.write(ids.repeat(64, 1).repeat(64, 2))
+
+
+def words(command, place, out):
+    """Give the command line of a build, on two processes."""
+    inputs = {
+        "pack": {"--source": place / "set"},
+        "tile": {"--source": place / "scene.tif", "--labels": "{stem}_ids.tif", "--size": SIZE},
+    }
+    options = {**inputs[command], "--classes": place / "soak.yaml", "--out": out}
     options |= {"--shard-size": SHARD, "--workers": 2}
-    words = [str(word) for pair in options.items() for word in pair]
-    return [sys.executable, "-m", "shards", "pack", *words]
+    given = [str(word) for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "shards", command, *given]
 
 
-def killed(place, rng, seconds):
+def killed(command, place, rng, seconds):
     """Start a build and kill its process group; return the moment, and what stood then with its place on the disk."""
     out = place / "out"
     while True:
         shutil.rmtree(out, ignore_errors=True)
         moment = rng.uniform(0, seconds)
-        job = subprocess.Popen(command(place, out), start_new_session=True, stdout=subprocess.DEVNULL)
+        job = subprocess.Popen(words(command, place, out), start_new_session=True, stdout=subprocess.DEVNULL)
         time.sleep(moment)
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
         if job.wait() == -signal.SIGKILL:
-            records = out.glob("soak-*.json")
-            return moment, {
-                path.with_suffix(".tar").name: inode(path.with_suffix(".tar")) for path in records
-            }
+            tars = [path.with_suffix(".tar") for path in out.glob("soak-*.json")]
+            # a unit without a single tile has a record and no tar
+            return moment, {tar.name: inode(tar) for tar in tars if tar.exists()}
 
 
-def finished(place, stood, wanted):
+def finished(command, place, stood, wanted):
     """Run the same command to its end, and compare."""
-    done = subprocess.run(command(place, place / "out"), capture_output=True, text=True)
+    done = subprocess.run(words(command, place, place / "out"), capture_output=True, text=True)
     if done.returncode:
         return f"FAILED: {done.stderr.strip()}"
     found = content(place / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,19 +53,22 @@ def planar(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.contiguous_format)
 
 
+def odd_one(filled: Filled) -> int | None:
+    """Return the slot of a tile that is not of its batch's size, the one that most tiles have; None: all are of one.
+
+    No batch holds both: padding would let a tile's view depend on its batch mates.
+    """
+    usual = Counter(filled.sizes).most_common(1)[0][0]
+    return next((slot for slot, size in enumerate(filled.sizes) if size != usual), None)
+
+
 def as_batch(filled: Filled, layout: Layout) -> Batch:
     """Return a filled buffer as tensors, without a copy.
 
-    Raises:
-        ValueError: tiles of different sizes. Padding them would let a tile's view depend on its batch mates.
+    All tiles have one size, see `odd_one`.
     """
-    sizes = sorted(set(filled.sizes))
-    if len(sizes) > 1:
-        shown = " and ".join(f"{h} x {w}" for h, w in sizes[:2])
-        raise ValueError(
-            f"tiles of {shown} pixels in one batch; pack tiles of one size ('shards tile --size'), or use batch=1"
-        )
-    (height, width), slots, area = sizes[0], len(filled.pairs), layout.area
+    assert odd_one(filled) is None, "the loader refuses such a batch"
+    (height, width), slots, area = filled.sizes[0], len(filled.pairs), layout.area
     whole = torch.from_numpy(filled.buffer)
     images = whole.as_strided((slots, 3, height, width), (3 * area, 1, 3 * width, 3))
     labels = whole.as_strided((slots, height, width), (area, width, 1), 3 * area * layout.slots)

@@ -14,7 +14,9 @@ from typing import Any
 PIECE = 4 << 20  # bytes of one write
 BLOCK = 4096  # bytes: the disk takes whole blocks
 
-_buffers: list[mmap.mmap] = []  # of files that are closed; they begin at a page, as the disk wants it
+_buffers: list[
+    mmap.mmap
+] = []  # of closed files, for the next ones; they begin at a page, as the disk wants it
 
 
 class Drained(io.RawIOBase):
@@ -30,10 +32,7 @@ class Drained(io.RawIOBase):
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         _past_the_cache(self._file, True)
-        self._buffers = [
-            mmap.mmap(-1, PIECE),
-            mmap.mmap(-1, PIECE),
-        ]  # they begin at a page, as the disk wants it
+        self._buffers = [_buffers.pop() if _buffers else mmap.mmap(-1, PIECE) for _ in range(2)]
         self._filled = 0
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None

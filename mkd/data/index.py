@@ -6,28 +6,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from mkd.data.shardlist import ShardInfo as ShardInfo
+from mkd.data.shardlist import ShardList
 from mkd.data.storage import Folder
 
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
 IGNORE = 255
+_SHARD_KEYS = {field.name for field in fields(ShardInfo)}
 
 Colour = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class ShardInfo:
-    """One tar of a data set: file name, tiles, labelled tiles, size in bytes, SHA-256 of the file (hex)."""
-
-    file: str
-    samples: int
-    labelled: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -37,7 +29,7 @@ class DatasetIndex:
     `samples`, `labelled` and `bytes` are sums over `shards`; `histogram` counts labelled pixels per class and
     `ignored_pixels` those with id 255; `palette` has one (r, g, b) a class; `provenance` is free: command,
     source, split. `largest` is the greatest height and the greatest width of a tile in pixels; `bands` and `dtype`
-    ("uint8" or "uint16") hold for all images.
+    ("uint8" or "uint16") hold for all images. `shards` may be given as any sequence.
     """
 
     name: str
@@ -48,12 +40,17 @@ class DatasetIndex:
     bytes: int
     histogram: tuple[int, ...]
     ignored_pixels: int
-    shards: tuple[ShardInfo, ...]
+    shards: ShardList
     provenance: Mapping[str, Any]
     largest: tuple[int, int]
     bands: int = 3
     dtype: str = "uint8"
     ignore_index: int = IGNORE
+
+    def __post_init__(self) -> None:
+        """Hold the shards in little memory."""
+        if not isinstance(self.shards, ShardList):
+            object.__setattr__(self, "shards", ShardList(self.shards))
 
     @property
     def num_classes(self) -> int:
@@ -62,7 +59,13 @@ class DatasetIndex:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **told,
+            "shards": [vars(shard) for shard in self.shards],
+        }
 
     def sha256(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON: sorted keys, no spaces, UTF-8."""
@@ -70,11 +73,12 @@ class DatasetIndex:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_index(folder: str | os.PathLike[str] | Folder) -> DatasetIndex:
+def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> DatasetIndex:
     """Read the index of a data set, and check by one listing that its shards are there in full size.
 
     Args:
         folder: the data set, a path or URL, holding `index.json` and its shards.
+        shards: refuse a data set whose shards are not all there; False leaves that to the caller.
 
     Returns:
         The index. Shards are not read; `shards verify` does that.
@@ -93,12 +97,13 @@ def read_index(folder: str | os.PathLike[str] | Folder) -> DatasetIndex:
         )
     text = place.read(INDEX_NAME)
     try:
-        content = json.loads(text)
+        content = _content(text)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
     index = _parse(content, path)
-    for shard in index.shards:
-        _check_shard(place.name(shard.file), shard, sizes.get(shard.file))
+    for shard in index.shards if shards else ():
+        if fault := shard_fault(place.name(shard.file), shard, sizes.get(shard.file)):
+            raise ValueError(fault)
     return index
 
 
@@ -114,6 +119,25 @@ def write_index(folder: str | os.PathLike[str] | Folder, index: DatasetIndex) ->
     """
     place = folder if isinstance(folder, Folder) else Folder(folder)
     place.write(INDEX_NAME, json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def _content(text: bytes) -> Any:
+    """Decode JSON; shards go straight into their list: a million of them as dictionaries would be 500 MB."""
+    shards = ShardList()
+
+    def taken(found: dict[str, Any]) -> dict[str, Any] | None:
+        if found.keys() != _SHARD_KEYS:
+            return found
+        try:
+            shards.append(_shard(found))
+        except (TypeError, ValueError):
+            return found
+        return None
+
+    content = json.loads(text, object_hook=taken)
+    if isinstance(content, dict) and content.get("shards") == [None] * len(shards):
+        return {**content, "shards": shards}
+    return json.loads(text)  # damaged, or something in its provenance looks like a shard
 
 
 def _parse(content: Any, path: str) -> DatasetIndex:
@@ -133,7 +157,7 @@ def _parse(content: Any, path: str) -> DatasetIndex:
             bytes=int(content["bytes"]),
             histogram=tuple(int(count) for count in content["histogram"]),
             ignored_pixels=int(content["ignored_pixels"]),
-            shards=tuple(_shard(shard) for shard in content["shards"]),
+            shards=_shards(content["shards"]),
             provenance=dict(content["provenance"]),
             largest=(int(content["largest"][0]), int(content["largest"][1])),
             bands=int(content["bands"]),
@@ -146,6 +170,10 @@ def _parse(content: Any, path: str) -> DatasetIndex:
         raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
     _check_sums(index, path)
     return index
+
+
+def _shards(content: Any) -> ShardList:
+    return content if isinstance(content, ShardList) else ShardList(_shard(shard) for shard in content)
 
 
 def _shard(content: Any) -> ShardInfo:
@@ -161,23 +189,20 @@ def _check_sums(index: DatasetIndex, path: str) -> None:
             raise ValueError(
                 f"{path} has {index.num_classes} classes but {length} entries in {name}: pack it again"
             )
-    sums = {
-        "samples": (index.samples, sum(shard.samples for shard in index.shards)),
-        "labelled": (index.labelled, sum(shard.labelled for shard in index.shards)),
-        "bytes": (index.bytes, sum(shard.bytes for shard in index.shards)),
-    }
-    for name, (said, summed) in sums.items():
-        if said != summed:
+    for name, summed in index.shards.sums().items():
+        if (said := getattr(index, name)) != summed:
             raise ValueError(
                 f"{path} says {name} {said}, but its shards sum to {summed}: pack the data set again"
             )
 
 
-def _check_shard(path: str, shard: ShardInfo, size: int | None) -> None:
+def shard_fault(path: str, shard: ShardInfo, size: int | None) -> str:
+    """Return "", or what is wrong with the size of a shard's file: None when there is none."""
     if size is None:
-        raise ValueError(f"shard {path} is missing: copy it here again, or pack the data set again")
+        return f"shard {path} is missing: copy it here again, or pack the data set again"
     if size != shard.bytes:
-        raise ValueError(
+        return (
             f"shard {path} has {size} bytes, the index says {shard.bytes}: "
             "copy it again, or pack the data set again"
         )
+    return ""

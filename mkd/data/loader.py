@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mkd.data.batch import Batch, as_batch, planar
+from mkd.data.batch import Batch, as_batch, odd_one, planar
 from mkd.data.index import DatasetIndex, read_index
 from mkd.data.losses import Losses
 from mkd.data.plan import Plan
@@ -63,7 +63,7 @@ class TileSet:
     @property
     def counts(self) -> list[int]:
         """Samples of each shard: what a `Plan` is made of."""
-        return [shard.samples for shard in self.index.shards]
+        return self.index.shards.samples
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -145,7 +145,7 @@ def _batches(
     tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: Losses | None
 ) -> Iterator[Batch]:
     layout = tiles.layout(slots)
-    checked = partial(_checked, layout, losses or Losses(tiles.folder, tiles.labelled, len(tiles)))
+    checked = partial(_checked, tiles, layout, losses or Losses(tiles.folder, tiles.labelled, len(tiles)))
     if workers == 0:
         yield from map(checked, _decode_here(tiles, blocks, layout))
         return
@@ -168,8 +168,28 @@ def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: Layout) -> Ite
         yield Filled(pairs, buffer, [size for size, _ in done], lost)
 
 
-def _checked(layout: Layout, losses: Losses, filled: Filled) -> Batch:
-    """Count what was lost, and make tensors of a buffer."""
+def _checked(tiles: TileSet, layout: Layout, losses: Losses, filled: Filled) -> Batch:
+    """Count what was lost, and make tensors of a buffer.
+
+    Raises:
+        ValueError: more was lost than may be, or a tile is of another size than its batch.
+    """
     for slot, lost in sorted(filled.lost.items()):
         losses.add(*filled.pairs[slot], lost)
+    slot_of_odd = odd_one(filled)
+    if slot_of_odd is not None:
+        raise ValueError(_odd(tiles, filled, slot_of_odd))
     return as_batch(filled, layout)
+
+
+def _odd(tiles: TileSet, filled: Filled, slot: int) -> str:
+    """Say which tile has another size than the others of its batch."""
+    sample = filled.lost[slot].replaced_by if slot in filled.lost else filled.pairs[slot][1]
+    shard, entry = tiles.reader.source.find(sample)
+    height, width = filled.sizes[slot]
+    others = next(size for size in filled.sizes if size != filled.sizes[slot])
+    place = tiles.reader.source.folder.name(tiles.index.shards[shard].file)
+    return (
+        f"{place}:{entry.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
+        "pack tiles of one size ('shards tile --size'), or use batch=1"
+    )

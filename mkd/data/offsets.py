@@ -8,10 +8,10 @@ from collections import OrderedDict
 from concurrent.futures import Future
 
 from mkd.data.index import DatasetIndex
-from mkd.data.record import Entry, read_record
+from mkd.data.record import Entry, record_of
 from mkd.data.storage import Folder
 
-KEPT = 200_000  # tiles whose places are remembered, about 0.2 KB each; older shards' records are read again
+KEPT = 300_000  # tiles whose places are remembered, about 0.2 KB each: 256 shards of 1,000; others are read again
 
 
 class Offsets:
@@ -66,14 +66,7 @@ class Offsets:
 
     def _load(self, shard: int) -> list[bytes]:
         info = self._index.shards[shard]
-        record = read_record(self._folder, info.file)
-        if record.info != info:
-            raise ValueError(
-                f"{self._folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
-                f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
-                "copy the whole data set again, or build it again"
-            )
         return [
             marshal.dumps((key, tuple(size), {kind: tuple(member) for kind, member in members.items()}))
-            for key, size, members in record.tiles
+            for key, size, members in record_of(self._folder, info).tiles
         ]

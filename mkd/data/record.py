@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -107,6 +108,38 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
         return _parse(content)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder.name(name)} is damaged ({error!r}): build the data set again") from None
+
+
+def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
+    """Read the record of a shard, and check that both are of the index that says ``info``.
+
+    Raises:
+        ValueError: no record, a damaged one, or one of another build.
+    """
+    record = read_record(folder, info.file)
+    if record.info != info:
+        raise ValueError(
+            f"{folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+            f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
+            "copy the whole data set again, or build it again"
+        )
+    return record
+
+
+def fault_of(kind: str, data: bytes | memoryview, member: tuple[int, int, int]) -> str:
+    """Return "", or what is wrong with the content of a tile's member.
+
+    Args:
+        kind: the member's extension.
+        data: its content as it was read.
+        member: what the record says of it: offset, size, CRC-32.
+    """
+    _, size, crc32 = member
+    if len(data) != size:
+        return f"its {kind!r} is cut short, {len(data)} bytes of {size}"
+    if (found := zlib.crc32(data)) != crc32:
+        return f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
+    return ""
 
 
 def _parse(content: dict[str, Any]) -> ShardRecord:

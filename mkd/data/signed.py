@@ -16,8 +16,13 @@ VALID = 3600  # seconds for which a URL is signed; it is signed anew after half 
 KEPT = 1024  # signed URLs that are remembered
 TIMEOUT = 15.0  # seconds without a byte, as in s3fs
 MISSES = 3  # answers in a row that only s3fs could get, after which it gets all
+REST = 300.0  # seconds for which it does, before signed URLs are tried again
 
 log = logging.getLogger(__name__)
+
+
+class _OldSignatureError(Exception):
+    """A URL that was signed some time ago is not taken."""
 
 
 class SignedRanges:
@@ -34,27 +39,24 @@ class SignedRanges:
         self._files = files
         self._thread = threading.local()
         self._urls: dict[str, tuple[SplitResult, float]] = {}
-        self._misses, self._reason = 0, ""
+        self._misses, self._reason, self._said = 0, "", False
+        self._resting = 0.0  # until when s3fs reads alone
 
     def read(self, path: str, start: int, stop: int) -> bytes | None:
         """Read bytes ``start`` .. ``stop - 1`` of an object, fewer where it ends before; None: ask s3fs."""
-        if self._misses >= MISSES:
+        if time.monotonic() < self._resting:
             return None
         data = None
         try:
             try:
-                data = self._asked(path, start, stop)
-            except ConnectionError:
-                if not self._hang_up():
-                    raise
-                data = self._asked(
-                    path, start, stop
-                )  # the connection was an old one, which the server had closed
+                data = self._tried(path, start, stop)
+            except _OldSignatureError:  # maybe the keys are new ones
+                self._forget(path)
+                data = self._tried(path, start, stop)
         except Exception as error:  # of sockets, TLS, HTTP, and of whatever finds the credentials
             self._reason = str(error) or type(error).__name__
         if data is None:
-            self._hang_up()
-            self._urls.pop(path, None)  # maybe the credentials are new ones
+            self._forget(path)
             return None
         self._misses = 0
         return data
@@ -62,34 +64,54 @@ class SignedRanges:
     def missed(self) -> None:
         """Take note that s3fs got an answer where `read` gave None."""
         self._misses += 1
-        if self._misses == MISSES:
-            log.warning("reading by signed URLs fails (%s): s3fs reads from now on, slower", self._reason)
+        if self._misses < MISSES or time.monotonic() < self._resting:
+            return
+        self._misses, self._resting = 0, time.monotonic() + REST
+        if not self._said:
+            log.warning("reading by signed URLs fails (%s): s3fs reads instead, slower", self._reason)
+        self._said = True
+
+    def _tried(self, path: str, start: int, stop: int) -> bytes | None:
+        try:
+            return self._asked(path, start, stop)
+        except ConnectionError:
+            if not self._hang_up():
+                raise
+            return self._asked(path, start, stop)  # the server had closed the old connection
+
+    def _forget(self, path: str) -> None:
+        self._hang_up()
+        self._urls.pop(path, None)
 
     def _asked(self, path: str, start: int, stop: int) -> bytes | None:
-        url = self._url(path)
+        url, kept = self._url(path)
         line = self._line(url)
         if line is None:
-            self._misses = MISSES
+            self._resting = float("inf")
             return None
         line.request("GET", f"{url.path}?{url.query}", headers={"Range": f"bytes={start}-{stop - 1}"})
         answer = line.getresponse()
         size = answer.length
         if answer.status != 206 or size is None or size > stop - start:
             self._reason = f"HTTP status {answer.status}"
+            if kept and answer.status in (400, 403):
+                raise _OldSignatureError
             return None
         data = answer.read(size)
         answer.close()
         self._thread.used = True
         return data if len(data) == size else None
 
-    def _url(self, path: str) -> SplitResult:
+    def _url(self, path: str) -> tuple[SplitResult, bool]:
+        """Return a signed URL, and whether it was signed for an earlier request."""
         url, until = self._urls.get(path, (None, 0.0))
-        if url is None or time.monotonic() > until:
-            if len(self._urls) >= KEPT:
-                self._urls.clear()
-            url = urlsplit(self._files.url(path, expires=VALID))
-            self._urls[path] = url, time.monotonic() + VALID / 2
-        return url
+        if url is not None and time.monotonic() <= until:
+            return url, True
+        if len(self._urls) >= KEPT:
+            self._urls.clear()
+        url = urlsplit(self._files.url(path, expires=VALID))
+        self._urls[path] = url, time.monotonic() + VALID / 2
+        return url, False
 
     def _line(self, url: SplitResult) -> http.client.HTTPConnection | None:
         """Return this thread's connection; None where a proxy is in between, which s3fs knows how to pass."""

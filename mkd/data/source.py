@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import zlib
+import resource
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -15,10 +16,10 @@ from mkd.data.ahead import Ahead, Span
 from mkd.data.cache import ShardCache
 from mkd.data.index import DatasetIndex
 from mkd.data.offsets import Offsets
-from mkd.data.record import Entry, Member
+from mkd.data.record import Entry, Member, fault_of
 from mkd.data.storage import Folder
 
-MAX_OPEN = 64  # shard files kept open
+MAX_OPEN = 512  # shard files kept open: a batch of 256 reads so many, and as many when it comes to new ones
 GAP = 256 << 10  # bytes that are read and thrown away rather than asking a server twice
 RANGE = 8 << 20  # bytes of one request
 SPACE = 1 << 20  # bytes in which local tiles are read at first; more where they need it
@@ -64,10 +65,12 @@ class TileSource:
     ) -> None:
         self._arguments = (folder, index, cache, cache_bytes)
         self.folder, self.index = folder, index
-        self._ends = list(accumulate(shard.samples for shard in index.shards))
+        self._ends = list(accumulate(index.shards.samples))
         self._starts = [0, *self._ends]
         self._offsets = Offsets(folder, index)
-        self._files: dict[int, int] = {}
+        self._files: OrderedDict[int, int] = OrderedDict()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = MAX_OPEN if limit < 0 else min(MAX_OPEN, max(limit // 2, 1))
         self._space, self._used = memoryview(bytearray(SPACE)), 0
         remote = folder.local is None
         self._cache = ShardCache(cache, cache_bytes) if remote and cache is not None else None
@@ -177,11 +180,13 @@ class TileSource:
         tile, fault = dict[str, Data](), ""
         if (file := self._files.get(shard)) is None:
             file = self._open(shard)
+        else:
+            self._files.move_to_end(shard)
         for kind in kinds:
             offset, size, _ = member = entry.members[kind]
             piece = self._room(size)
             data = tile[kind] = piece[: os.preadv(file, [piece], offset)]
-            fault = fault or _fault(kind, data, member)
+            fault = fault or fault_of(kind, data, member)
         return tile, fault
 
     def _remote(self, wanted: Wanted, ahead: Ahead) -> tuple[Members, str]:
@@ -232,8 +237,8 @@ class TileSource:
 
     def _open(self, shard: int) -> int:
         """Open a local shard; return its descriptor."""
-        if len(self._files) >= MAX_OPEN:
-            os.close(self._files.pop(next(iter(self._files))))
+        if len(self._files) >= self._most:
+            os.close(self._files.popitem(last=False)[1])
         info = self.index.shards[shard]
         file = self._files[shard] = os.open(f"{self.folder.local}/{info.file}", os.O_RDONLY)
         size = os.fstat(file).st_size
@@ -255,18 +260,8 @@ def _cut(span: Span, kinds: Sequence[str], members: Sequence[Member]) -> tuple[M
     for kind, member in zip(kinds, members, strict=True):
         start = member[0] - span.start
         data = tile[kind] = span.data[start : start + member[1]]
-        fault = fault or _fault(kind, data, member)
+        fault = fault or fault_of(kind, data, member)
     return tile, fault
-
-
-def _fault(kind: str, data: Data, member: Member) -> str:
-    """Return "", or what is wrong with the content of a member."""
-    _, size, crc32 = member
-    if len(data) != size:
-        return f"its {kind!r} is cut short, {len(data)} bytes of {size}"
-    if (found := zlib.crc32(data)) != crc32:
-        return f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
-    return ""
 
 
 def _runs(samples: Iterable[int], size: int) -> Iterator[list[int]]:

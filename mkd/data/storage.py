@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -18,22 +17,15 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from mkd.atomic import written_aside
 from mkd.data.drained import Drained
 from mkd.data.rangefile import RangeFile
+from mkd.data.refused import answer, raise_final, short
 
 PATIENCE = 300.0  # seconds for which an error that passes is tried again
 # A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
 _CONFIG = {"retries": {"total_max_attempts": 1}, "signature_version": "s3v4"}
 _S3: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": _CONFIG}
-_FINAL = (
-    FileNotFoundError,
-    FileExistsError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-    ValueError,
-)
-_FAULTS = (TypeError, AttributeError, LookupError, NotImplementedError, MemoryError)  # no waiting mends them
-_PASSING = (408, 409, 425, 429, "RequestTimeout", "IncompleteBody", "BadDigest")  # though their kind is final
-_DENIED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoCredentials", "ExpiredToken")
+_S3_KINDS = ("s3", "s3a")
+# s3fs copies the parts that are on their way: by default all of a shard.
+_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,11 +49,11 @@ class Folder:
         patience: seconds for which errors that pass (connections, time-outs, 5xx, slow-down) are tried again.
 
     Raises:
-        ValueError: an unknown kind of URL.
+        ValueError: an empty path, a URL without a bucket, or one of an unknown kind.
     """
 
     def __init__(self, url: str | os.PathLike[str], patience: float = PATIENCE) -> None:
-        self.url, self.patience = str(url).rstrip("/") or "/", patience
+        self.url, self.patience = _url(str(url)), patience
         self.local: Path | None = None
         if "://" not in self.url or self.url.startswith("file://"):
             self.local = Path(self.url.removeprefix("file://"))
@@ -71,11 +63,14 @@ class Folder:
         from mkd.data.signed import SignedRanges
 
         kind = self.url.partition("://")[0]
-        options = _S3 if kind in ("s3", "s3a") else {}
+        options = _S3 if kind in _S3_KINDS else {}
         try:
             self._fs, root = fsspec.url_to_fs(self.url, **options)
         except (ValueError, ImportError) as error:
-            raise ValueError(f"{url}: files of kind {kind!r} cannot be reached ({error})") from None
+            raise ValueError(
+                f"{url}: files of kind {kind!r} cannot be reached ({short(error)}); give a path, an s3:// URL, or "
+                "one that an installed fsspec package knows"
+            ) from None
         self._root = root.rstrip("/")
         self._signed = SignedRanges(self._fs) if options else None
 
@@ -126,15 +121,11 @@ class Folder:
         """Read a file, or bytes ``start`` .. ``stop - 1`` of it: fewer where the file ends before.
 
         Raises:
-            FileNotFoundError: no such file.
+            OSError: no such file, or one that cannot be read, naming it.
             ValueError: refused by the server, or out of patience: one sentence.
         """
         if self.local is not None:
-            with open(f"{self.local}/{name}", "rb", buffering=0) as file:
-                if start == 0 and stop is None:
-                    return file.readall()
-                file.seek(start)
-                return file.readall() if stop is None else file.read(stop - start)
+            return _local_range(f"{self.local}/{name}", start, stop)
         if stop is not None and stop <= start:
             return b""
         return self._patiently(lambda: self._range(name, start, stop), name)
@@ -175,7 +166,8 @@ class Folder:
             return
         buffer = io.BytesIO()
         yield buffer
-        self._patiently(lambda: self._fs.pipe_file(self._path(name), buffer.getvalue()), name)
+        parts = _PARTS if self._signed is not None else {}
+        self._patiently(lambda: self._fs.pipe_file(self._path(name), buffer.getvalue(), **parts), name)
 
     def write(self, name: str, data: bytes | str) -> None:
         """Write a file whole or not at all; text as UTF-8."""
@@ -211,7 +203,7 @@ class Folder:
         try:
             data = bytes(self._fs.cat_file(path, **options))
         except OSError as error:
-            if _answer(error)[1] == 416:  # a range behind the end
+            if answer(error)[1] == 416:  # a range behind the end
                 return b""
             raise
         if signed is not None:
@@ -228,46 +220,67 @@ class Folder:
             try:
                 return call()
             except Exception as error:  # each file system has errors of its own
-                self._refuse_final(error, name)
+                raise_final(error, self.name(name))
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise ValueError(
-                        f"{self.name(name)}: no answer for {self.patience:.0f} s ({_short(error)}); "
+                        f"{self.name(name)}: no answer for {self.patience:.0f} s ({short(error)}); "
                         "check the network, the endpoint (AWS_ENDPOINT_URL) and the server, then start again"
                     ) from None
                 pause = min(wait * random.uniform(0.75, 1.25), left)
                 log.warning(
                     "%s: %s; trying again in %.1f s, for %.0f s yet",
                     self.name(name),
-                    _short(error),
+                    short(error),
                     pause,
                     left,
                 )
                 time.sleep(pause)
                 wait = min(2 * wait, 8.0)
 
-    def _refuse_final(self, error: Exception, name: str) -> None:
-        """Raise what no waiting mends: a missing file as it is, a refusal as one sentence."""
-        text = f"{type(error).__name__} {error} {error.__cause__}"  # the cause has the server's code
-        if isinstance(error, PermissionError) or any(word in text for word in _DENIED):
-            raise ValueError(
-                f"{self.name(name)}: access denied ({_short(error)}); check AWS_ACCESS_KEY_ID, "
-                "AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights on this bucket"
-            ) from None
-        if "NoSuchBucket" in text or "bucket does not exist" in text:
-            raise ValueError(f"{self.name(name)}: there is no such bucket; check its name") from None
-        code, status = _answer(error)
-        if status == 412:
-            raise FileExistsError(self.name(name)) from None
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise error
-        if isinstance(error, (*_FINAL, *_FAULTS)):
-            raise error
-        if 300 <= status < 500 and status not in _PASSING and code not in _PASSING:
-            raise ValueError(
-                f"{self.name(name)}: the server refuses ({_short(error)}); check this URL, the endpoint "
-                "(AWS_ENDPOINT_URL) and the region"
-            ) from None
+
+def place_and_name(path: str) -> tuple[Folder, str]:
+    """Split a path or URL of a file into its folder and its name.
+
+    Raises:
+        ValueError: a URL of a bucket or a path of a folder, where a file is needed.
+    """
+    head, mark, rest = path.rpartition("://")
+    parent, slash, file = rest.rpartition("/")
+    if not file or (mark and not slash):
+        raise ValueError(f"{path!r} names no file: give the path or URL of a file")
+    return Folder(f"{head}{mark}{parent or slash}" if mark else parent or slash or "."), file
+
+
+def _url(text: str) -> str:
+    """Return a path or URL without slashes at its end, the kind in small letters.
+
+    Raises:
+        ValueError: it names nothing.
+    """
+    kind, mark, rest = text.rpartition("://")
+    if not text:
+        raise ValueError("an empty path: give a folder or a URL (is a shell variable unset?)")
+    if not mark:
+        return text.rstrip("/") or "/"
+    kind = kind.lower()
+    if kind == "file" and rest.startswith("/"):
+        return f"file://{rest.rstrip('/') or '/'}"
+    if not rest.strip("/") or (kind in _S3_KINDS and rest.startswith("/")):
+        raise ValueError(f"{text}: a URL needs a bucket or a folder behind '://', such as s3://bucket/tiles")
+    return f"{kind}://{rest.rstrip('/')}"
+
+
+def _local_range(path: str, start: int, stop: int | None) -> bytes:
+    """Read a piece of a file on a disk; an error names the file, whatever the system says."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if start == 0 and stop is None:
+                return file.readall()
+            file.seek(start)
+            return file.readall() if stop is None else file.read(stop - start)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
 
 
 def _found(entry: os.DirEntry[str]) -> Found | None:
@@ -283,17 +296,3 @@ def _remote(row: Mapping[str, Any]) -> Found:
     changed = next((str(mark) for mark in marks if mark), "")
     name = row["name"].rstrip("/").rpartition("/")[2]
     return Found(name, int(row["size"] or 0), changed, row["type"] == "directory")
-
-
-def _answer(error: Exception) -> tuple[str, int]:
-    """Return the server's error code and HTTP status, as S3's or aiohttp's errors tell them; "" and 0 without one."""
-    told = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    if not isinstance(told, Mapping):
-        return "", getattr(error, "status", 0)
-    status = told.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return str(told.get("Error", {}).get("Code", "")), int(status)
-
-
-def _short(error: BaseException) -> str:
-    """Return an error's first line, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

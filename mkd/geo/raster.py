@@ -268,7 +268,7 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
         DamagedRaster: not a whole TIFF.
     """
     if not data:  # rasterio would make a new file of it
-        raise DamagedRaster("cannot read the raster in memory: it is empty")
+        raise DamagedRaster("cannot read the raster in memory (it is empty): copy it again")
     with _told("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
         pixels: NDArray[Any] = raster.read()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
@@ -283,5 +283,17 @@ def _told(path: str, verb: str) -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except (RasterioError, OSError) as error:
-        kind = DamagedRaster if verb == "read" else ValueError
-        raise kind(f"cannot {verb} the raster {path}: {error}") from error
+        if verb != "read":
+            raise ValueError(f"cannot write the raster {path}: {_first(error)}") from error
+        if "not recognized as being in a supported file format" in str(error):
+            raise DamagedRaster(f"{path} is no raster that GDAL can read: give a GeoTIFF") from error
+        raise DamagedRaster(
+            f"cannot read the raster {path} ({_first(error)}): is it truncated? copy it again"
+        ) from error
+
+
+def _first(error: BaseException) -> str:
+    """Return the first line of what GDAL said first: rasterio's own error may only point there."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -106,7 +106,7 @@ def test_other_options_or_fewer_inputs_leave_nothing_of_the_first_build(folder, 
     """Shards and records that the second build does not have are removed with its index."""
     run(folder, tmp_path / "out")
     (tmp_path / "out/index.json").unlink()
-    run(folder, tmp_path / "out", only="0:2", name="few")
+    run(folder, tmp_path / "out", only="0:2", name="few", replace=True)
     assert sorted(content(tmp_path / "out")) == [
         "build.json",
         *(f"few-00000{n}.{end}" for n in (0, 1) for end in ("json", "tar")),
@@ -176,3 +176,11 @@ def shards_of(files):
     index = json.loads(files["index.json"])
     tars = {name: data for name, data in files.items() if name.endswith(".tar")}
     return tars, tuple(index["histogram"]), index["samples"]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"format": "mkd-build", "version": 1}', "{"])
+def test_a_damaged_description_is_one_sentence(tmp_path, text):
+    """Whatever stands in build.json."""
+    (tmp_path / "build.json").write_text(text)
+    with pytest.raises(ValueError, match=r"build.json .*remove it and build again"):
+        make_index(tmp_path)

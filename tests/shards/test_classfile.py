@@ -1,5 +1,6 @@
 """Class files: those of the project are right, and wrong ones are told what is wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mkd.data.storage import Folder
 from shards.classfile import mask_name, read_classfile, star_pattern
 
 FOLDER = Path(__file__).parents[2] / "configs" / "datasets"
@@ -92,6 +94,9 @@ def test_star_patterns_give_back_what_they_matched(parts):
         ({"ignore_colours": [[9, 9, 9]]}, "needs masks: rgb"),
         ({"layout": {"images": "*.png"}}, "layout needs the two keys"),
         ({"layout": {"images": "[ab].png", "masks": None}}, r"use only \* and"),
+        ({"layout": {"images": ["a"], "masks": None}}, r"one pattern each .*found \{'images': \['a'\]"),
+        ({"splits": ["a"]}, r"splits must map names to list files or patterns, .* found \['a'\]"),
+        ({"splits": {"train": 3}}, r"splits must map .* found \{'train': 3\}"),
     ],
 )
 def test_a_wrong_class_file_is_told_what_is_wrong(folder, change, words):
@@ -120,3 +125,15 @@ def test_an_unknown_placeholder_is_named(folder):
     folder.describe(layout={"images": "images/*.*", "masks": "masks/{name}.png"})
     with pytest.raises(ValueError, match=r"\{name\}, known are 1, 2, dir, stem"):
         mask_name(read_classfile(folder.classfile), "images/t0.png")
+
+
+def test_a_class_file_may_lie_at_a_url(folder):
+    """It is read as any other input is; one that is not there is told the same way."""
+    place = Folder("memory://classes")
+    place.write("a.yaml", folder.classfile.read_bytes())
+    assert replace(read_classfile("memory://classes/a.yaml"), path="") == replace(
+        read_classfile(folder.classfile), path=""
+    )
+    for path in ("memory://classes/b.yaml", str(folder.root), "a.yaml/b.yaml"):
+        with pytest.raises(ValueError, match=f"no class file at {path}"):
+            read_classfile(path)

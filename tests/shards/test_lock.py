@@ -121,3 +121,26 @@ def wait_until(ready):
     while not ready():
         assert time.monotonic() < deadline, "it did not come for a minute"
         time.sleep(0.01)
+
+
+def test_signs_of_life_outlive_any_error(tmp_path, monkeypatch):
+    """An error that nobody thought of does not end them in silence."""
+    monkeypatch.setattr(shards.lock, "BEAT", 0.02)
+    place, errors = Folder(f"memory://{tmp_path.name}"), [KeyError("x"), RuntimeError("y"), OSError("z")]
+    ordinary = Folder.write
+
+    def failing(self, name, data):
+        if errors and name == ".lock":
+            raise errors.pop()
+        return ordinary(self, name, data)
+
+    with locked(place) as lock:
+        first = json.loads(place.read(".lock"))["beat"]
+        monkeypatch.setattr(Folder, "write", failing)
+        wait_until(lambda: json.loads(place.read(".lock"))["beat"] > first)
+        assert not errors
+        lock.confirm()
+        monkeypatch.undo()
+        place.write(".lock", "[]")
+        with pytest.raises(ValueError, match="another one took its lock"):
+            lock.confirm()

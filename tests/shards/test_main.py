@@ -1,11 +1,13 @@
 """The command line: commands do what the functions do, errors are one sentence and an exit code."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from mkd.data.index import read_index
+from mkd.data.storage import Folder
 from shards.__main__ import main
 
 
@@ -38,7 +40,29 @@ def test_verify_tells_by_its_exit_code(folder, tmp_path, capsys):
     content[-1] ^= 1
     shard.write_bytes(content)
     assert main(["verify", str(tmp_path / "a"), str(tmp_path / "b")]) == 1
-    assert "1 problem" in capsys.readouterr().out
+    assert f"{tmp_path / 'a'}: 1 problem\n" in capsys.readouterr().out
+
+
+def test_verify_goes_on_behind_what_is_no_data_set(folder, tmp_path, capsys):
+    """Every data set of the line is looked at; the worst of them decides the exit code."""
+    assert main(arguments(folder, tmp_path / "a")) == 0
+    assert main(["verify", "nowhere", str(tmp_path / "a")]) == 2
+    told = capsys.readouterr()
+    assert f"{tmp_path / 'a'}: all well" in told.out
+    assert told.err.startswith("mkd-shards: no data set at nowhere")
+
+
+def test_a_slice_may_begin_with_a_minus(folder, tmp_path):
+    """`--slice -3:` are the last three, with a space before them too."""
+    assert main([*arguments(folder, tmp_path / "a"), "--slice", "-3:"]) == 0
+    assert read_index(tmp_path / "a").samples == 3
+
+
+def test_numbers_may_go_to_a_url(folder, tmp_path, s3):
+    """`stats --json` writes where it says, and no folder named s3:."""
+    assert main(arguments(folder, tmp_path / "a")) == 0
+    assert main(["stats", str(tmp_path / "a"), "--json", f"{s3}/x/stats.json", "--workers", "1"]) == 0
+    assert json.loads(Folder(f"{s3}/x").read("stats.json"))["tiles"] == 5
 
 
 @pytest.mark.parametrize(
@@ -54,6 +78,15 @@ def test_verify_tells_by_its_exit_code(folder, tmp_path, capsys):
             ["tile", "--source", "x.tif", "--classes", "none.yaml", "--out", "y"],
             "mkd-shards: no class file at none.yaml",
         ),
+        (["info", ""], "mkd-shards: an empty path: give a folder or a URL"),
+        (["info", "s3://"], "mkd-shards: s3://: a URL needs a bucket"),
+        (["stats", "nowhere", "--json", "s3://bkt"], "mkd-shards: 's3://bkt' names no file"),
+        (["sample", "nowhere", "--out", "s3://bkt"], "mkd-shards: 's3://bkt' names no file"),
+        (["sample", "nowhere", "--out", "a.jpg"], "mkd-shards: --out a.jpg: the picture is a PNG"),
+        (
+            ["sample", "nowhere", "--out", "a.png", "--seed", "-1"],
+            "mkd-shards: --seed -1: give a whole number",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(command, words, capsys):
@@ -65,10 +98,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2(command, words, capsys):
 
 
 def test_a_place_that_cannot_be_written_is_named(folder, tmp_path, capsys):
-    """A file where the folder should be: the system's reason and the path."""
-    (tmp_path / "file").write_text("")
-    assert main(arguments(folder, tmp_path / "file" / "out")) == 2
-    assert capsys.readouterr().err == f"mkd-shards: Not a directory: {tmp_path}/file/out\n"
+    """The path, the system's reason and what to do."""
+    assert main(arguments(folder, "/proc/new")) == 2
+    words = (
+        "mkd-shards: /proc/new: No such file or directory; mend this, or give another path, and start again\n"
+    )
+    assert capsys.readouterr().err == words
 
 
 @pytest.mark.parametrize(

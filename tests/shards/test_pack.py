@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mkd.data.index import read_index
+from mkd.geo.raster import encode_tiff
 from shards.pack import pack
 from shards.reader import read_dataset
 from shards.verify import verify
@@ -112,6 +113,7 @@ def test_a_data_set_is_not_written_among_other_files(folder, tmp_path):
     with pytest.raises(ValueError, match=r"holds other files \(holiday.jpg\)"):
         run(folder, out)
     (out / "holiday.jpg").rename(tmp_path / "holiday.jpg")
+    run(folder, out, part="1/1")
     (out / ".tmp-toy-000000.tar").write_bytes(b"half")
     (out / "toy-000007.tar").write_bytes(b"old")
     run(folder, out)
@@ -229,3 +231,25 @@ def test_names_in_a_list_must_exist_once(folder, tmp_path):
     (folder.root / "splits/train.txt").write_text("x\n")
     with pytest.raises(ValueError, match=r"'x' names several images \(images/a/x.png, images/b/x.png\)"):
         run(folder, tmp_path / "out", split="train")
+
+
+def test_tiffs_of_more_bands_and_bits_are_packed_whole(folder, tmp_path):
+    """Bands and bits come back from the shards; the index says them, and so does the report."""
+    pixels = np.random.default_rng(0).integers(0, 60_000, (5, 12, 16, 4)).astype(np.uint16)
+    for number in range(5):
+        (folder.root / f"images/t{number}.tif").write_bytes(encode_tiff(pixels[number]))
+    folder.describe(layout={"images": "images/*.tif", "masks": "masks/{stem}.png"})
+    run(folder, tmp_path / "out")
+    index = read_index(tmp_path / "out")
+    assert (index.bands, index.dtype, index.labelled) == (4, "uint16", 5)
+    assert "5 TIFFs of 16 bits or more than 3 bands: all bands stored in new TIFFs" in folder.said
+    for sample, wanted in zip(read_dataset(tmp_path / "out"), pixels, strict=True):
+        assert np.array_equal(sample.image, wanted)
+    assert verify(tmp_path / "out") == []
+
+
+def test_an_alpha_band_that_is_left_out_is_said(folder, tmp_path):
+    """A PNG with alpha becomes one of three bands, aloud."""
+    Image.new("RGBA", (16, 12), (1, 2, 3, 4)).save(folder.root / "images/t0.png")
+    run(folder, tmp_path / "out")
+    assert any(line.startswith("1 image with an alpha band, which was left out") for line in folder.said)

@@ -176,3 +176,32 @@ def test_parts_that_do_not_exist_are_named(folder, tmp_path, options, words):
     """A wrong split, slice, list, size or name says what is allowed."""
     with pytest.raises(ValueError, match=words):
         run(folder, tmp_path / "out", **options)
+
+
+def test_a_file_that_the_system_cannot_read_is_listed(folder, tmp_path):
+    """A bad block of the disk is one bad tile, named; the same command reads it again when the disk is well."""
+    picture = (folder.root / "images/t3.jpg").read_bytes()
+    (folder.root / "images/t3.jpg").unlink()
+    (folder.root / "images/t3.jpg").symlink_to("/proc/self/mem")
+    with pytest.raises(
+        ValueError, match=r"1 of 5 labelled .*images/t3.jpg: cannot be read \(Input/output error\)"
+    ):
+        run(folder, tmp_path / "out")
+    kept = run(folder, tmp_path / "few", max_bad_labelled=0.2)
+    assert kept["samples"] == 4
+    told = (tmp_path / "out/toy-000000.json").stat().st_mtime_ns
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(folder, tmp_path / "out")
+    assert (tmp_path / "out/toy-000000.json").stat().st_mtime_ns != told, "it tried again"
+    (folder.root / "images/t3.jpg").unlink()
+    (folder.root / "images/t3.jpg").write_bytes(picture)
+    assert run(folder, tmp_path / "out")["samples"] == 5
+    assert verify(tmp_path / "out") == []
+
+
+def test_a_picture_is_no_list_of_images(folder, tmp_path):
+    """The sentence says what a list is."""
+    with pytest.raises(
+        ValueError, match=r"t3.jpg is no list of images: byte 0 is not UTF-8 text; give a text"
+    ):
+        run(folder, tmp_path / "out", keys=folder.root / "images/t3.jpg")

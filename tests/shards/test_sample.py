@@ -1,5 +1,8 @@
 """The picture of some tiles: what is in it, where, and that only the chosen tiles are read."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +13,7 @@ from shards import sheet
 from shards.encode import encode_png, tile_from
 from shards.sample import sample
 from shards.writer import ShardWriter
-from tests.helpers.shards import CLASSES, PALETTE, pictures, write_dataset
+from tests.helpers.shards import CLASSES, PALETTE, overwrite, pictures, write_dataset
 
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
 
@@ -112,3 +115,17 @@ def test_only_the_chosen_tiles_are_read(s3, tmp_path, monkeypatch):
     assert all(stop is not None and stop - start < 1000 for start, stop in ranges)
     monkeypatch.undo()
     assert read(Folder(f"{s3}/pictures"), "grid.png").startswith(b"\x89PNG")
+
+
+def test_what_is_damaged_is_not_drawn(tmp_path):
+    """A changed byte, and a record that does not belong to the index, are told: the picture is there to be trusted."""
+    data = write_dataset(tmp_path / "data", pictures(4))
+    record = tmp_path / "data/tiny-000000.json"
+    place = json.loads(record.read_text())["tiles"][0][3]["png"][0]
+    overwrite(data, place + 60, b"?")
+    with pytest.raises(ValueError, match=r"tiny-000000.tar, tile0000: its 'png' has changed"):
+        drawn(data, tmp_path / "a.png", number=4)
+    other = write_dataset(tmp_path / "other", pictures(2))
+    record.write_bytes((Path(other) / record.name).read_bytes())
+    with pytest.raises(ValueError, match="has a record of another build"):
+        drawn(data, tmp_path / "a.png", number=4)

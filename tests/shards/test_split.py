@@ -171,6 +171,10 @@ def test_splitting_again_does_nothing_and_an_interrupted_split_is_made_again(tmp
         ({"by": "block", "block": 4}, "0 blocks or sources cannot fill"),
         ({"by": "source", "fractions": (0.5, 0.5)}, "--fractions 0.5,0.5: give three shares"),
         ({"by": "source", "fractions": (0.5, 0.2, 0.2)}, "with sum 1"),
+        (
+            {"by": "source", "fractions": (float("nan"), 0.5, 0.5)},
+            "--fractions nan,0.5,0.5: give three shares",
+        ),
         ({"by": "source", "fractions": (0, 0.5, 0.5)}, "train above 0"),
         ({"labelled": 129}, "--labelled 129: .* are 128"),
     ],

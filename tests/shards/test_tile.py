@@ -153,8 +153,11 @@ def test_several_scenes_by_pattern_and_again(scene, folder, tmp_path):
         ({"bands": (1, 2)}, "has 2 bands of uint8: tiles need 3 or more"),
         ({"bands": (1, 2, 3, 4), "format": "jpeg"}, "--format jpeg holds 3 bands of uint8, but .* gives 4"),
         ({"format": "bmp"}, "--format 'bmp': allowed are png, jpeg, tif"),
-        ({"quality": 80}, "--quality 80: .* for --format jpeg only, not png"),
-        ({"format": "jpeg", "quality": 101}, r"--quality 101: it is 1\.\.100"),
+        ({"quality": 80}, "--quality 80 has no meaning with --format png: leave it out"),
+        ({"format": "jpeg", "quality": 101}, "--quality 101: give a whole number from 1 to 100"),
+        ({"format": "jpeg", "quality": 0}, "--quality 0: give a whole number from 1 to 100"),
+        ({"labels": "{foo}.tif"}, r"--labels '\{foo\}.tif' has \{foo\}: only \{stem\} is known"),
+        ({"source": "a?.tif"}, r"--source 'a\?.tif' has '\?' or brackets: only \* is a pattern"),
     ],
 )
 def test_what_cannot_be_cut_is_named(scene, folder, tmp_path, options, words):

@@ -172,3 +172,41 @@ def test_verify_on_s3_with_two_workers(s3, tmp_path):
         place.write(name, bytes(shard))
     problems = verify(s3, workers=2)
     assert [problem.split()[0] for problem in problems] == ["tiny-000001.tar", "tiny-000003.tar"]
+
+
+def test_a_missing_and_a_short_shard_do_not_hide_the_others(tmp_path):
+    """Each is told, and what lies in the rest is checked all the same."""
+    write_dataset(tmp_path, pictures(12), shard_size=3)
+    (tmp_path / "tiny-000000.tar").unlink()
+    short = (tmp_path / "tiny-000001.tar").read_bytes()
+    (tmp_path / "tiny-000001.tar").write_bytes(short[:2000])
+    (tmp_path / "tiny-000002.tar").unlink()
+    (tmp_path / "tiny-000002.tar").mkdir()
+    overwrite(tmp_path, 600, b"?", shard=3)
+    problems = verify(tmp_path)
+    assert "shard tiny-000000.tar is missing: copy it here again" in problems[0]
+    assert f"shard tiny-000001.tar has 2000 bytes, the index says {len(short)}" in problems[1]
+    assert any("tiny-000001.tar cannot be read" in problem for problem in problems)
+    assert any("tiny-000002.tar is missing" in problem for problem in problems)
+    assert any("tiny-000003.tar has SHA-256" in problem for problem in problems)
+
+
+def test_a_shard_that_the_disk_does_not_give_is_told(tmp_path, monkeypatch):
+    """An error of the system is a problem of one shard."""
+    write_dataset(tmp_path, pictures(6), shard_size=3)
+    shard = tmp_path / "tiny-000000.tar"
+    shard.rename(tmp_path / "aside")
+    shard.symlink_to("/proc/self/mem")
+    problems = verify(tmp_path)
+    assert any("tiny-000000.tar cannot be read (Input/output error)" in problem for problem in problems)
+    assert not any("tiny-000001" in problem for problem in problems)
+
+
+def test_a_tile_of_another_size_is_named(tmp_path):
+    """Training would stop at its batch: shard, key and both sizes; pictures of any size are no problem."""
+    data = write_dataset(tmp_path / "a", pictures(6, [(8, 8)] * 4 + [(8, 9), (8, 8)]), shard_size=3)
+    (problem,) = verify(data)
+    assert problem.startswith(
+        "tiny-000001.tar, tile0004: 1 tile of 8 x 9 pixels, 5 of the set's 6 tiles are 8 x 8"
+    )
+    assert verify(write_dataset(tmp_path / "b", pictures(4, [(8, 8), (8, 9), (9, 8), (9, 9)]))) == []

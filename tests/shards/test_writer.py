@@ -156,7 +156,7 @@ def test_metas_are_read_without_images(tmp_path):
         for number in range(3):
             out.add(tile(f"t{number}", label=number == 1))
         out.finish({})
-    place, shards = Folder(tmp_path), ["toy-000000.tar", "toy-000001.tar"]
+    place, shards = Folder(tmp_path), read_index(tmp_path).shards
     assert [(key, meta["source"], label) for key, meta, label in read_metas(place, shards)] == [
         ("t0", "t0", False),
         ("t1", "t1", True),
@@ -165,12 +165,37 @@ def test_metas_are_read_without_images(tmp_path):
     assert all(group["png"] == b"" for _, group in read_groups(place, shards[0], wanted="json"))
 
 
-def test_a_shard_cut_short_is_told(tmp_path):
-    """A truncated tar is an error with its path, not a shorter data set."""
+def test_a_shard_cut_short_or_gone_is_told(tmp_path):
+    """A truncated tar is an error with its path, not a shorter data set; nor is one that is not there."""
     with writer(tmp_path) as out:
         out.add(tile("t"))
-        out.finish({})
-    shard = tmp_path / "toy-000000.tar"
+        (info,) = out.finish({}).shards
+    shard = tmp_path / info.file
     shard.write_bytes(shard.read_bytes()[:700])
-    with pytest.raises(ValueError, match=r"toy-000000.tar cannot be read"):
-        list(read_groups(Folder(tmp_path), shard.name))
+    with pytest.raises(ValueError, match=r"toy-000000.tar, t: its 'label.png' is cut short, 0 bytes of"):
+        list(read_groups(Folder(tmp_path), info))
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"toy-000000.tar cannot be read \(No such file"):
+        list(read_groups(Folder(tmp_path), info))
+
+
+def test_members_come_from_where_the_record_says(tmp_path):
+    """A header that a bad disk wiped out ends no shard early; a changed byte and a foreign record are told."""
+    with writer(tmp_path, shard_size=4) as out:
+        for number in range(4):
+            out.add(tile(f"t{number}"))
+        (info,) = out.finish({}).shards
+    folder, record = Folder(tmp_path), read_record(Folder(tmp_path), info.file)
+    whole, content = list(read_groups(folder, info)), bytearray(folder.read(info.file))
+    place = record.tiles[2].members["png"].offset
+    content[place - 512 : place] = bytes(512)
+    folder.write(info.file, bytes(content))
+    assert list(read_groups(folder, info)) == whole
+    content[place] ^= 1
+    folder.write(info.file, bytes(content))
+    with pytest.raises(
+        ValueError, match=r"toy-000000.tar, t2: its 'png' has changed, CRC-32 .* run 'shards verify"
+    ):
+        list(read_groups(folder, info))
+    with pytest.raises(ValueError, match="has a record of another build"):
+        list(read_groups(folder, replace(info, sha256="0" * 64)))

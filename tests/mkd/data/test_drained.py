@@ -65,3 +65,19 @@ def test_a_folder_writes_whole_files(tmp_path):
         assert folder.read("a") == b"old"
     assert folder.read("a") == b"new" * 3_000_000
     assert folder.sizes() == {"a": 9_000_000}
+
+
+def test_files_use_the_same_memory_one_after_the_other(tmp_path):
+    """A build of a million shards holds as much as one of two."""
+    for number in range(3):
+        with Drained(tmp_path / "a") as file:
+            file.write(bytes(9 << 20))
+        if number == 0:
+            first = Path("/proc/self/maps").read_text().count("\n")
+    assert Path("/proc/self/maps").read_text().count("\n") <= first
+    with Drained(tmp_path / "b") as one, Drained(tmp_path / "c") as other:
+        for letter in b"xyz":
+            one.write(bytes([letter]) * (3 << 20))
+            other.write(bytes([letter + 1]) * (3 << 20))
+    for name, letters in (("b", b"xyz"), ("c", b"yz{")):
+        assert (tmp_path / name).read_bytes() == b"".join(bytes([letter]) * (3 << 20) for letter in letters)

@@ -3,9 +3,11 @@
 import gc
 import json
 import logging
+import threading
 
 import numpy as np
 import pytest
+import s3fs
 import torch
 from PIL import Image
 
@@ -14,6 +16,7 @@ from mkd.data.loader import TileSet, in_order, stream
 from mkd.data.losses import Losses
 from mkd.data.plan import Plan
 from tests.helpers.plain import encoded, members_of, write_plain
+from tests.helpers.s3 import S3Server
 from tests.helpers.shards import pictures
 
 COUNTS = [4, 4, 2]
@@ -83,13 +86,14 @@ def test_in_order_gives_each_tile_once(packed, batch, sizes, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_tiles_of_two_sizes_are_one_sentence(tmp_path, workers):
-    """Tiles of two sizes in a batch are refused with both sizes: padding would tie a view to its batch mates."""
-    pairs = pictures(2, [(4, 6), (7, 3)])
-    tiles = TileSet(pack(tmp_path / "set", pairs, counts=[2]), True)
-    with pytest.raises(ValueError, match=r"tiles of 4 x 6 and 7 x 3 pixels in one batch"):
-        list(in_order(tiles, 2, workers))
+    """A tile of another size than its batch is named: padding would tie a view to its batch mates."""
+    pairs = pictures(3, [(4, 6), (7, 3), (4, 6)])
+    tiles = TileSet(pack(tmp_path / "set", pairs, counts=[3]), True)
+    words = r"plain-000000.tar:tile0001: it is 7 x 3 pixels, others of its batch are 4 x 6: pack tiles of one size"
+    with pytest.raises(ValueError, match=words):
+        list(in_order(tiles, 3, workers))
     singles = list(in_order(tiles, 1, workers))
-    assert [tuple(b.images.shape) for b in singles] == [(1, 3, 4, 6), (1, 3, 7, 3)]
+    assert [tuple(b.images.shape) for b in singles] == [(1, 3, 4, 6), (1, 3, 7, 3), (1, 3, 4, 6)]
     for batch in singles:
         assert_tiles(batch, pairs)
 
@@ -301,3 +305,30 @@ def test_a_picture_of_the_library_is_the_same(packed):
     with tarfile.open(f"{packed[0]}/plain-000002.tar") as tar:
         by_hand = np.asarray(Image.open(tar.extractfile("tile0009.png")))
     np.testing.assert_array_equal(TileSet(packed[0], True)[0, 9][0].movedim(0, -1), by_hand)
+
+
+@pytest.mark.slow
+def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
+    """Two processes read from a server that is killed and comes back: each batch comes once, in order, whole."""
+    server = S3Server(tmp_path / "server")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.start()
+    try:
+        server.make_bucket()
+        pairs = pictures(100)
+        tiles = TileSet(pack("s3://bkt/set", pairs, counts=[40, 1, 59]), True)
+        plan, seen = Plan(tiles.counts, 4, seed=3), []
+        for batch in stream(tiles, plan, 0, 200, 2):  # beyond what is read ahead
+            assert_tiles(batch, pairs)
+            seen.append(batch.ids)
+            if len(seen) == 30:
+                server.kill()
+                back = threading.Timer(1, server.start)
+                back.start()
+        back.join()
+    finally:
+        server.kill()
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert seen == list(plan.steps(0, 200))

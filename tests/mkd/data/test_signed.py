@@ -96,7 +96,7 @@ def test_a_place_without_signed_urls_is_said_once(s3, monkeypatch, caplog):
         assert folder.read("a", start, start + 5) == CONTENT[start : start + 5]
     assert len(server.requests) == module.MISSES
     assert [record.message for record in caplog.records] == [
-        "reading by signed URLs fails (HTTP status 403): s3fs reads from now on, slower"
+        "reading by signed URLs fails (HTTP status 403): s3fs reads instead, slower"
     ]
 
 
@@ -183,3 +183,43 @@ def test_credentials_that_cannot_be_found_are_left_to_s3fs():
             raise RuntimeError("no keys")
 
     assert SignedRanges(Keyless()).read("x", 0, 1) is None
+
+
+def test_new_keys_go_on_by_signed_urls(monkeypatch):
+    """URLs signed with keys that have expired, one a shard, are signed anew: that is no reason to give them up."""
+    refused = answer(b"", "403 Forbidden")
+    server = Server(*[answer(b"a")] * 6, *[refused, answer(b"b")] * 6)
+    ranges = SignedRanges(server)
+    assert [ranges.read(f"x{n}", 0, 1) for n in range(6)] == [b"a"] * 6
+    assert [ranges.read(f"x{n}", 0, 1) for n in range(6)] == [b"b"] * 6
+    assert server.signed == 12
+
+
+def test_a_fresh_url_that_is_refused_is_not_asked_again(monkeypatch):
+    """Nor is one that fails for another reason than its keys."""
+    server = Server(answer(b"", "403 Forbidden"), answer(b"a"), answer(b"", "503 Slow Down"))
+    ranges = SignedRanges(server)
+    assert [ranges.read("x", 0, 1) for _ in range(3)] == [None, b"a", None]
+    assert len(server.requests) == 3
+
+
+def test_misses_are_forgotten_after_a_while(monkeypatch, caplog):
+    """Three bad answers in a row, of a server under load say, do not end reading by signed URLs for good."""
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    bad = answer(b"", "503 Slow Down")
+    server = Server(bad, bad, bad, answer(b"a"), bad, bad, bad)
+    ranges = SignedRanges(server)
+
+    def found():
+        data = ranges.read("x", 0, 1)
+        if data is None:
+            ranges.missed()
+        return data
+
+    assert [found() for _ in range(9)] == [None] * 9
+    assert len(server.requests) == 3
+    now[0] += module.REST + 1
+    assert [found() for _ in range(9)] == [b"a", *[None] * 8]
+    assert len(server.requests) == 7
+    assert len(caplog.records) == 1, "said once"

@@ -354,3 +354,23 @@ def _epoch(folder, server):
                 seen.append(sample)
     back.join()
     return seen
+
+
+def test_a_large_batch_opens_each_shard_once(tmp_path, monkeypatch):
+    """256 slots read from as many shards, again and again: files stay open, those used last the longest."""
+    tiles = make_tiles(520, size=10)
+    source = open_source(Folder(write_plain(tmp_path, tiles, (8, 8), [2] * 260)))
+    opened, ordinary = [], os.open
+    monkeypatch.setattr(module.os, "open", lambda path, *more: opened.append(path) or ordinary(path, *more))
+    for _ in range(3):
+        for shard in range(256):
+            source.read(2 * shard, ["jpg"])
+    assert len(opened) == 256
+    source.close()
+    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    source = open_source(Folder(tmp_path))
+    opened.clear()
+    for shard in (0, 1, 0, 2, 0, 3, 0):  # the first is used all the time, and never closed
+        source.read(2 * shard, ["jpg"])
+    assert len(opened) == 4
+    source.close()

@@ -5,11 +5,12 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import s3fs
 
-from mkd.data.storage import Folder
+from mkd.data.storage import Folder, place_and_name
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])
@@ -218,3 +219,89 @@ def test_faults_of_a_program_are_not_waited_for():
     """A call that can never work ends at once, not after minutes of patience."""
     with pytest.raises(TypeError):
         Folder("memory://faults", patience=3600).write("a", 5)
+
+
+@pytest.mark.parametrize("url", ["", "s3://", "s3:///x", "file://", "memory://", "S3://"])
+def test_a_path_or_url_that_names_nothing_is_refused(url):
+    """An unset shell variable is not the root of the disk, nor a URL without a bucket a local folder."""
+    with pytest.raises(ValueError, match="an empty path|needs a bucket"):
+        Folder(url)
+
+
+def test_the_kind_of_a_url_may_be_in_capitals(tmp_path):
+    """S3:// is s3://; the root of the disk, said as such, is the root."""
+    assert Folder("S3://bkt/set/").url == "s3://bkt/set"
+    assert (Folder("/").url, Folder("//").url, Folder("file:///").local) == ("/", "/", Path("/"))
+    assert Folder(f"FILE://{tmp_path}/").url == f"file://{tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "name"),
+    [
+        ("a", ".", "a"),
+        ("/a", "/", "a"),
+        ("b/c/a", "b/c", "a"),
+        ("s3://bkt/a", "s3://bkt", "a"),
+        ("s3://bkt/b/a", "s3://bkt/b", "a"),
+        ("file:///a", "file:///", "a"),
+    ],
+)
+def test_a_file_is_found_in_its_folder(path, url, name):
+    folder, file = place_and_name(path)
+    assert (folder.url, file) == (url, name)
+
+
+@pytest.mark.parametrize("path", ["", "a/", "s3://bkt", "s3://bkt/", "s3://"])
+def test_a_place_without_a_file_is_refused(path):
+    with pytest.raises(ValueError, match="names no file"):
+        place_and_name(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    """The system's error alone does not say which file it was."""
+    (tmp_path / "a").symlink_to("/proc/self/mem")
+    for call in (lambda f: f.read("a"), lambda f: f.read("a", 0, 9)):
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            call(Folder(tmp_path))
+        assert caught.value.filename == f"{tmp_path}/a"
+
+
+FINAL = [
+    ({"AWS_PROFILE": "nope"}, "access denied .*profile .nope. could not be found.* AWS_PROFILE"),
+    ({"AWS_SECRET_ACCESS_KEY": None}, "access denied .Partial credentials found in env, missing: AWS_SECRET"),
+    (
+        {"AWS_ENDPOINT_URL": "127.0.0.1:9"},
+        "invalid endpoint: 127.0.0.1:9; AWS_ENDPOINT_URL needs the form http",
+    ),
+]
+
+
+@pytest.mark.parametrize(("environment", "words"), FINAL)
+def test_a_wrong_setup_is_told_at_once(monkeypatch, environment, words):
+    """A profile that is not there, half a key, an endpoint that is no URL."""
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    for name, value in {**keys, **environment}.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(ValueError, match=words) as caught:
+        Folder("s3://bkt/x", patience=3600).read("a", 0, 1)
+    assert str(caught.value).count("\n") == 0
+    assert str(caught.value).startswith("s3://bkt/x/a: ")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_little_of_a_large_file_is_copied_on_its_way(s3, monkeypatch):
+    """s3fs copies each part that it sends, and would send a whole shard at a time."""
+    folder, sent = Folder(s3), []
+    ordinary = folder._fs._call_s3
+
+    async def noted(method, *more, **options):
+        sent.append(len(options.get("Body", b"")))
+        return await ordinary(method, *more, **options)
+
+    monkeypatch.setattr(folder._fs, "_call_s3", noted)
+    with folder.writing("a", large=True) as file:
+        for _ in range(40):
+            file.write(bytes(1 << 20))
+    assert max(sent) <= 16 << 20
+    assert folder.sizes() == {"a": 40 << 20}
