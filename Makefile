@@ -20,7 +20,7 @@ soak-pack: .venv/installed
 fuzz-teacher: .venv/installed
 	PYTHONPATH=. $(PY) tests/fuzz_teacher.py
 
-# Two student ranks and two teachers, killed 20 times with -9: each tile of the plan is used once.
+# Two student ranks and two teachers, each killed 20 times with -9: each tile of the plan is used once.
 soak-teacher: .venv/installed
 	PYTHONPATH=. $(PY) tests/soak_teacher.py
 

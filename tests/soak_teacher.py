@@ -1,8 +1,8 @@
 """Two student ranks, and two teachers killed at random moments: python tests/soak_teacher.py [KILLS] [SEED].
 
-The ranks train with gloo on pseudo-labels of the services, each teacher is killed with -9 in turn and started again on
-its port. At the end the tiles trained on, those rejected and those still in the pool are the plan's, once each; both
-ranks have the same student and the same average.
+The ranks train with gloo on pseudo-labels of the services, each teacher is killed with -9 KILLS times (20), in turn
+with the other, and started again on its port. At the end the tiles trained on, those rejected and those still in the
+pool are the plan's, once each; both ranks have the same student and the same average.
 """
 
 import random
@@ -27,7 +27,7 @@ def steps_of(folder, rank):
 
 
 def train_and_kill(folder, kills, rng, show):
-    """Start teachers and students, kill one teacher after the other, stop the students; return their ends."""
+    """Start teachers and students, kill the teachers by turns, stop the students; return their ends."""
     teachers = [TeacherProcess(free_port(), n, DELAY, wait=False) for n in range(2)]
     results = [folder / f"{rank}.pt" for rank in range(RANKS)]
     with processes(*teachers):
@@ -35,13 +35,16 @@ def train_and_kill(folder, kills, rng, show):
         students = start_ranks(f"{train.__module__}:train", RANKS, folder, *given)
         try:
             until(lambda: all(steps_of(folder, rank) > 2 for rank in range(RANKS)), 120)
-            for n in range(kills):
+            for n in range(kills * len(teachers)):
                 time.sleep(rng.uniform(0, 1.5))
-                teachers[n % 2].kill()
+                turn = n % len(teachers)
+                teachers[turn].kill()
                 time.sleep(rng.uniform(0, 0.5))
                 # The next one may be killed before this one is ready: then nobody is there for a while.
-                teachers[n % 2] = TeacherProcess(teachers[n % 2].port, n, DELAY, wait=rng.random() < 0.7)
-                show(f"kill {n + 1} of {kills} at step {steps_of(folder, 0)}")
+                teachers[turn] = TeacherProcess(teachers[turn].port, n, DELAY, wait=rng.random() < 0.7)
+                show(
+                    f"kill {n // len(teachers) + 1} of {kills} of teacher {turn}, at step {steps_of(folder, 0)}"
+                )
             last = steps_of(folder, 0)
             until(lambda: steps_of(folder, 0) > last + 5, 120)
             (folder / "stop").touch()
@@ -56,7 +59,7 @@ def train_and_kill(folder, kills, rng, show):
 
 
 def soak(kills, seed=0, show=print):
-    """Return what is wrong after so many kills, and what the students said."""
+    """Return what is wrong after so many kills of each teacher, and what the students said."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_tiles(folder)

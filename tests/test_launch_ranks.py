@@ -189,6 +189,54 @@ def test_fewer_ranks_go_on(commands, tmp_path, stage):
 
 
 @pytest.mark.slow
+def test_another_engine_goes_on(commands, tmp_path):
+    """Two ranks under zero1 are killed, and two go on under ddp: weights and average of a run never stopped."""
+    out = tmp_path / "semi"
+    typed = [*commands[1]["semi"], f"out={out}"]
+    kill_once(torchrun("semi", *typed, "engine=zero1"), (out / "checkpoints" / "semi" / "latest.pt").is_file)
+    assert 0 < saved(out, "semi")["step"] < 6
+    status, said = finish(torchrun("semi", *typed, "engine=ddp"), LONG)
+    assert status == 0, said
+    assert "engine ddp: 2 ranks" in said
+    near(out, commands[0] / "semi", "semi")
+
+
+@pytest.mark.slow
+def test_the_same_command_twice(commands, tmp_path):
+    """The second start is refused in one sentence while the first lives, which ends well; the folder is then free."""
+    out = tmp_path / "run"
+    typed = [*commands[1]["supervised"], f"out={out}", "steps=400", "save_every=100", "val_every=400"]
+    first = start("supervised", *typed)
+    once(first, (out / "metrics.jsonl").is_file)
+    assert (out / "owner.json").is_file()
+    second = torchrun("supervised", *typed)
+    status, said = finish(second, LONG)
+    assert status != 0
+    assert f"out={out} is being written by process {first.pid} on " in said
+    (out / "stop").touch()
+    status, said = finish(first, LONG)
+    assert status == 75, said
+    assert not (out / "owner.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_displaced(commands, tmp_path):
+    """Another host takes the folder: the run ends before its next checkpoint, in one line, and torchrun ends well."""
+    out = tmp_path / "run"
+    typed = [*commands[1]["supervised"], f"out={out}", "steps=400", "save_every=100", "val_every=400"]
+    job = torchrun("supervised", *typed, options=["--max-restarts=2"])
+    once(job, (out / "checkpoints" / "student" / "latest.pt").is_file)
+    owner = json.loads((out / "owner.json").read_text())
+    (out / "owner.json").write_text(json.dumps({**owner, "host": "node9", "pid": 5}))
+    before = saved(out, "student")["step"]
+    status, said = finish(job, LONG)
+    assert status == 0, said
+    assert said.count(f"{out} was taken over by process 5 on node9 since") == 1
+    assert saved(out, "student")["step"] in (before, before + 100)  # one that was on its way
+    assert json.loads((out / "owner.json").read_text())["host"] == "node9"
+
+
+@pytest.mark.slow
 def test_a_killed_worker_is_started_again(commands, together, tmp_path):
     """torchrun --max-restarts: kill -9 one rank, and the job goes on from the last checkpoint by itself."""
     out = tmp_path / "run"
@@ -245,7 +293,10 @@ def test_a_mistake_of_all_ranks(commands, together, tmp_path):
     typed = [*commands[1]["semi"], f"out={tmp_path}/run", "data.batch=3"]
     status, said = finish(torchrun("semi", *typed), LONG)
     assert status != 0
-    assert "data.batch=3 cannot be shared equally by 2 ranks; give data.batch=2 or 4" in said
+    assert (
+        "data.batch=3 is not 2 ranks x data.micro=null x a whole number of forward passes; give data.batch=2 or 4"
+        in said
+    )
     assert not (tmp_path / "run").exists()
 
 

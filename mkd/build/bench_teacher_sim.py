@@ -2,7 +2,8 @@
 
 What is played: the ranks of one student job train in lock-step and work ``depth`` batches ahead, as
 `mkd.train.pseudo_feed` does; each rank gives a batch to the endpoint that will have it done first as far as that rank
-can tell, as `mkd.teacher.client` does; a teacher takes requests in the order in which they come.
+can tell, as `mkd.teacher.desk` does; a teacher takes requests in the order in which they come. No teacher dies, and
+none is so late that another one is asked too.
 """
 
 import math
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from mkd.teacher.pace import Pace
 
 MOST_WAIT = 0.05  # share of the students' time
 WARM_UP = 50  # steps before the clock: queues fill, rates become known
@@ -93,12 +96,11 @@ def teachers_needed(
 
 
 class _Student:
-    """One rank's view of the teachers: what it still expects of each, and the rate that it measured."""
+    """One rank's view of the teachers: what it still expects of each, and the pace that it measured."""
 
     def __init__(self, teachers: int, rank: int) -> None:
-        self._order = np.roll(np.arange(teachers), -rank)  # the first of equals is taken
-        self._expected, self._busy_since = np.zeros(teachers), [0.0] * teachers
-        self._rates = np.full(teachers, np.nan)  # batches/s
+        self._order = [(rank + n) % teachers for n in range(teachers)]  # the first of equals is taken
+        self._expected, self._paces = [0] * teachers, [Pace() for _ in range(teachers)]  # of batches
         self._under_way: list[tuple[float, int]] = []  # when an answer will come, and from whom
         self._answers: deque[float] = deque()
 
@@ -107,18 +109,19 @@ class _Student:
         for came, teacher in sorted(a for a in self._under_way if a[0] <= now):
             self._under_way.remove((came, teacher))
             self._expected[teacher] -= 1
-            rate = 1 / max(came - self._busy_since[teacher], 1e-6)
-            old = self._rates[teacher]
-            self._rates[teacher] = rate if np.isnan(old) else 0.8 * old + 0.2 * rate
-            self._busy_since[teacher] = came
-        known = self._rates[~np.isnan(self._rates)]
-        rates = np.where(np.isnan(self._rates), known.max(initial=0.0) or 1.0, self._rates)
-        return int(self._order[np.argmin(((self._expected + 1) / rates)[self._order])])
+            self._paces[teacher].answer(came, 1, True)
+        best = min((p.seconds for p in self._paces if p.seconds is not None), default=1.0)
+
+        def until(teacher: int) -> float:
+            before = self._expected[teacher]
+            return self._paces[teacher].expected(now, best, 1, before, min(before, 1))
+
+        return min(self._order, key=until)
 
     def give(self, teacher: int, now: float, answer: float) -> None:
         """Ask; the answer will come at that time."""
         if not self._expected[teacher]:
-            self._busy_since[teacher] = now
+            self._paces[teacher].begin(now)
         self._expected[teacher] += 1
         self._under_way.append((answer, teacher))
         self._answers.append(answer)

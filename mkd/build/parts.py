@@ -38,7 +38,7 @@ def ohem(config: schema.OhemConfig) -> Ohem:
 
 def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path) -> Feed:
     """Open the training tiles; ``unlabelled`` adds the second stream; what they lose is listed in the run folder."""
-    path = folder / "quarantine.jsonl"
+    path = folder / ("quarantine.jsonl" if world.ranks == 1 else f"quarantine-rank{world.rank}.jsonl")
     tiles, other = open_tiles(data, data.labelled, labelled=True), None
     lost, other_lost = Losses(tiles.folder, True, len(tiles), path=path), None
     if unlabelled:
@@ -110,20 +110,24 @@ def micro_batches(data: schema.DataConfig, ranks: int) -> int:
         ValueError: ``data.batch`` is not ranks x that x ``data.micro``.
     """
     batch, micro = data.batch, data.micro
+    together = ranks * (micro or 1)
+    if batch % together:
+        shown = "null" if micro is None else micro
+        fits = [n for n in (batch - batch % together, batch - batch % together + together) if n]
+        raise ValueError(
+            f"data.batch={batch} is not {ranks} ranks x data.micro={shown} x a whole number of forward passes; give "
+            f"data.batch={' or '.join(map(str, fits))}, {_micros(batch, ranks)}or another number of ranks"
+        )
+    return 1 if micro is None else batch // together
+
+
+def _micros(batch: int, ranks: int) -> str:
+    """Say what data.micro may be, where the ranks can share the batch."""
     if batch % ranks:
-        fits = [ranks * (batch // ranks), ranks * (batch // ranks + 1)]
-        raise ValueError(
-            f"data.batch={batch} cannot be shared equally by {ranks} ranks; give "
-            f"data.batch={' or '.join(str(n) for n in fits if n)}, or another number of ranks"
-        )
-    if micro is not None and batch // ranks % micro:
-        part = batch // ranks
-        fits = [n for n in range(1, part + 1) if part % n == 0]
-        raise ValueError(
-            f"data.batch={batch} is not {ranks} ranks x data.micro={micro} x a whole number of forward passes; with "
-            f"{part} tiles a rank data.micro may be {', '.join(map(str, fits))}, or null for all of them at once"
-        )
-    return 1 if micro is None else batch // ranks // micro
+        return ""
+    part = batch // ranks
+    fits = ", ".join(str(n) for n in range(1, part + 1) if part % n == 0)
+    return f"data.micro={fits} or null (all {part} tiles of a rank at once), "
 
 
 def phase(

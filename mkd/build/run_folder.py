@@ -17,7 +17,6 @@ from mkd.config.schema import RunConfig
 # Keys that change how fast a run goes or what is shown, never its numbers.
 FREE = (
     "  workers:",
-    "  micro:",
     "  cache:",
     "  cache_gib:",
     "  max_bad:",  # may be raised to go on after a stop

@@ -1,5 +1,6 @@
 """The semi-supervised stage: config -> run folder with a model folder in it."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +77,6 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         )
     # Here, because most runs need no pyarrow.
     from mkd.build.teacher import WEIGHTS, identity_of, read_pem
-    from mkd.teacher.access import read_token
     from mkd.teacher.calls import Access
     from mkd.teacher.client import RemoteTeacher, Terms, new_session
 
@@ -91,9 +91,22 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         fallback=t.fallback == "local",
         weights_file=run.folder / WEIGHTS,
     )
-    access = Access(identity_of(card), read_token(t.token_file), read_pem("teacher.tls_ca", t.tls_ca))
-    gather = run.world.gather
-    return RemoteTeacher(model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather)
+    access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
+    gather, wished = run.world.gather, run.stop.wished
+    return RemoteTeacher(
+        model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather, wished
+    )
+
+
+def _token(config: schema.SemiRun, run: Run) -> str | None:
+    """Return the token that services ask for: the one given, else the one that a teacher of this run has made."""
+    from mkd.teacher.access import TOKEN_VARIABLE, read_token, run_token
+
+    path = run_token(run.folder)
+    if config.teacher.token_file is not None or TOKEN_VARIABLE in os.environ or not path.is_file():
+        return read_token(config.teacher.token_file)
+    run.journal.say(f"teachers are asked with the token in {path}")
+    return read_token(str(path))
 
 
 def _pseudo_feed(config: schema.SemiRun, run: Run, phase: Phase, feed: Feed, teacher: Teacher) -> PseudoFeed:

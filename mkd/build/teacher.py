@@ -20,7 +20,7 @@ from mkd.dist.world import find_world
 from mkd.models.deeplab import DeepLabV3Plus
 from mkd.store.model_folder import ModelCard
 from mkd.teacher import weights, wire
-from mkd.teacher.access import check_listen, read_token
+from mkd.teacher.access import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token
 from mkd.teacher.batcher import Batcher
 from mkd.teacher.calls import Access, Caller
 from mkd.teacher.server import Limits, TeacherServer
@@ -37,13 +37,14 @@ def serve(config: schema.TeacherServe) -> None:
         ValueError: a path, token or address that does not do; one sentence.
         RuntimeError: the thread that labels has died.
     """
-    token = read_token(config.token_file)
+    start = config.model or _start_of(config.run)
+    token = read_token(_token_file(config))
     host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
     check_listen(host, token)
     tls = _pair(config)
     _check_free(host, config.port)
     device = find_world(config.device).device
-    model, card = parts.load_checked("model", config.model or _start_of(config.run))
+    model, card = parts.load_checked("model", start)
     header = _newest_weights(config.run, model)
     layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
@@ -66,6 +67,16 @@ def serve(config: schema.TeacherServe) -> None:
     )
     server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
     _until_told(server, batcher, host, name)
+
+
+def _token_file(config: schema.TeacherServe) -> str | None:
+    """Return where the token stands: of a run, in RUN.token, which is made; the environment's stands nowhere."""
+    if config.token_file is not None or config.run is None or TOKEN_VARIABLE in os.environ:
+        return config.token_file
+    path = run_token(config.run)
+    made = make_token(path)
+    _say(f"students and status need token_file={path} ({'made now' if made else 'it was there'})")
+    return str(path)
 
 
 def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -> None:

@@ -22,6 +22,7 @@ from mkd.train.checkpoint import Checkpoints
 from mkd.train.health import Health
 from mkd.train.journal import Journal
 from mkd.train.loop import fit
+from mkd.train.owner import Owner
 from mkd.train.phase import Phase, Step
 from mkd.train.startup import StartUp
 from mkd.train.stop import Stop, end_with_torchrun
@@ -63,7 +64,9 @@ def meet(config: schema.RunConfig) -> tuple[World, StartUp]:
 
 
 class Run:
-    """One run folder with its journal, and what all phases in it share; a context that hears wishes to stop.
+    """One run folder with its journal, and what all phases in it share.
+
+    A context in which the folder is this run's, so that no other process writes into it, and wishes to stop are heard.
 
     Args:
         config: of the run.
@@ -84,24 +87,35 @@ class Run:
         self.folder = Path(by_first(world, lambda: str(open_run(config))))
         self.journal = Journal(self.folder, tuple(index.classes), world.first)
         self.stop = Stop(world, self.folder / "stop")
+        self.owner = Owner(self.folder / "owner.json")
 
     def __enter__(self) -> "Run":
-        """Hear wishes to stop from now on."""
+        """Become the folder's owner, unless the run has ended, and hear wishes to stop from now on.
+
+        Raises:
+            ValueError: the process that writes the folder lives.
+        """
+        by_first(self.world, lambda: None if self._has_model() else self.owner.take(self.journal.say))
         self.stop.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Hear them no more."""
+        """Hear them no more, and give the folder up."""
         self.stop.__exit__(kind, error, trace)
+        if self.world.first:
+            self.owner.leave()
 
     def ended(self) -> bool:
         """Whether the run's model folder is there; says so."""
-        done: bool = by_first(self.world, (self.folder / "model" / "model.yaml").is_file)
+        done: bool = by_first(self.world, self._has_model)
         if done:
             self.journal.say(f"{self.folder}: this run has ended; its model is {self.folder / 'model'}")
         return done
+
+    def _has_model(self) -> bool:
+        return (self.folder / "model" / "model.yaml").is_file()
 
     def say(self, text: str) -> None:
         """Print a line that is about this rank alone."""
@@ -125,7 +139,7 @@ class Run:
         """Return the checkpoints of a phase."""
         folder, c = self.folder / "checkpoints" / phase.name, self.config
         background = self.world.device.type == "cuda"
-        return Checkpoints(folder, self.world.first, c.keep_every, c.keep, background)
+        return Checkpoints(folder, self.world.first, c.keep_every, c.keep, background, self.owner.lost)
 
     def fit(
         self, phase: Phase, step: Step, feed: Feed, validated: bool = True, health: Health | None = None

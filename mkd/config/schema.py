@@ -93,7 +93,8 @@ class TeacherConfig:
 
     kind: str = "local"  # local: in the student's process | service: launch/teacher.py | offline: data.pseudo
     endpoints: list[str] = field(default_factory=list)  # [HOST:PORT,HOST:PORT,...] of the services
-    token_file: str | None = None  # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN
+    # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else OUT.token where it exists
+    token_file: str | None = None
     tls_ca: str | None = None  # PEM file of certificates to trust; none connects without TLS
     depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
     sync_every: int = 1  # steps between two versions of the EMA weights that services get
@@ -226,7 +227,7 @@ class TeacherServe:
     host: str = "127.0.0.1"  # address to listen on; anything but this machine's own needs a token
     port: int = 0  # 0 takes a free one
     device: str | None = None  # none: cuda when there is one, else cpu
-    token_file: str | None = None  # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN
+    token_file: str | None = None  # shared token, mode 0600; none: as above, else RUN.token, which is made
     tls_cert: str | None = None  # PEM file of the certificate; with tls_key
     tls_key: str | None = None
     max_batch: int = 32  # tiles in a forward pass, and in a request

@@ -12,19 +12,21 @@ from mkd.atomic import append_line
 from mkd.data.reader import Lost
 
 log = logging.getLogger(__name__)
+LISTS = "quarantine*.jsonl"
 
 
 class Losses:
     """The lost tiles of one stream, epoch by epoch.
 
-    Rows in the list are shared by all ranks of a run and survive its restart, and so does the count.
+    Each rank appends to a list of its own, since lines that several nodes append to one file may overwrite each other.
+    All lists of a run, whatever its number of ranks was, are counted, and the count survives a restart.
 
     Args:
         folder: of the data set.
         labelled: whether its labels are read; with the folder this names the stream in the list.
         tiles: of an epoch.
         share: of them that may be lost in an epoch.
-        path: list to append to, one JSON object a line; None keeps none.
+        path: list to append to, quarantine*.jsonl, one JSON object a line; those beside it count. None keeps none.
         key: what sets ``share``, for the sentence.
     """
 
@@ -53,12 +55,13 @@ class Losses:
         if self.path is not None:
             row = {**self.name, "epoch": epoch, "sample": sample, **lost._asdict()}
             append_line(self.path, json.dumps(row, ensure_ascii=False))
-            ours = (r for r in _rows(self.path) if self.name.items() <= r.items())
-            self._lost |= {(r["epoch"], r["sample"]) for r in ours}
+            for path in self.path.parent.glob(LISTS):
+                ours = (r for r in _rows(path) if self.name.items() <= r.items())
+                self._lost |= {(r["epoch"], r["sample"]) for r in ours}
         number = sum(e == epoch for e, _ in self._lost)
         if number > self.allowed:
             limit = f"{self.allowed} may be" + (f" ({self.key})" if self.key else "")
-            where = f"; they are listed in {self.path}" if self.path is not None else ""
+            where = f"; they are listed in {self.path.parent / LISTS}" if self.path is not None else ""
             raise ValueError(
                 f"{lost.reason}; {number} of {self.tiles} tiles are lost in this epoch and {limit}{where}"
             )

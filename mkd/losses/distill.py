@@ -4,34 +4,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mkd.losses.share import Total, alone
-
 
 def distillation_loss(
     student_logits: Tensor,
     teacher_logits: Tensor,
     temperature: float = 3.0,
     valid: Tensor | None = None,
-    total: Total = alone,
+    count: Tensor | None = None,
 ) -> Tensor:
-    """Return this rank's share of the distillation loss between two maps of logits.
+    """Return these pixels' share of the distillation loss between two maps of logits.
 
     ::
 
         L_KD = T^2 * mean over valid pixels of KL( softmax(z_T / T) || softmax(z_S / T) )
 
     The reduction is: sum over classes, mean over valid pixels. T^2 keeps the gradient's scale independent of T.
-    The mean is over the valid pixels of all ranks: the shares add up to it.
+    With the valid pixels of a whole batch as ``count``, the shares of its parts add up to the batch's loss.
 
     Args:
         student_logits: float (B,C,H,W), z_S; the only argument that receives a gradient.
         teacher_logits: float (B,C,H,W), z_T.
         temperature: T > 0.
         valid: bool (B,H,W), pixels that count; None is all.
-        total: sums a count over the ranks; one rank by default.
+        count: scalar > 0, what the sum is divided by; None is the number of valid pixels here.
 
     Returns:
-        Scalar >= 0; exactly 0 with a zero gradient when no pixel of this rank is valid.
+        Scalar >= 0; exactly 0 with a zero gradient when no pixel here is valid.
 
     Raises:
         ValueError: when the two logits differ in shape or T is not positive.
@@ -50,4 +48,5 @@ def distillation_loss(
     kl = (log_t.exp() * (log_t - log_s)).sum(dim=1)  # (B,H,W)
     if valid is None:
         valid = torch.ones_like(kl, dtype=torch.bool)
-    return temperature**2 * (kl * valid).sum() / total(valid.sum()).clamp(min=1)
+    count = valid.sum().clamp(min=1) if count is None else count
+    return temperature**2 * (kl * valid).sum() / count

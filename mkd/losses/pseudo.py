@@ -3,31 +3,29 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mkd.losses.share import Total, alone
-
 
 def pseudo_label_loss(
-    logits: Tensor, pseudo_labels: Tensor, ignore_index: int = 255, total: Total = alone
+    logits: Tensor, pseudo_labels: Tensor, ignore_index: int = 255, count: Tensor | None = None
 ) -> Tensor:
-    """Return this rank's share of the mean cross-entropy over the kept pixels.
+    """Return these pixels' share of the mean cross-entropy over the kept pixels.
 
     ::
 
         L_cons = 1/K * sum over kept pixels of -log softmax(z_S)[y_hat],   0 when K = 0
 
-    K counts the kept pixels of all ranks, so that the shares add up to L_cons.
+    With the kept pixels of a whole batch as K, the shares of its parts add up to the batch's L_cons.
 
     Args:
         logits: float (B,C,H,W), the student's logits of the strong view.
         pseudo_labels: int64 or uint8 (B,H,W), class ids; ``ignore_index`` where the filters dropped the pixel.
         ignore_index: label of dropped pixels.
-        total: sums a count over the ranks; one rank by default.
+        count: scalar > 0, K; None is the number of kept pixels here.
 
     Returns:
-        Scalar; exactly 0 with a zero gradient, never NaN, when nothing of this rank is kept.
+        Scalar; exactly 0 with a zero gradient, never NaN, when nothing here is kept.
 
     Source: the paper's consistency loss; Sohn et al. 2020 (hard pseudo-labels above a confidence).
     """
     labels = pseudo_labels.long()
     loss = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="sum")
-    return loss / total((labels != ignore_index).sum()).clamp(min=1)
+    return loss / ((labels != ignore_index).sum().clamp(min=1) if count is None else count)

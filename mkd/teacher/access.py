@@ -1,8 +1,10 @@
 """Who may ask a teacher: the shared token, and where a teacher may listen."""
 
+import contextlib
 import hmac
 import ipaddress
 import os
+import secrets
 import stat
 import threading
 from collections import Counter
@@ -38,6 +40,40 @@ def read_token(path: str | None) -> str | None:
             "make one with: openssl rand -hex 32"
         )
     return token
+
+
+def run_token(run: str | Path) -> Path:
+    """Return the token file that all parts of a run share, RUN.token beside its folder."""
+    run = Path(run)
+    return run.with_name(f"{run.name}.token")
+
+
+def make_token(path: Path) -> bool:
+    """Make a token file, mode 0600; return False where one is there, which stays as it is.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    if path.exists():
+        return False
+    aside = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(
+                aside, path
+            )  # a rename would replace the token of a teacher that started at the same time
+            return True
+        return False
+    except OSError as error:
+        raise ValueError(f"{path}: no token can be written ({error.strerror}); give token_file=") from None
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def call_headers(token: str | None) -> list[tuple[bytes, bytes]]:

@@ -17,7 +17,7 @@ class Tally:
         tiles: tiles answered.
         kept: sum over these of the share of pixels that got a label, each in [0,1].
         wait_s: seconds that `collect` waited for another process.
-        retries: requests asked again because a teacher died, fell silent, stopped or was behind.
+        retries: requests asked again because a teacher died, fell silent, was slow, stopped or was behind.
         stale: answers refused because they were older than ``max_age``, and asked again.
         local: requests that the student's own process answered in a service's place.
         ages: answered requests by age of the weights, in published versions.
@@ -93,4 +93,4 @@ class Teacher(Protocol):
 
 
 class TeachersGone(ValueError):
-    """No teacher has answered for ``teacher.patience`` seconds; the training loop saves a checkpoint and ends."""
+    """No teacher served for ``teacher.patience`` seconds, or the run is to stop; it ends after a checkpoint."""

@@ -44,7 +44,8 @@ class Job:
     ) -> None:
         """Answer; the images are let go of."""
         self.reply = Reply(self.ask.id, status, header.session, header.version, header.updates, reason)
-        self.labels, self.images = labels, self.images[:0]
+        # A slice would keep the bytes of all.
+        self.labels, self.images = labels, torch.empty(0, *self.images.shape[1:], dtype=torch.uint8)
         self.done.set()
 
 
@@ -56,7 +57,7 @@ class Batcher(threading.Thread):
         header: whose weights it has.
         device: where it computes.
         autocast: precision of the forward pass.
-        max_batch: tiles in one forward pass.
+        max_batch: tiles that requests may share a forward pass with; lowered where they fit one by one only.
         wait_s: longest time that a request waits for others to share its batch.
         depth: requests that may wait in the queue; more make readers wait.
         say: where a line for people goes.
@@ -187,23 +188,33 @@ class Batcher(threading.Thread):
         for job in jobs:
             if job not in fit:
                 job.finish(BEHIND, self.header)
-        if not fit:
+        tiles = sum(len(j.images) for j in fit)
+        if not fit or self._serve(fit) or len(fit) == 1:
             return
-        self._began = time.monotonic()
+        served = [self._serve([job]) for job in fit]
+        if all(served):
+            self.max_batch = tiles - 1  # or the same requests would fail together again and again
+            self.say(
+                f"requests one by one were labelled; from now on at most {tiles - 1} tiles share a batch"
+            )
+
+    def _serve(self, jobs: list[Job]) -> bool:
+        """Label requests in one forward pass; where it fails, return False, and answer if it was for one alone."""
+        tiles, self._began = [len(j.images) for j in jobs], time.monotonic()
         try:
-            answers = self._label(fit)
-        except Exception as error:  # out of memory, say: these requests fail, the service lives
+            answers = self._label(jobs)
+        except Exception as error:  # out of memory, say: the service lives
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self.say(f"a batch of {sum(len(j.images) for j in fit)} tiles failed ({reason})")
-            for job in fit:
-                job.finish(FAILED, self.header, reason=reason)
-            return
+            self.say(f"a batch of {sum(tiles)} tiles of {len(jobs)} requests failed ({reason})")
+            if len(jobs) == 1:
+                jobs[0].finish(FAILED, self.header, reason=reason)
+            return False
         finally:
             self._began = math.inf
-        for job, answer in zip(fit, answers, strict=True):
-            tiles = len(job.images)
+        for job, count, answer in zip(jobs, tiles, answers, strict=True):
             job.finish(OK, self.header, answer)
-            self.gauge.answer(tiles, time.monotonic() - job.born)
+            self.gauge.answer(count, time.monotonic() - job.born)
+        return True
 
     @torch.no_grad()
     def _label(self, jobs: list[Job]) -> list[PseudoLabels]:

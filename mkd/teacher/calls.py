@@ -1,6 +1,7 @@
 """The calls that a student makes to one teacher, each with a time limit, each error with its meaning."""
 
 import os
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,10 @@ from mkd.teacher.access import call_headers
 from mkd.teacher.publish import Packet
 
 CHUNK = 1 << 22  # bytes of weights in one message
-SLOWEST = 5e7  # bytes/s below which sending weights is given up
+SLOWEST = 5e7  # bytes/s below which sending is given up
+# The server ends a stream whose student is gone without a word, a node without power say, after this time at most. It
+# has no other way to notice, so streams get a deadline, and a student opens a new one ahead of it.
+STREAM_SECONDS = 3600.0
 # Without a subchannel pool of its own a client inherits the back-off of earlier ones, up to two minutes.
 CHANNEL = [
     ("grpc.use_local_subchannel_pool", 1),
@@ -34,15 +38,18 @@ class Access:
 
     Attributes:
         identity: of the student's network; None where only the status is asked.
+        job: the student job, see `Header.owner`; its greetings tell a teacher that it lives.
         token: on every call, or None.
         tls_roots: certificates to trust, PEM; None connects without TLS.
-        timeout: seconds after which a silent call is given up.
+        timeout: seconds after which a silent call is given up. A teacher on a CPU that others use too may need some
+            for a greeting; given up in vain, its batches are computed twice.
     """
 
     identity: wire.Identity | None
     token: str | None
     tls_roots: bytes | None = None
-    timeout: float = 5.0
+    timeout: float = 20.0
+    job: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Hello:
         max_tile: side of a tile, pixels.
         stopping: it takes no more requests.
         busy_s: seconds since it began the batch that it works on; 0 between batches.
+        pending: requests of this connection that it has read and not answered.
     """
 
     header: wire.Header
@@ -62,6 +70,7 @@ class Hello:
     max_tile: int
     stopping: bool
     busy_s: float
+    pending: int
 
 
 class Caller:
@@ -74,7 +83,7 @@ class Caller:
 
     def __init__(self, endpoint: str, access: Access) -> None:
         """Connect lazily."""
-        self._access = access
+        self._access, self._name = access, secrets.token_hex(8)
         tls = access.tls_roots
         where = f"grpc{'' if tls is None else '+tls'}://{endpoint}"
         self._client = fl.connect(where, tls_root_certs=tls, generic_options=CHANNEL)
@@ -89,7 +98,12 @@ class Caller:
         header = wire.read_header(content)
         limits = [wire.integer(content, key, 1) for key in ("max_batch", "max_tile")]
         busy_s = wire.number(content, "busy_s", 0, 1e12)
-        return Hello(header, limits[0], limits[1], bool(content.get("stopping")), busy_s)
+        stopping, pending = bool(content.get("stopping")), wire.integer(content, "pending")
+        return Hello(header, limits[0], limits[1], stopping, busy_s, pending)
+
+    def bye(self) -> None:
+        """Leave: another student job may have the teacher at once."""
+        self._action("bye", wire.pack(self._introduction()))
 
     def status(self) -> dict[str, Any]:
         """Return the teacher's status."""
@@ -104,20 +118,15 @@ class Caller:
         except Lost as error:
             raise meaning(error) from None
 
-    def publish(self, packet: Packet, takes: bool) -> wire.Header:
+    def publish(self, packet: Packet) -> wire.Header:
         """Send weights; return whose weights the teacher has then.
 
-        Args:
-            packet: the weights.
-            takes: take the teacher over from another student job.
-
         Raises:
-            Refused: another student job has taken the teacher, or the weights do not fit.
+            Refused: the weights do not fit.
+            OSError: they are not taken now, because another student job has the teacher, say.
         """
         content = {"header": vars(packet.header), "bytes": len(packet.blob), "sha256": packet.sha256}
-        descriptor = fl.FlightDescriptor.for_command(
-            wire.pack({**content, "takes": takes, **self._introduction()})
-        )
+        descriptor = fl.FlightDescriptor.for_command(wire.pack({**content, **self._introduction()}))
         options = self._options(self._access.timeout + len(packet.blob) / SLOWEST)
         whole = pa.py_buffer(packet.blob)
         try:
@@ -137,27 +146,33 @@ class Caller:
     def open(self, height: int, width: int) -> tuple[Any, Any]:
         """Return writer and reader of a request stream of this tile size."""
         descriptor = fl.FlightDescriptor.for_command(wire.pack(self._introduction()))
-        writer, reader = self._client.do_exchange(descriptor, self._options(None))
+        writer, reader = self._client.do_exchange(descriptor, self._options(STREAM_SECONDS))
         writer.begin(wire.image_schema(height, width))
         return writer, reader
 
     def _introduction(self) -> dict[str, Any]:
-        return {"protocol": wire.PROTOCOL, "identity": self._access.identity}
+        own = {"client": self._name, "job": self._access.job}
+        return {"protocol": wire.PROTOCOL, "identity": self._access.identity, **own}
 
-    def _options(self, timeout: float | None) -> fl.FlightCallOptions:
+    def _options(self, timeout: float) -> fl.FlightCallOptions:
         return fl.FlightCallOptions(timeout=timeout, headers=call_headers(self._access.token))
 
 
 def meaning(error: Exception) -> Exception:
     """Return what an error of a call means: a refusal by the teacher, or a short reason why it is of no use now."""
     if isinstance(error, fl.FlightUnauthenticatedError):
-        return Refused("the token is missing or wrong; give teacher.token_file or MKD_TEACHER_TOKEN")
+        return Refused(
+            "the token is missing or wrong; give teacher.token_file (a teacher of run=RUN has RUN.token) "
+            "or MKD_TEACHER_TOKEN"
+        )
     if sentence := getattr(error, "extra_info", None):
         return Refused(sentence.decode(errors="replace"))
     if isinstance(error, fl.FlightTimedOutError):
         return OSError("it does not answer in time")
     if isinstance(error, fl.FlightUnavailableError):
-        return OSError("it cannot be reached")
+        halfway = "connect" in str(error) and any(t in str(error) for t in ("Socket closed", "handshake"))
+        hint = " (TLS on one side only, or a certificate that tls_ca= does not know?)" if halfway else ""
+        return OSError(f"it cannot be reached{hint}")
     text = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
     if not isinstance(error, (*Lost, wire.WireError)):
         text = f"{type(error).__name__}: {text}"

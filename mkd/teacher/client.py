@@ -4,7 +4,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,18 @@ class Terms:
     weights_file: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Average:
+    """Averaged weights as they were after some updates; nobody changes them."""
+
+    state: dict[str, Tensor]
+    updates: int
+
+    @classmethod
+    def of(cls, ema: EMA) -> "_Average":
+        return cls({name: t.detach().clone() for name, t in ema.state.items()}, ema.updates)
+
+
 class RemoteTeacher:
     """Pseudo-labels from teacher services; the float32 average stays here and is published.
 
@@ -63,6 +75,7 @@ class RemoteTeacher:
         access: how to reach them.
         say: where lines for people go.
         gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
+        stop: whether the run has been asked to stop; ends a wait for teachers.
 
     Raises:
         ValueError: a teacher refuses this student, or depth, sync_every and max_age contradict each other.
@@ -79,6 +92,7 @@ class RemoteTeacher:
         access: Access,
         say: Callable[[str], None] = print,
         gather: Callable[[Tensor], Tensor] = lambda score: score,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Copy the student's state and greet each endpoint once."""
         assert "." not in terms.session
@@ -88,9 +102,12 @@ class RemoteTeacher:
         self.depth, self._ahead = _depth(terms)
         self._requests: dict[int, Request] = {}
         self._loads, self._number, self._offered = 0, 0, False
+        self._published: _Average | None = None
         first = terms.rank % len(terms.endpoints)  # the desk takes the first of equals
         endpoints = [*terms.endpoints[first:], *terms.endpoints[:first]]
-        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.tally, say)
+        access = replace(access, job=terms.session)
+        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.tally, say, stop)
+        self._bound()
         self._publisher = _publisher(terms, self._desk, say)
 
     @cached_property
@@ -124,12 +141,16 @@ class RemoteTeacher:
         age = self.terms.max_age
         return 0 if age is None else max(0, self.version + ahead - age)
 
+    def _bound(self) -> None:
+        """Tell the desk how old an answer may be now, and how new: the rank that publishes may be a step ahead."""
+        self._desk.oldest, self._desk.newest = self._oldest(0), self.version + 1
+
     def collect(self, ticket: int) -> PseudoLabels:
         """Return the pseudo-labels of a submitted batch on its device; waits for a teacher.
 
         Raises:
-            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback.
-            ValueError: every teacher refuses this student, or none takes batches of this size.
+            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
+            ValueError: no teacher takes batches of this size.
         """
         request, began = self._requests[ticket], time.monotonic()
         served = self._desk.wait(request, self._young)
@@ -140,7 +161,7 @@ class RemoteTeacher:
         return answer
 
     def _young(self, reply: wire.Reply) -> bool:
-        return reply.session == self.session and reply.version >= self._oldest(0)
+        return reply.session == self.session and self._desk.oldest <= reply.version <= self._desk.newest
 
     def _remote(self, request: Request) -> PseudoLabels:
         """Count a teacher's answer and bring it to the device of the images."""
@@ -163,25 +184,36 @@ class RemoteTeacher:
     def follow(self, student: nn.Module) -> None:
         """Update the EMA; every ``sync_every`` steps it is published, at ``max_age`` 0 before this returns."""
         self.ema.update(student)
-        self._desk.oldest = self._oldest(0)
+        self._bound()
         if self.ema.updates % self.terms.sync_every == 0:
+            self._published = None
             self._offer()
 
     def _offer(self) -> None:
-        """Publish the average as it is now, from one rank only."""
+        """Publish the average of the present version, from one rank only; all keep it until the next version."""
         first, self._offered = not self._offered, True
+        keep = self.terms.sync_every > 1
+        if self._publisher is None and not keep:
+            return
+        average = self._published or _Average.of(self.ema)
+        self._published = average if keep else None
         if self._publisher is None:
             return
-        header = wire.Header(self.session, self.version, self.ema.updates)
-        self._publisher.offer({name: t.detach().clone() for name, t in self.ema.state.items()}, header)
+        header = wire.Header(self.session, self.version, average.updates)
+        self._publisher.offer(average.state, header)
         if first or self.terms.max_age == 0:
             began = time.monotonic()
             self._desk.wait_for(header)
             self.tally.wait_s += time.monotonic() - began
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the average and the tile filter's memory; the same keys as the local teacher's."""
-        return {"ema": self.ema.state_dict(), "tile_limit": self.tile_limit.state_dict()}
+        """Return the average and the tile filter's memory; the same keys as the local teacher's.
+
+        Between two versions also what was published last: a resumed run is answered by that.
+        """
+        state = {"ema": self.ema.state_dict(), "tile_limit": self.tile_limit.state_dict()}
+        between = self.ema.updates % self.terms.sync_every
+        return {**state, "published": vars(self._published)} if between and self._published else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: teachers get its weights, whatever version they have."""
@@ -189,7 +221,10 @@ class RemoteTeacher:
         self._requests.clear()
         self.ema.load_state_dict(state["ema"])
         self.tile_limit.load_state_dict(state["tile_limit"])
-        self._loads, self._offered, self._desk.oldest = self._loads + 1, False, self._oldest(0)
+        between = self.ema.updates % self.terms.sync_every and "published" in state
+        self._published = _Average(**state["published"]) if between else None
+        self._loads, self._offered = self._loads + 1, False
+        self._bound()
 
     def close(self) -> None:
         """Write the weights file and hang up."""

@@ -25,6 +25,7 @@ class Desk:
         fallback: whether the student can answer itself afterwards.
         tally: counts retries.
         say: where lines for people go.
+        stop: whether the run has been asked to stop; ends a wait.
 
     Attributes:
         changed: the lock, notified at each change.
@@ -32,6 +33,7 @@ class Desk:
         patience: see the argument.
         packet: the weights that this rank brings the teachers, or None.
         oldest: oldest version that an answer may have now.
+        newest: newest version that an answer may have now.
 
     Raises:
         ValueError: an endpoint refuses this student.
@@ -45,12 +47,14 @@ class Desk:
         fallback: bool,
         tally: Tally,
         say: Callable[[str], None],
+        stop: Callable[[], bool],
     ) -> None:
         """Greet each endpoint once."""
         self.changed, self.closed = threading.Condition(), False
         self.packet: Packet | None = None
-        self.oldest, self.patience = 0, patience
-        self._fallback, self._tally, self._say, self._timeout = fallback, tally, say, access.timeout
+        self.oldest, self.newest, self.patience = 0, 0, patience
+        self._fallback, self._tally, self._say, self._stop = fallback, tally, say, stop
+        self._timeout = access.timeout
         self._failure: Exception | None = None
         self._homeless: list[Request] = []
         self._served, self._spoke, self._alone = time.monotonic(), 0.0, False
@@ -68,13 +72,16 @@ class Desk:
         with self.changed:
             self._homeless.append(request)
             self.assign()
+            if request in self._homeless:  # newer weights are wanted than the last greeting told of
+                for link in self._links:
+                    link.hurry()
 
     def wait(self, request: Request, young: Callable[[Reply], bool]) -> bool:
         """Wait for an answer that is young enough; return False when this process must answer itself.
 
         Raises:
-            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback.
-            ValueError: every teacher refuses this student, or none takes batches of this size.
+            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
+            ValueError: no teacher takes batches of this size.
             RuntimeError: the weights could not be packed, see `fail`.
         """
         began = time.monotonic()
@@ -83,21 +90,22 @@ class Desk:
                 self._check()
                 if request.reply is not None and request.labels is not None:
                     if young(request.reply):
-                        self._served, self._alone = time.monotonic(), False
+                        self._served, self._alone, request.done = time.monotonic(), False, True
                         return True
                     self._tally.stale += 1
                     self._queue(request, 0.0)
+                if self._stop():
+                    raise TeachersGone("asked to stop while waiting for a teacher")
                 self._check_size(request.images)
                 if self._deserted(request, began):
                     self._drop(request)
                     return False
                 self.assign()
+                self._hedge(request)
                 self.changed.wait(self._pause())
 
     def _deserted(self, request: Request, began: float) -> bool:
         """Return whether the wait is to end without an answer, or raise; says that it waits."""
-        if all(k.state == "refused" for k in self._links):
-            raise ValueError(f"every teacher refuses this student: {self._links[0].reason}")
         if any(k.serves(request) and not k.ailing for k in self._links):
             return False
         if self._alone:
@@ -121,18 +129,34 @@ class Desk:
         return self._alone
 
     def again(self, requests: list[Request], pause: float) -> None:
-        """Ask these anew after a pause in seconds; the lock is held."""
+        """Ask those anew that nobody else answers, after a pause in seconds; the lock is held."""
         for request in requests:
-            self._tally.retries += 1
-            self._queue(request, pause)
+            if not (request.done or request.labels is not None or self._holders(request)):
+                self._tally.retries += 1
+                self._queue(request, pause)
         self.assign()
+
+    def _holders(self, request: Request) -> list[Link]:
+        return [k for k in self._links if request.ask.id in k.requests]
+
+    def _hedge(self, request: Request) -> None:
+        """Ask an idle teacher too where an answer is long overdue; the first one counts."""
+        holders = self._holders(request)
+        if not holders or not all(k.overdue(_best(self._links)) for k in holders):
+            return
+        idle = [k for k in self._links if not k.requests and not k.ailing and k.serves(request)]
+        if idle:
+            self._tally.retries += 1
+            self._cheapest(idle, request).give(request)
 
     def _queue(self, request: Request, pause: float) -> None:
         request.labels, request.later = None, time.monotonic() + pause
         request.ask = replace(request.ask, min_version=max(request.ask.min_version, self.oldest))
-        self._homeless.append(request)
+        if request not in self._homeless:
+            self._homeless.append(request)
 
     def _drop(self, request: Request) -> None:
+        request.done = True
         for link in self._links:
             link.requests.pop(request.ask.id, None)
         if request in self._homeless:
@@ -147,6 +171,9 @@ class Desk:
         """Give each request that is due to the endpoint that will have it done first (the lock is held)."""
         now = time.monotonic()
         for request in [r for r in self._homeless if r.later <= now]:
+            if request.labels is not None:  # another teacher had it still
+                self._homeless.remove(request)
+                continue
             link = self._choose(request)
             if link is not None:
                 self._homeless.remove(request)
@@ -154,18 +181,22 @@ class Desk:
 
     def _choose(self, request: Request) -> Link | None:
         """Return the best endpoint that can answer; one that is ailing only where there is no other."""
-        able = [k for k in self._links if k.serves(request)]
-        rate = max((k.rate for k in able if k.rate is not None), default=1.0)
+        able = [k for k in self._links if k.serves(request) and request.ask.id not in k.requests]
         good = [k for k in able if not k.ailing] or able
-        return min(good, key=lambda k: k.cost(len(request.images), rate), default=None)
+        return self._cheapest(good, request) if good else None
+
+    def _cheapest(self, links: list[Link], request: Request) -> Link:
+        best = _best(links)
+        return min(links, key=lambda k: k.cost(len(request.images), best))
 
     def _check_size(self, images: Tensor) -> None:
-        up = [k for k in self._links if k.state == "up"]
-        if up and not any(k.fits(images) for k in up):
+        """Refuse a batch that no teacher takes, once all have said what they take."""
+        known = [k for k in self._links if k.state == "up" or k.max_batch]
+        if len(known) == len(self._links) and not any(k.fits(images) for k in known):
             raise ValueError(
-                f"{len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels in a batch, but teacher "
-                f"{up[0].endpoint} takes max_batch={up[0].max_batch} of max_tile={up[0].max_tile}; "
-                "start it with more"
+                f"{len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels in a batch, but "
+                + "; ".join(f"teacher {k.endpoint} takes {k.sizes()}" for k in known)
+                + "; start one with more"
             )
 
     def _pause(self) -> float:
@@ -181,17 +212,19 @@ class Desk:
             link.wake.set()
 
     def wait_for(self, header: Header) -> None:
-        """Wait until every endpoint that is up, and is not about to stop, has these weights.
+        """Wait until every endpoint that is up, and is not about to stop, has these weights, or the run is to stop.
 
         Raises:
             RuntimeError: the weights could not be packed, see `fail`.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self._failure is not None or self._have(header))
+            while self._failure is None and not self._have(header) and not self._stop():
+                self.changed.wait(0.25)
             self._check()
 
     def _have(self, header: Header) -> bool:
-        return all(k.header == header for k in self._links if k.state == "up" and not k.stopping)
+        up = [k for k in self._links if k.state == "up" and not k.stopping]
+        return all(k.header is not None and k.header.covers(header) for k in up)
 
     def fail(self, error: Exception) -> None:
         """Let whoever waits know that no more weights will come."""
@@ -221,3 +254,8 @@ class Desk:
         until = time.monotonic() + self._timeout
         for link in self._links:
             link.join(until)
+
+
+def _best(links: Sequence[Link]) -> float:
+    """Return the seconds a tile of the fastest; 1 where nothing is known yet."""
+    return min((k.pace.seconds for k in links if k.pace.seconds is not None), default=1.0)

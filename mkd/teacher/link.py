@@ -1,5 +1,6 @@
 """One endpoint as the student sees it: greeted again and again, asked, published to, given up when it is gone."""
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -10,13 +11,25 @@ import pyarrow as pa
 from torch import Tensor
 
 from mkd.teacher import wire
-from mkd.teacher.calls import Access, Caller, Refused, meaning, read_answer
+from mkd.teacher.calls import (
+    SLOWEST,
+    STREAM_SECONDS,
+    Access,
+    Caller,
+    Hello,
+    Lost,
+    Refused,
+    meaning,
+    read_answer,
+)
+from mkd.teacher.pace import Pace
 from mkd.teacher.request import Desk, Request
 from mkd.teacher.streams import Streams
 
 GREET_EVERY = 1.0  # seconds between greetings: how soon a frozen or late teacher is noticed
 SOON = 0.0025  # seconds until the first greeting, then ever longer, while requests wait for newer weights
 LONGEST_PAUSE = 2.0  # seconds between attempts to reach an endpoint that is down
+RENEW_AFTER = 0.75 * STREAM_SECONDS  # its last answers have the rest of its time to come
 FORGIVEN_AFTER = 10.0  # seconds after which a teacher that failed a batch is asked like the others
 
 
@@ -39,7 +52,7 @@ class Link:
         ailing: its last answer was a failure, or it is stopping.
         stopping: it takes no requests and no weights any more.
         requests: asked here and not answered, by id.
-        rate: tiles/s while it had work, or None.
+        pace: seconds a tile while it had work.
         wake: set it to be greeted and published to at once.
     """
 
@@ -47,7 +60,7 @@ class Link:
         """Start to connect."""
         self.endpoint, self._access, self._desk, self._say = endpoint, access, desk, say
         self.state, self.reason, self.ailing, self.stopping = "new", "not tried yet", False, False
-        self.rate: float | None = None
+        self.pace = Pace()
         self.header: wire.Header | None = None
         self.max_batch = self.max_tile = 0
         self.requests: dict[int, Request] = {}
@@ -56,7 +69,9 @@ class Link:
         self._caller: Caller | None = None
         self._life = 0  # counts connections: an error of an earlier one must not end a later one
         self._eager = SOON
-        self._acked, self._busy_since, self._since, self._told = False, 0.0, 0.0, ""
+        self._since, self._told = 0.0, ""
+        self._empty_since: float | None = None  # greetings find nothing of ours there since, though we wait
+        self._lossy = False  # the last connection ended because an answer did not come
         self.wake = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=f"{work.__name__} {endpoint}", daemon=True)
@@ -71,30 +86,47 @@ class Link:
         """Return whether the teacher takes requests of this size."""
         return len(images) <= self.max_batch and max(images.shape[2:]) <= self.max_tile
 
+    def sizes(self) -> str:
+        """Return what requests the teacher takes, for people."""
+        return f"max_batch={self.max_batch} of max_tile={self.max_tile}"
+
     def serves(self, request: Request) -> bool:
         """Return whether the teacher is there, takes this size, and has weights that may answer."""
         header, ask = self.header, request.ask
         if self.state != "up" or header is None or not self.fits(request.images):
             return False
-        return header.session == ask.session and header.version >= ask.min_version
+        return header.session == ask.session and ask.min_version <= header.version <= self._desk.newest
 
     def excuse(self, request: Request) -> str:
         """Return why the teacher does not serve a request, for people."""
         if self.state == "up" and not self.ailing and self.header is not None:
+            if not self.fits(request.images):
+                return f"takes {self.sizes()}"
             has, ask = self.header, request.ask
-            needs = f"version {ask.min_version} of {ask.session} is needed"
+            needs = f"version {ask.min_version} to {self._desk.newest} of {ask.session} is needed"
             return f"has version {has.version} of {has.session or 'no session'}, {needs}"
-        return self.reason
+        return f"it refuses: {self.reason}" if self.state == "refused" else self.reason
 
-    def cost(self, tiles: int, rate: float) -> float:
-        """Return the seconds until these tiles would be labelled here; ``rate`` stands in for an unknown one."""
-        outstanding = sum(len(r.images) for r in self.requests.values())
-        return (outstanding + tiles) / (self.rate or rate)
+    def cost(self, tiles: int, best: float) -> float:
+        """Return the seconds until these tiles would be labelled here; see `Pace.expected`."""
+        counts = [len(r.images) for r in self.requests.values()]
+        return self.pace.expected(time.monotonic(), best, tiles, sum(counts), counts[0] if counts else 0)
+
+    def overdue(self, best: float) -> bool:
+        """Return whether the next answer should have been here long ago; see `Pace.overdue`."""
+        first = next(iter(self.requests.values()), None)
+        return first is not None and self.pace.overdue(time.monotonic(), best, len(first.images))
+
+    def hurry(self) -> None:
+        """Greet soon and often: a request waits for newer weights."""
+        if self.state == "up":
+            self._eager = SOON
+            self.wake.set()
 
     def give(self, request: Request) -> None:
         """Ask here."""
         if not self.requests:
-            self._busy_since = time.monotonic()
+            self.pace.begin(time.monotonic())
         self.requests[request.ask.id] = request
         self._waiting.append(request)
         self._desk.changed.notify_all()
@@ -123,20 +155,19 @@ class Link:
                 pause = self._eager = min(2 * self._eager, GREET_EVERY) if self._desk.hungry else GREET_EVERY
             self.wake.wait(pause)
             self.wake.clear()
+        if self.state == "up" and self._caller is not None:
+            with contextlib.suppress(*Lost, ValueError):
+                self._caller.bye()
 
     def _visit(self, life: int) -> None:
         """Greet the teacher and bring it the newest weights; then it is up."""
-        caller = self._caller or Caller(self.endpoint, self._access)
+        caller, began = self._caller or Caller(self.endpoint, self._access), time.monotonic()
         self._caller = caller
         hello = caller.hello()
-        if hello.busy_s > self._desk.patience:
-            raise OSError(
-                f"it has worked on one batch for more than {self._desk.patience:.0f} s; start it again"
-            )
+        self._check_work(hello, began)
         header, packet = hello.header, self._desk.packet
-        if packet is not None and packet.header != header and not hello.stopping:
-            header = caller.publish(packet, takes=not self._acked)
-            self._acked = True
+        if packet is not None and not header.covers(packet.header) and not hello.stopping:
+            header = caller.publish(packet)
         with self._desk.changed:
             if life != self._life:
                 return
@@ -146,13 +177,37 @@ class Link:
             self.stopping = hello.stopping
             if self.stopping:
                 self.ailing, self.reason = True, "it is stopping"
-            elif time.monotonic() - self._busy_since > FORGIVEN_AFTER:
+            elif time.monotonic() - self.pace.since > FORGIVEN_AFTER:
                 self.ailing = False
             if self.state != "up":
-                self.state, self.rate, self._since = "up", None, time.monotonic()
+                self.state, self.pace, self._since = "up", Pace(), time.monotonic()
+                self.pace.begin(self._since)
+                self.ailing, self._lossy = self._lossy, False
                 self._tell(f"answers, with version {header.version} of the weights")
+            self._streams.outgrow(time.monotonic() - RENEW_AFTER)
             self._desk.assign()
             self._desk.changed.notify_all()
+
+    def _check_work(self, hello: Hello, began: float) -> None:
+        """Raise OSError where a teacher that greets does not do its work; ``began`` is when it was greeted."""
+        patience = self._desk.patience
+        if hello.busy_s > patience:
+            raise OSError(f"it has worked on one batch for more than {patience:.0f} s; start it again")
+        with self._desk.changed:
+            waited = time.monotonic() - self.pace.since if self.requests else 0.0
+            # What is on the wire is not there yet either.
+            sent = sum(r.images.nbytes for r in self.requests.values())
+            grace = self._access.timeout + sent / SLOWEST
+            if waited > patience + grace:
+                self._lossy = True
+                raise OSError(f"it has not answered for more than {patience:.0f} s; start it again")
+            if not self.requests or hello.pending:
+                self._empty_since = None
+                return
+            self._empty_since = began if self._empty_since is None else self._empty_since
+            if min(waited, time.monotonic() - self._empty_since) > grace:
+                self._lossy = True
+                raise OSError(f"it knows nothing of a request of {waited:.0f} s ago")
 
     # The sender's thread.
 
@@ -164,15 +219,27 @@ class Link:
                 if self._desk.closed:
                     self._streams.drop_all()
                 dropped, closed, life = self._streams.dropped(), self._desk.closed, self._life
-                request = self._waiting.popleft() if self._waiting and self.state == "up" else None
+                request = self._next() if self.state == "up" else None
+                old = self._streams.outgrown()
             self._streams.hang_up(dropped)
             if closed:
                 return
             try:
+                for writer in old:
+                    writer.done_writing()
                 if request is not None:
                     self._write(request, life)
             except Exception as error:
                 self._lose(life, meaning(error))
+
+    def _next(self) -> Request | None:
+        """Return the next request to send, leaving out those that were answered elsewhere meanwhile."""
+        while self._waiting:
+            request = self._waiting.popleft()
+            if not request.done:
+                return request
+            self.requests.pop(request.ask.id, None)
+        return None
 
     def _sender_wanted(self) -> bool:
         return self._desk.closed or self._streams.untidy or (bool(self._waiting) and self.state == "up")
@@ -211,7 +278,11 @@ class Link:
                 chunk = reader.read_chunk()
                 self._take(chunk, wire.read_reply(chunk.app_metadata), life)
         except StopIteration:
-            self._lose(life, OSError("it closed the stream"))
+            with self._desk.changed:
+                ended = self._streams.ended(reader)
+                self._desk.changed.notify_all()
+            if not ended:
+                self._lose(life, OSError("it closed the stream"))
         except Exception as error:
             self._lose(life, meaning(error))
 
@@ -228,24 +299,17 @@ class Link:
         with self._desk.changed:
             if life != self._life or self.requests.pop(reply.id, None) is not request:
                 return
-            self._measure(len(request.images), labels is not None)
+            self.pace.answer(time.monotonic(), len(request.images), labels is not None)
             self.ailing = reply.status not in (wire.OK, wire.BEHIND)
             if labels is None:
                 # A greeting tells what it has by now; this answer may be older than weights sent since.
                 self.header, self.reason = None, reply.reason or reply.status
                 self._desk.again([request], 1.0 if self.ailing else 0.0)
-            request.labels, request.reply, request.kept = labels, reply, kept
+            elif not request.done and request.labels is None:  # else another teacher was asked too, and was first
+                request.labels, request.reply, request.kept = labels, reply, kept
             self._desk.changed.notify_all()
         if labels is None:
             self.wake.set()
-
-    def _measure(self, tiles: int, worked: bool) -> None:
-        """Take up the rate of an answer: its tiles over the time since it was first in line."""
-        now = time.monotonic()
-        if worked:
-            rate = tiles / max(now - self._busy_since, 1e-6)
-            self.rate = rate if self.rate is None else 0.8 * self.rate + 0.2 * rate
-        self._busy_since = now
 
     # Any thread.
 
@@ -255,7 +319,7 @@ class Link:
             if life != self._life or self._desk.closed:
                 return
             self._life += 1
-            self.state, self.reason, self.header = state, reason, None
+            self.state, self.reason, self.header, self._empty_since = state, reason, None, None
             self._caller = None
             self._streams.drop_all()
             requests = list(self.requests.values())

@@ -22,6 +22,7 @@ class Request:
         reply: beside the answer.
         kept: sum over the tiles of the share of pixels with a label.
         later: not to be asked again before this time, monotonic seconds.
+        done: nobody waits for it any more; a teacher may still work at it.
     """
 
     ask: wire.Ask
@@ -30,6 +31,7 @@ class Request:
     reply: wire.Reply | None = None
     kept: float = 0.0
     later: float = 0.0
+    done: bool = False
 
 
 class Desk(Protocol):
@@ -39,6 +41,7 @@ class Desk(Protocol):
     closed: bool
     packet: Packet | None
     patience: float
+    newest: int
 
     @property
     def hungry(self) -> bool:
@@ -50,5 +53,5 @@ class Desk(Protocol):
         ...
 
     def again(self, requests: list[Request], pause: float) -> None:
-        """Ask these anew after a pause in seconds (the lock is held)."""
+        """Ask those anew that nobody else answers, after a pause in seconds (the lock is held)."""
         ...

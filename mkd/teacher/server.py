@@ -1,7 +1,13 @@
-"""The teacher service: Arrow Flight in front of the batcher. What is wrong with a call ends that call only."""
+"""The teacher service: Arrow Flight in front of the batcher. What is wrong with a call ends that call only.
+
+One thing it cannot refuse: pyarrow decompresses a message before anybody is told its size, so a holder of the token
+can make the service take memory by a small message that is large when decompressed. The token is the rule against it;
+without one, everybody on the machine can.
+"""
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
@@ -15,9 +21,14 @@ import pyarrow.flight as fl
 from mkd.teacher import weights, wire
 from mkd.teacher.access import Complaints, TokenCheck, is_loopback
 from mkd.teacher.batcher import Batcher, Job
+from mkd.teacher.room import Room
 from mkd.teacher.stream import AnswerStream
 
-MOST_STREAMS = 256
+MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
+MOST_BYTES = (
+    4 << 30
+)  # of requests without a written answer, and one request of each stream; readers wait at more
+SILENT = 20.0  # seconds without a word of a student job after which another one may have the teacher
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
 MOST_UPLOADS = 2  # weights on their way at once; each needs its memory
 
@@ -74,8 +85,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         self._complain = Complaints(say)
         self._lock, self._device = threading.Lock(), device
         self._streams: set[AnswerStream] = set()
+        self._room = Room(MOST_BYTES)
         self._uploads = threading.BoundedSemaphore(MOST_UPLOADS)
-        self._owner: str | None = None  # the student job that has published since the start
+        self._owner: str | None = None  # the student job that published last, and when it was heard last
+        self._heard = 0.0
         middleware = {} if token is None else {"token": TokenCheck(token, self._complain)}
         # The library logs each malformed call, without a limit; what matters of them is said here, once.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -90,9 +103,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Answer one stream of requests."""
         with self._guard(context, "requests"):
-            self._check_identity(wire.unpack(descriptor.command))
+            content = wire.unpack(descriptor.command)
+            self._check_identity(content)
             size = wire.tile_size(reader.schema, self._limits.max_tile)
-            with self._stream(writer, *size) as stream:
+            with self._stream(writer, *size, _client(content)) as stream:
                 for chunk in reader:
                     job = self._job(chunk, stream)
                     if not stream.add(job):
@@ -105,12 +119,12 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         return Job(ask, wire.tensor_of(batch.column(0)), stream)
 
     @contextlib.contextmanager
-    def _stream(self, writer: Any, height: int, width: int) -> Iterator[AnswerStream]:
+    def _stream(self, writer: Any, height: int, width: int, client: str) -> Iterator[AnswerStream]:
         """Count an open stream; at the end its last answers are written."""
         with self._lock:
             if len(self._streams) >= MOST_STREAMS:
                 raise wire.Busy(f"{MOST_STREAMS} streams are open; more are not served")
-            stream = AnswerStream(writer, height, width, self._limits.queue)
+            stream = AnswerStream(writer, height, width, self._limits.queue, self._room, client)
             self._streams.add(stream)
             self._batcher.streams = len(self._streams)
         try:
@@ -134,7 +148,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                 self._take_over(parcel, state)
             finally:
                 self._uploads.release()
-            writer.write(pa.py_buffer(wire.pack(parcel.header)))
+            writer.write(pa.py_buffer(wire.pack(self._batcher.newest())))
 
     def _receive(self, parcel: wire.Parcel, reader: Any) -> dict[str, Any]:
         """Return the tensors of an upload; its announced size bounds what is kept."""
@@ -154,34 +168,43 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         return state
 
     def _take_over(self, parcel: wire.Parcel, state: dict[str, Any]) -> None:
-        """Hand weights to the batcher, unless another student job has taken this teacher since."""
+        """Hand weights to the batcher, unless another student job has this teacher.
+
+        It keeps it while it is heard: two jobs that take it from each other would both have labels of wrong weights.
+        """
         header = parcel.header
         with self._lock:
-            if self._owner not in (None, header.owner) and not parcel.takes:
-                raise wire.WireError(
-                    f"this teacher now follows another student job (session {self._owner}, not {header.owner}); "
-                    "give each job teachers of its own, or end one of them"
+            silent = time.monotonic() - self._heard
+            if self._owner not in (None, header.owner) and silent < SILENT:
+                raise wire.Busy(
+                    f"this teacher follows another student job (session {self._owner}, heard {silent:.0f} s ago, not "
+                    f"{header.owner}); give each job teachers of its own, or end one of them"
                 )
-            newest = self._batcher.newest()
-            if header.session != newest.session or header.version > newest.version:
+            if not self._batcher.newest().covers(header):
                 self._batcher.offer(state, header)
-            self._owner = header.owner
+            self._owner, self._heard = header.owner, time.monotonic()
 
     def do_action(self, context: Any, action: fl.Action) -> Iterator[fl.Result]:
-        """Answer ``hello`` (may this student ask, and whose weights are here) and ``status``."""
+        """Answer ``hello`` (may this student ask, and whose weights are here), ``bye`` and ``status``."""
         with self._guard(context, "action"):
-            if action.type == "hello":
-                self._check_identity(wire.unpack(action.body))
-                return iter([fl.Result(wire.pack(self._hello()))])
+            if action.type in ("hello", "bye"):
+                content = wire.unpack(action.body)
+                self._check_identity(content)
+                with self._lock:
+                    if content.get("job") == self._owner:
+                        self._heard = time.monotonic() if action.type == "hello" else -math.inf
+                return iter([fl.Result(wire.pack(self._hello(_client(content))))])
             if action.type == "status":
                 return iter([fl.Result(json.dumps(self.status()).encode())])
-            raise wire.WireError("an action other than hello and status")
+            raise wire.WireError("an action other than hello, bye and status")
 
-    def _hello(self) -> dict[str, Any]:
-        newest = self._batcher.newest()
+    def _hello(self, client: str) -> dict[str, Any]:
+        newest, busy_s = self._batcher.newest(), self._batcher.busy_s()
         stopping = self._batcher.stopping.is_set()
         sizes = {"max_batch": self._limits.max_batch, "max_tile": self._limits.max_tile}
-        return {**vars(newest), **sizes, "stopping": stopping, "busy_s": self._batcher.busy_s()}
+        with self._lock:
+            pending = sum(s.pending for s in self._streams if s.client == client)
+        return {**vars(newest), **sizes, "stopping": stopping, "busy_s": busy_s, "pending": pending}
 
     def status(self) -> dict[str, Any]:
         """Return what is shown to people and scripts."""
@@ -217,9 +240,11 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             self._complain(kind, context.peer(), str(error))
             final = b"" if isinstance(error, wire.Busy) else str(error).encode()  # what is refused for good
             raise fl.FlightServerError(str(error), extra_info=final) from None
-        except (fl.FlightError, pa.ArrowException, OSError, MemoryError) as error:
+        except (
+            Exception
+        ) as error:  # whatever a message can do, its sender gets no trace of the service's inside
             if not context.is_cancelled():
-                self._complain(f"damaged {kind}", context.peer(), str(error))
+                self._complain(f"damaged {kind}", context.peer(), f"{type(error).__name__}: {error}")
             raise fl.FlightServerError("the message cannot be read") from None
 
     def drain(self, seconds: float) -> bool:
@@ -239,10 +264,15 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         header = self._batcher.newest()
         notice = wire.Reply(-1, wire.STOPPING, header.session, header.version, header.updates)
         for stream in streams:
-            stream.add(notice, max(0.0, until - time.monotonic()))
+            stream.notify(notice, max(0.0, until - time.monotonic()))
         closing = threading.Thread(
             target=self.shutdown, daemon=True
         )  # it waits for calls, which may never end
         closing.start()
         closing.join(max(0.0, until - time.monotonic()))
         return not closing.is_alive()
+
+
+def _client(content: dict[str, Any]) -> str:
+    """Return the name that a student gives its connection; it need not have one."""
+    return wire.word({"client": "", **content}, "client")

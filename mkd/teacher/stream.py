@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.flight as fl
 
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher import wire
 from mkd.teacher.batcher import Job, kept_share
+from mkd.teacher.room import Room
+
+Item = tuple[Job | wire.Reply, int]  # and its bytes in the room
 
 
 class AnswerStream:
@@ -23,45 +25,78 @@ class AnswerStream:
         height: H of the tiles.
         width: W of the tiles.
         most: requests of the stream that may lack an answer; the reader waits at more.
+        room: the memory that all streams share; the reader waits there too.
+        client: the name of the connection that the stream belongs to.
     """
 
-    def __init__(self, writer: Any, height: int, width: int, most: int) -> None:
+    def __init__(self, writer: Any, height: int, width: int, most: int, room: Room, client: str) -> None:
         """Send the schema."""
         self._writer, self._schema = writer, wire.answer_schema(height, width)
-        self._jobs: queue.Queue[Job | wire.Reply | None] = queue.Queue(most)
+        self._room, self.client = room, client
+        self._items: queue.Queue[Item | None] = queue.Queue(most)
+        self._asked = self._left = 0  # requests; each is counted by one thread only
         self.broken = threading.Event()
         writer.begin(self._schema)
         self._thread = threading.Thread(target=self._write, name="answers", daemon=True)
         self._thread.start()
 
-    def add(self, job: Job | wire.Reply | None, seconds: float = math.inf) -> bool:
-        """Expect the answer of a request next, or send a notice; return False when nobody listens (in time)."""
+    @property
+    def pending(self) -> int:
+        """Requests that were read and neither answered nor given up."""
+        return self._asked - self._left
+
+    def add(self, job: Job) -> bool:
+        """Expect the answer of a request next; return False when nobody listens."""
+        size = job.images.nbytes
+        while not self._room.enter(size, lambda: self.pending == 0, timeout=0.2):
+            if self.broken.is_set():
+                return False
+        self._asked += 1
+        if self._put((job, size)):
+            return True
+        self._asked -= 1
+        self._room.leave(size)
+        return False
+
+    def notify(self, notice: wire.Reply, seconds: float) -> None:
+        """Send a notice to all of the stream next, unless the wait for its turn is too long."""
+        self._put((notice, 0), seconds)
+
+    def finish(self) -> None:
+        """Write what is expected and end."""
+        self._put(None)
+        self._thread.join()
+        self._forget()  # what was added while the thread gave up
+
+    def _put(self, item: Item | None, seconds: float = math.inf) -> bool:
         until = time.monotonic() + seconds
         while not self.broken.is_set() and time.monotonic() < until:
             try:
-                self._jobs.put(job, timeout=0.2)
+                self._items.put(item, timeout=0.2)
                 return True
             except queue.Full:
                 continue
         return False
 
-    def finish(self) -> None:
-        """Write what is expected and end."""
-        self.add(None)
-        self._thread.join()
-
     def _write(self) -> None:
-        """Write until told to end; once nobody listens, let the batcher skip what is left."""
-        item: Job | wire.Reply | None = None
+        """Write until told to end; once nobody listens, or memory fails, let the batcher skip what is left.
+
+        The student learns of it by greetings that tell how many requests are pending: Flight lets nobody end the
+        other half of the call from here.
+        """
+        item: Item | None = None
         try:
-            while (item := self._jobs.get()) is not None:
-                note, table = self._message(item)
+            while (item := self._items.get()) is not None:
+                note, table = self._message(item[0])
                 if table is None:
                     self._writer.write_metadata(note)
                 else:
                     self._writer.write_with_metadata(table, note)
-        except (fl.FlightError, pa.ArrowException, OSError):
-            self._forget(item)
+                self._leave(item)
+        except Exception:
+            self.broken.set()
+            self._leave(item)
+            self._forget()
         finally:
             self.broken.set()
 
@@ -74,9 +109,7 @@ class AnswerStream:
         reply, table = item.reply, None
         try:
             table = None if item.labels is None else self._table(item.labels)
-        except (
-            Exception
-        ) as error:  # out of memory, say: the student must not wait for an answer that never comes
+        except Exception as error:  # out of memory, say: the student is told
             reply = replace(reply, status=wire.FAILED, reason=f"{type(error).__name__}: {error}"[:300])
         return pa.py_buffer(wire.pack(reply)), table
 
@@ -89,10 +122,13 @@ class AnswerStream:
         ]
         return pa.record_batch(columns, schema=self._schema)
 
-    def _forget(self, item: Job | wire.Reply | None) -> None:
-        items = [item]
-        while not self._jobs.empty():
-            items.append(self._jobs.get_nowait())
-        for job in items:
-            if isinstance(job, Job):
-                job.gone = True
+    def _leave(self, item: Item | None) -> None:
+        """Let go of a request, answered or not."""
+        if item is not None and isinstance(item[0], Job):
+            item[0].gone = True
+            self._left += 1
+            self._room.leave(item[1])
+
+    def _forget(self) -> None:
+        while not self._items.empty():
+            self._leave(self._items.get_nowait())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_JSON = 1 << 16  # bytes
 OK, BEHIND, STOPPING, FAILED = "ok", "behind", "stopping", "failed"
 Identity = dict[str, Any]
@@ -88,6 +88,10 @@ class Header:
         """The student job's part of the session."""
         return self.session.partition(".")[0]
 
+    def covers(self, other: "Header") -> bool:
+        """Return whether these weights are of the other's session and as new as they."""
+        return self.session == other.session and self.version >= other.version
+
 
 @dataclass(frozen=True)
 class Parcel:
@@ -97,13 +101,11 @@ class Parcel:
         header: whose they are.
         bytes: length of the safetensors file.
         sha256: of the file, hex.
-        takes: the student's first publication to this teacher: it may take it over from another student.
     """
 
     header: Header
     bytes: int
     sha256: str
-    takes: bool
 
 
 def identity(architecture: dict[str, Any], classes: Sequence[str]) -> Identity:
@@ -160,7 +162,9 @@ def number(content: dict[str, Any], key: str, low: float, high: float) -> float:
     """Return a finite number in [low, high]."""
     value = content.get(key)
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not math.isfinite(cast(float, value)) or not low <= cast(float, value) <= high:
+    if (
+        not good or not low <= cast(float, value) <= high
+    ):  # nor is NaN; a whole number may be beyond any float
         raise WireError(f"{key}={_short(value)}; a number in [{low}, {high}] is allowed")
     return cast(float, value)
 
@@ -206,10 +210,10 @@ def read_header(c: dict[str, Any]) -> Header:
 def read_parcel(c: dict[str, Any], most: int) -> Parcel:
     """Return the checked JSON before weights of at most so many bytes."""
     header = c.get("header")
-    if not isinstance(header, dict) or not isinstance(c.get("takes"), bool):
-        raise WireError("weights without header and takes")
+    if not isinstance(header, dict):
+        raise WireError("weights without header")
     size = integer(c, "bytes", 1, most)
-    return Parcel(read_header(header), size, word(c, "sha256", 64), c["takes"])
+    return Parcel(read_header(header), size, word(c, "sha256", 64))
 
 
 def image_schema(height: int, width: int) -> pa.Schema:

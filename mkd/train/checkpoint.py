@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as all_done
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from mkd.atomic import written_aside
 
 FORMAT = 2  # of latest.pt
+LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)  # file systems without hard links
 
 
 class Checkpoints:
@@ -26,7 +29,9 @@ class Checkpoints:
         writes: whether this rank writes; elsewhere saving does nothing.
         every: steps between two checkpoints that are kept under their own name; None keeps the latest alone.
         keep: how many of those are kept, the newest.
-        background: write in a thread from a copy on the CPU, while training goes on; at most one at a time.
+        background: write in a thread from a copy on the CPU, while training goes on; at most one checkpoint at a time,
+            and best weights ahead of it.
+        taken: says who has taken the folder from this process, if somebody has.
     """
 
     def __init__(
@@ -36,13 +41,15 @@ class Checkpoints:
         every: int | None = None,
         keep: int = 3,
         background: bool = False,
+        taken: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Name the files; nothing is read yet."""
         self.folder, self.writes, self.every, self.keep = folder, writes, every, keep
+        self.taken = taken
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
         self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background and writes else None
-        self._writing: Future[None] | None = None
+        self._writing: dict[str, Future[None]] = {}  # in the order in which the thread does it
 
     def save(self, state: dict[str, Any], good: bool = False) -> None:
         """Replace the latest checkpoint, whole or not at all.
@@ -56,11 +63,9 @@ class Checkpoints:
         """
         if not self.writes:
             return
-        self.wait()
-        if self._thread is None:
-            self._write(state, good)
-        else:
-            self._writing = self._thread.submit(self._write, _copied(state), good)
+        if "latest" in self._writing:
+            self.wait()
+        self._do("latest", lambda state: self._write(state, good), state)
 
     def wait(self) -> None:
         """Return when what is being written in the background is on the disk.
@@ -68,15 +73,17 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written.
         """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        writing, self._writing = list(self._writing.values()), {}
+        all_done(writing)
+        for each in writing:
+            each.result()
 
     def load(self) -> dict[str, Any] | None:
         """Return the latest checkpoint on the CPU, or None when there is none.
 
         Raises:
             ValueError: the file is damaged, or of another version of this program.
+            OSError: it cannot be read, or there is not memory enough.
         """
         return _load(self.latest) if self.latest.is_file() else None
 
@@ -97,9 +104,11 @@ class Checkpoints:
         """Make the good checkpoint, changed by ``change``, the latest one again; return its step.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or another process has taken the folder.
         """
         self.wait()
+        if (taken := self.taken()) is not None:
+            raise ValueError(taken)
         state = _load(self.good)
         change(state)
         step = int(state["step"])
@@ -114,12 +123,19 @@ class Checkpoints:
         return step
 
     def save_best(self, state: dict[str, Tensor]) -> None:
-        """Replace the best weights."""
+        """Replace the best weights; the good checkpoint's are those of its own time, whenever they are written.
+
+        Raises:
+            OSError: these, or what came before in the background, cannot be written.
+        """
         if not self.writes:
             return
-        self.wait()  # the good checkpoint's best weights are those of its own time
-        with written_aside(self.best) as aside:
-            aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+        self.wait()
+        self._do("best", self._write_best, state)
+
+    def has_best(self) -> bool:
+        """Whether there are best weights, those included that are being written."""
+        return "best" in self._writing or self.best.exists()
 
     def load_best(self) -> dict[str, Tensor]:
         """Return the best weights on the CPU.
@@ -133,6 +149,16 @@ class Checkpoints:
             raise ValueError(
                 f"{self.best}: damaged weights ({error}); delete {self.best.parent} to train the phase again"
             ) from None
+
+    def _do(self, name: str, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
+        if self._thread is None:
+            write(state)
+        else:
+            self._writing[name] = self._thread.submit(write, copied(state))
+
+    def _write_best(self, state: dict[str, Tensor]) -> None:
+        with written_aside(self.best) as aside:
+            aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
 
     def _write(self, state: dict[str, Any], good: bool) -> None:
         with written_aside(self.latest) as aside:
@@ -156,7 +182,14 @@ def _load(path: Path) -> dict[str, Any]:
             if parts.testzip() is not None:
                 raise ValueError
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # an unpickler that reads garbage raises anything
+    except (OSError, MemoryError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or "out of memory"
+        raise OSError(
+            f"{path}: cannot be read ({reason}), which says nothing of the file; start again"
+        ) from None
+    except Exception as error:  # an unpickler that reads garbage raises anything
+        if "can't allocate memory" in str(error):  # torch's own word for it
+            raise OSError(f"{path}: cannot be read (out of memory), which says nothing of the file") from None
         raise ValueError(f"{path}: damaged checkpoint; delete it to start the phase again") from None
     if state.pop("format", 1) != FORMAT:
         raise ValueError(
@@ -165,17 +198,22 @@ def _load(path: Path) -> dict[str, Any]:
     return state
 
 
-def _copied(value: Any) -> Any:
-    """Return a copy on the CPU that training cannot change."""
+def copied(value: Any) -> Any:
+    """Return a state's copy on the CPU, which training cannot change."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    return [_copied(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: copied(v) for k, v in value.items()}
+    return [copied(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _link(path: Path, name: Path) -> None:
-    """Give a file a second name; files here are replaced, never written into, so no copy is needed."""
+    """Give a file a second name; files here are replaced, never written into, so a copy is for want of links only."""
     with written_aside(name) as aside:
         aside.unlink(missing_ok=True)
-        os.link(path, aside)
+        try:
+            os.link(path, aside)
+        except OSError as error:
+            if error.errno not in LINKLESS:
+                raise
+            shutil.copyfile(path, aside)

@@ -14,6 +14,7 @@ from mkd.metrics.confusion import ConfusionMatrix
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.health import Figures, Health
 from mkd.train.journal import Journal
+from mkd.train.owner import Displaced
 from mkd.train.phase import Phase, Step
 
 
@@ -72,6 +73,7 @@ class Course:
         start = 0 if saved is None else int(saved["step"])
         self._check_start(start, {} if saved is None else saved["refers"])
         if saved is not None:
+            self._compare(int(saved.get("together", self.phase.together)))  # older checkpoints do not say
             self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
             self.step.load_state_dict(saved["step_state"])
             self.best = saved["best"]
@@ -107,13 +109,18 @@ class Course:
             self.health.check()
 
     def judge(self, done: int) -> None:
-        """Validate and keep the best weights."""
+        """Validate and keep the best weights.
+
+        Raises:
+            Displaced: another process has taken the run folder.
+        """
         if self.validate is None:
             return
+        self._check_owner()
         matrix = self.validate(self.step.result)
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
-        if matrix.miou() > self.best or not self.checkpoints.best.exists():
+        if matrix.miou() > self.best or not self.checkpoints.has_best():
             self.best = matrix.miou()
             self.checkpoints.save_best(self.step.result.state_dict())
         self.meter.resume()
@@ -123,7 +130,9 @@ class Course:
 
         Raises:
             ValueError: an update broke the weights although its loss was finite, or ranks have come apart.
+            Displaced: another process has taken the run folder; nothing is written.
         """
+        self._check_owner()
         state = self.engine.state_dict()
         if not all(bool(t.isfinite().all()) for t in state["model"].values()):
             self._end(done, "a weight")
@@ -131,6 +140,7 @@ class Course:
         shared = (t.to(world.device) for t in _tensors([state["model"], step_state]))
         world.agree(shared, f"{self.phase.name} phase, step {done}: the weights, or their average,")
         about = {"step": done, "best": self.best, "refers": dict(self.phase.refers)}
+        about |= {"together": self.phase.together}
         self.checkpoints.save({**about, **state, "step_state": step_state}, self._is_good(done))
         self.meter.resume()
 
@@ -139,6 +149,7 @@ class Course:
         if self.validate is None:
             return self.step.result.state_dict()
         world = self.engine.world
+        self.checkpoints.wait()
         world.barrier()  # the last best weights are written
         weights = self.checkpoints.load_best()
         world.agree(
@@ -164,6 +175,23 @@ class Course:
                     f"{latest} was written with another {name}; put that file back, or delete {latest.parent} to "
                     "train the phase again"
                 )
+
+    def _compare(self, before: int) -> None:
+        """Warn of other forward passes than those that the checkpoint comes from."""
+        now = self.phase.together
+        if now != before:
+            self.journal.say(
+                f"{self.phase.name}: WARNING: the checkpoint comes from forward passes of {before} tiles over all "
+                f"ranks, now they have {now}: OHEM and BatchNorm see other tiles together, and the numbers are not "
+                f"those of a run that was never stopped; ranks x data.micro = {before} keeps them"
+            )
+
+    def _check_owner(self) -> None:
+        taken = self.engine.world.broadcast(self.checkpoints.taken())
+        if taken is not None:
+            self.journal.say(taken)
+            self.engine.world.barrier()  # as in a stop: a rank that has ended makes torchrun end the others
+            raise Displaced
 
     def _end(self, done: int, what: str) -> NoReturn:
         """End the run: a checkpoint of NaN weights would cost the user days."""

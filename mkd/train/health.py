@@ -58,8 +58,8 @@ class Health:
 
     A collapse is `ROWS` bad rows one after another. It is said once; with ``good`` the run goes back.
 
-    Counts are summed over the ranks, so that all report and decide alike; the share of time that a rank waited for its
-    teacher is averaged over them.
+    Counts are summed over the ranks, so that all report and decide alike; of the shares of time that ranks waited for
+    their teachers the largest is reported.
 
     Args:
         classes: their names.

@@ -1,7 +1,7 @@
 """One distillation step: L = L_sup + w_kd L_KD + w_ewc L_EWC."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,20 +60,20 @@ class KdStep:
         self.model.train()
 
     def prepare(self, views: Views, progress: float) -> Views:
-        """Return the views as they are."""
-        return views
+        """Return the views with the number of pixels, over all ranks, that L_KD is the mean over."""
+        return replace(views, counted=self.world.total(_valid(views).sum()).clamp(min=1))
 
     def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses; with ``diagnose`` also of |grad L_EWC| / |grad L_sup|."""
-        images, valid = part.images, part.labels != 255
-        if part.weak is not None and part.inside is not None:  # kd.tiles=all
+        assert part.counted is not None
+        images = part.images
+        if part.weak is not None:  # kd.tiles=all
             images = torch.cat([images, part.weak.float() / 255])
-            valid = torch.cat([valid, part.inside])
         with torch.no_grad():
             z_t = self.teacher(images)
         z_s = self.net(images)
         loss_sup = self.ohem(z_s[: len(part.images)], part.labels, self.world)
-        loss_kd = distillation_loss(z_s, z_t, self.temperature, valid, self.world.total)
+        loss_kd = distillation_loss(z_s, z_t, self.temperature, _valid(part), part.counted)
         loss = loss_sup + self.weight * loss_kd
         losses = {"loss_sup": loss_sup.detach(), "loss_kd": loss_kd.detach()}
         if self.ewc is not None:
@@ -102,3 +102,9 @@ class KdStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
+def _valid(part: Views) -> Tensor:
+    """Return the pixels that count in L_KD, bool: the labelled tiles', then with kd.tiles=all the unlabelled ones'."""
+    valid = part.labels != 255
+    return valid if part.inside is None else torch.cat([valid, part.inside])

@@ -56,7 +56,7 @@ def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: St
     inputs = feed(start, phase.steps)
     for now in range(start, phase.steps):
         lr = set_poly_lr(course.engine.optimizer, phase.lr, now, phase.steps, phase.power)
-        views = _prepared(course, next(inputs), now, clock)
+        views = _prepared(course, next(inputs), now, stop, clock)
         losses = _update(course, views, now)
         course.meter.images += len(views.images)
         done = now + 1
@@ -74,19 +74,28 @@ def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: St
             _leave(course, stop, done, wish)
 
 
-def _prepared(course: Course, views: Views, now: int, clock: StartUp) -> Views:
-    """Return what a step trains on; teachers that are gone leave a checkpoint."""
+def _prepared(course: Course, views: Views, now: int, stop: Stop, clock: StartUp) -> Views:
+    """Return what a step trains on; teachers that are gone, or a wish heard in the wait, leave a checkpoint."""
     if not clock.told:
         clock.done("data")
     try:
         return course.step.prepare(views, now / course.phase.steps)
     except TeachersGone:  # on all ranks, and nothing of this step has happened yet
+        # With several ranks the first answer is to the question of the step before.
+        wish = stop.agreed() or stop.agreed()
         course.save(now)
+        if wish:
+            _leave(course, stop, now, wish)
         raise
 
 
 def _update(course: Course, views: Views, now: int) -> dict[str, Tensor]:
-    """Do one step: each micro-batch forward and backward, one update; return this rank's shares, their mean."""
+    """Do one step: each micro-batch forward and backward, one update; return this rank's shares of the losses.
+
+    The batch's loss is the mean over the forward passes. For L_KD and L_cons that is the mean over the pixels of the
+    whole batch, and L_EWC is the same in all. Not so L_sup: OHEM chooses among the pixels of one forward pass of all
+    ranks, so it is the mean of the passes' means, as is ``ewc_ratio``, and BatchNorm's statistics are one pass's.
+    """
     phase, step, engine = course.phase, course.step, course.engine
     parts = views.split(phase.micro_batches)
     size, first = len(parts[0].images), engine.world.rank * len(views.images)

@@ -25,11 +25,18 @@ class Step(Protocol):
         ...
 
     def prepare(self, views: Views, progress: float) -> Views:
-        """Return the views to train on, of this rank's whole part of the batch; all ranks call it together."""
+        """Return the views to train on, of this rank's whole part of the batch; all ranks call it together.
+
+        Here, before the forward passes, is found what must be known of the whole batch: how many pixels a loss is the
+        mean over.
+        """
         ...
 
     def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
-        """Return this rank's shares of the losses of a micro-batch, by name; shares sum to the global value."""
+        """Return this rank's shares of the losses of a micro-batch, by name.
+
+        Summed over the ranks, and averaged over the micro-batches, they are the batch's losses.
+        """
         ...
 
     def updated(self) -> None:
@@ -76,6 +83,11 @@ class Phase:
     batch: int
     micro_batches: int = 1
     refers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def together(self) -> int:
+        """Labelled tiles of all ranks in one forward pass: what OHEM and BatchNorm see."""
+        return self.batch // self.micro_batches
 
     def saves(self, done: int) -> bool:
         """Whether a checkpoint is due after so many steps."""

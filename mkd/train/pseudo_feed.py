@@ -65,6 +65,7 @@ class PseudoFeed:
         self._stream: Stream | None = None
         self._flight: deque[tuple[int, Candidates]] = deque()
         self._next, self._silent_until = 0, 0
+        self._lost = False  # batches were collected whose tiles are not in the state
 
     def __call__(self, progress: float) -> PseudoBatch:
         """Return the batch of the next step, and leave ``teacher.depth`` candidate batches in flight.
@@ -73,8 +74,10 @@ class PseudoFeed:
             progress: share of the training done, in [0,1].
 
         Raises:
-            TeachersGone: a rank's teacher is gone; on all ranks.
+            TeachersGone: a rank's teacher is gone; on all ranks. `state_dict` is then that of the last whole step, and
+                only `load_state_dict` goes on from it.
         """
+        assert not self._lost, "a step failed: load_state_dict first, or what it collected is lost"
         if self._stream is None:
             self._open(0)
         total = self.size * self.world.ranks
@@ -84,6 +87,8 @@ class PseudoFeed:
         except TeachersGone:  # what some batches of this step taught is forgotten: they are asked for again
             self.teacher.tile_limit.load_state_dict(scores)
             self.health.forget(seen)
+            self.close()
+            self._lost = True
             raise
         trained, rest = pool[:total], pool[total:]
         missing = total - len(trained)
@@ -196,6 +201,7 @@ class PseudoFeed:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; the pool's views are read again. The teacher's state is to be loaded before."""
         self.close()
+        self._lost = False
         self.step, self.position, self.short = (int(state[k]) for k in ("step", "position", "short"))
         rows, self._silent_until = state["rows"], 0
         self._open(self.position - bool(rows))

@@ -47,6 +47,8 @@ class SemiStep:
     def prepare(self, views: Views, progress: float) -> Views:
         """Return the views with strong views of pseudo-labelled tiles, as many as the labelled ones, and their labels.
 
+        With the number of pixels, over all ranks, that L_cons is the mean over.
+
         Raises:
             TeachersGone: a rank's teacher is gone; on all ranks.
         """
@@ -55,15 +57,17 @@ class SemiStep:
         # Several ranks: the tile after this rank's own comes last, and only its view is needed.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
         mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, batch.draws[:size])
-        return replace(views, strong=mixed, pseudo=labels)
+        kept = self.world.total((labels != 255).sum()).clamp(min=1)
+        return replace(views, strong=mixed, pseudo=labels, counted=kept)
 
     def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses by name; the monitor reports what the filters kept."""
         assert part.strong is not None
         assert part.pseudo is not None
+        assert part.counted is not None
         z, labelled = self.net(torch.cat([part.images, part.strong])), len(part.images)
         loss_sup = self.ohem(z[:labelled], part.labels, self.world)
-        loss_cons = pseudo_label_loss(z[labelled:], part.pseudo, total=self.world.total)
+        loss_cons = pseudo_label_loss(z[labelled:], part.pseudo, count=part.counted)
         return {
             "loss": loss_sup + self.pseudo.health.trust * self.weight * loss_cons,
             "loss_sup": loss_sup.detach(),

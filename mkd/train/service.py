@@ -15,7 +15,9 @@ def service_figures(
 
     ::
 
-        wait_teacher = mean over ranks of  seconds waited / seconds,   age = mean over answered requests of all ranks
+        wait_teacher = max over ranks of  seconds waited / seconds,   age = mean over answered requests of all ranks
+
+    The longest wait, because ranks train in lock-step: while one waits for its teacher, the others wait for it.
 
     Args:
         before: this rank's tally at the row before.
@@ -37,8 +39,8 @@ def service_figures(
             row[age] = n
     of_age, of_steps = ({age: n for age, n in enumerate(row) if n} for row in world.total(table).tolist())
     mean = sum(age * n for age, n in of_age.items()) / max(1, sum(of_age.values()))
-    _, _, waits, *sums = ranks.sum(dim=0).tolist()
-    return {"wait_teacher": waits / world.ranks, "age": mean}, {
+    sums = ranks[:, 3:].sum(dim=0).tolist()
+    return {"wait_teacher": float(ranks[:, 2].max()), "age": mean}, {
         "teacher": {name: int(n) for name, n in zip(COUNTS, sums, strict=True)},
         "ages": {str(age): n for age, n in of_age.items()},
         "age_steps": {str(age): n for age, n in of_steps.items()},

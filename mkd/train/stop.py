@@ -41,7 +41,8 @@ class Stop:
 
     Args:
         world: this process's place.
-        file: rank 0 looks for it; one that is older than this process is removed at the start.
+        file: rank 0 looks for it, and a rank that waits within a step; one that is older than this process is removed
+            at the start.
     """
 
     def __init__(self, world: World, file: Path) -> None:
@@ -86,7 +87,8 @@ class Stop:
 
         Several ranks ask after one step and read the answer after the next, so that nobody waits for it.
         """
-        self._look()
+        if self.world.first:
+            self._look()
         if self.world.ranks == 1:
             found = self._wish
         else:
@@ -95,6 +97,11 @@ class Stop:
         if found:
             self._reached.set()
         return found
+
+    def wished(self) -> bool:
+        """Return whether this rank has heard a wish or sees the file; for a rank that waits, alone, within a step."""
+        self._look()
+        return self._wish > 0
 
     def obeyed(self) -> None:
         """Make the file old, so that the next start removes it; rank 0, after the checkpoint."""
@@ -107,7 +114,7 @@ class Stop:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self.world.first and now - self._looked >= LOOK:
+        if now - self._looked >= LOOK:
             self._looked = now
             if self.file.exists():
                 self._wish = max(self._wish, LATER)

@@ -32,6 +32,8 @@ class Views:
         draws: one generator for each unlabelled tile; its strong view goes on from here.
         strong: strong views of pseudo-labelled tiles, float32 (U,3,S,S) in [0,1], or None.
         pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
+        counted: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; of a micro-batch
+            its equal share, so that the mean of the micro-batches' losses is the mean over these pixels.
     """
 
     images: Tensor
@@ -41,14 +43,19 @@ class Views:
     draws: list[np.random.Generator] | None = None
     strong: Tensor | None = None
     pseudo: Tensor | None = None
+    counted: Tensor | None = None
 
     def split(self, count: int) -> list[Views]:
         """Return ``count`` micro-batches of equal size, in order; ``count`` divides the number of tiles."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        counted = given.pop("counted", None)
+        share = None if counted is None else counted / count
         assert all(len(tiles) % count == 0 for tiles in given.values())
         sizes = {name: len(tiles) // count for name, tiles in given.items()}
         return [
-            Views(**{name: tiles[n * sizes[name] : (n + 1) * sizes[name]] for name, tiles in given.items()})
+            Views(
+                **{k: tiles[n * sizes[k] : (n + 1) * sizes[k]] for k, tiles in given.items()}, counted=share
+            )
             for n in range(count)
         ]
 

@@ -68,9 +68,8 @@ class Material:
         blob = weights.to_bytes(
             dict(tiny_net(classes=4).state_dict()), header
         )  # another network: never taken up
-        self.parcel = {
-            **hello, "header": asdict(header), "bytes": len(blob), "sha256": weights.digest(blob), "takes": True
-        }  # fmt: skip
+        about = {"header": asdict(header), "bytes": len(blob), "sha256": weights.digest(blob)}
+        self.parcel = {**hello, **about}
         column = pa.array(np.frombuffer(blob, np.uint8))
         self.blob = split(pa.record_batch([column], schema=wire.WEIGHTS_SCHEMA).serialize())
 
@@ -103,5 +102,19 @@ class Material:
 
     def odd(self):
         """Return a JSON value of some unfitting kind."""
-        values = [None, -1, 2**70, 1e308, float("nan"), "x" * 100, [], {}, [[1] * 50] * 3, True, "\ud800", ""]
+        values = [
+            None,
+            -1,
+            2**70,
+            10**400,
+            1e308,
+            float("nan"),
+            "x" * 100,
+            [],
+            {},
+            [[1] * 50] * 3,
+            True,
+            "\ud800",
+            "",
+        ]
         return values[self.rng.integers(len(values))]

@@ -112,7 +112,8 @@ class Fuzzer(Material):
 
     def send_odd_action(self):
         """Unknown actions, and known ones with any body."""
-        name = [b"hello", b"status", b"stop", b"", self.noise(20).hex().encode()][self.rng.integers(5)]
+        names = [b"hello", b"bye", b"status", b"stop", b"", self.noise(20).hex().encode()]
+        name = names[self.rng.integers(len(names))]
         body = [self.noise(), self.broken(self.opening), b"[" * 5000, b"x" * 70000][self.rng.integers(4)]
         if name != b"status":
             self.call("DoAction", [field(1, name) + field(2, body)])

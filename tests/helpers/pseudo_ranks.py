@@ -163,7 +163,7 @@ def rank_without_teacher(world, ticket):
     raise AssertionError("nobody was gone")
 
 
-def train(world, folder):
+def train(world, folder, kind="auto"):
     """Do 20 semi-supervised steps with real tiles, as the loop does them; return weights, average and each step."""
     batch, size = 4, 4 // world.ranks
     feed = feed_of(f"{folder}/labelled", f"{folder}/other", crop=16, batch=batch, world=world)
@@ -174,7 +174,7 @@ def train(world, folder):
     teacher = LocalTeacher(model, 0.9, 0.5, limit, gather=world.gather)
     step = semi_step_of(model, teacher, feed, teacher.model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    engine = Engine(world, model, optimizer, rank_batch=size)
+    engine = Engine(world, model, optimizer, kind, rank_batch=size)
     step.net, rows = engine.net, []
     step.train()
     for now, views in enumerate(replace(feed, unlabelled=None)(0, 20)):

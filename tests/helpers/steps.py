@@ -50,12 +50,15 @@ def global_batch(number, unlabelled, side=10):
     return views
 
 
-def train(world, kind):
-    """Train; return each step's losses (summed over the ranks), each step's gradients, and the last weights."""
+def train(world, kind, engine="auto"):
+    """Train; return each step's losses (summed over the ranks), each step's gradients, and the last weights.
+
+    Under ZeRO there are no gradients to be seen.
+    """
     step, size = step_of(world, kind), BATCH // world.ranks
     learns = [p for p in step.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learns, lr=0.1, momentum=0.9, weight_decay=1e-3)
-    engine = Engine(world, step.model, optimizer, rank_batch=size)
+    engine = Engine(world, step.model, optimizer, engine, rank_batch=size)
     step.net = engine.net
     step.train()
     losses, gradients = [], []
@@ -68,7 +71,9 @@ def train(world, kind):
             engine.backward(shares["loss"])
         summed = world.total(torch.stack([s.detach() for s in shares.values()]))
         losses.append(dict(zip(shares, summed.tolist(), strict=True)))
-        gradients.append(torch.cat([p.grad.flatten() for p in learns]))
+        gradients.append(
+            torch.cat([torch.zeros(0)] + [p.grad.flatten() for p in learns if p.grad is not None])
+        )
         engine.update()
         step.updated()
     weights = {name: t.clone() for name, t in step.model.state_dict().items()}

@@ -58,6 +58,7 @@ def remote(
     timeout=1.0,
     tls=None,
     gather=alone,
+    stop=lambda: False,
     **terms,
 ):
     """Return the student's side; what it says goes into `said`."""
@@ -65,7 +66,7 @@ def remote(
     limit = limit or TileLimit(absolute=1.0)
     access = Access(identity, token, tls, timeout)
     say = print if said is None else said.append
-    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say, gather)
+    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say, gather, stop)
 
 
 def weak_views(seed=0, batch=4, size=(6, 5)):

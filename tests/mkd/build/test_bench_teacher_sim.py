@@ -12,6 +12,7 @@ from mkd.build.bench_teacher_sim import MOST_WAIT, WARM_UP, Cluster, step_begins
 from mkd.teacher import link as link_module
 from mkd.teacher.desk import Desk
 from mkd.teacher.link import Link
+from mkd.teacher.pace import Pace
 from mkd.teacher.request import Request
 from mkd.teacher.wire import Ask, Header
 
@@ -50,13 +51,14 @@ def links_of(teachers, rank, clock, monkeypatch):
     """Return a desk with links that never connect, in the order of a rank; their clock is ours."""
     monkeypatch.setattr(link_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     desk = object.__new__(Desk)
+    desk.newest = 0
     desk.changed = SimpleNamespace(notify_all=lambda: None)
     desk._links = []
     for number in range(rank, rank + teachers):
         link = object.__new__(Link)
         link.number = number % teachers
-        link.state, link.header, link.ailing, link.rate = "up", Header("s.0", 0, 0), False, None
-        link.max_batch, link.max_tile, link._busy_since = 1, 1, 0.0
+        link.state, link.header, link.ailing, link.pace = "up", Header("s.0", 0, 0), False, Pace()
+        link.max_batch, link.max_tile = 1, 1
         link.requests, link._waiting, link._desk = {}, deque(), desk
         desk._links.append(link)
     return desk
@@ -97,7 +99,7 @@ class Reference:
             self.coming.remove(item)
             _, student, link, request = item
             del link.requests[request.ask.id]
-            link._measure(1, True)
+            link.pace.answer(self.clock[0], 1, True)
             self.came[student].add(request.ask.id)
 
     def begins(self, steps):

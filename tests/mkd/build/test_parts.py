@@ -1,6 +1,6 @@
 """From config to parts: fields that must agree, classes that must match, arithmetic of a phase."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ import torch
 from mkd.build import parts
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import CostRun, DataConfig, ModelConfig, OhemConfig, SupervisedRun
+from mkd.dist.world import World
 from mkd.models.deeplab import Architecture, build
 from tests.helpers.runs import CPU, phase_of
 from tests.helpers.shards import CLASSES
@@ -39,6 +40,8 @@ def test_the_feed_is_the_configs(sets, tmp_path):
     assert parts.feed(data, 9, CPU, False, tmp_path).unlabelled is None
     assert [lost.allowed for lost in feed.losses] == [0, 0]  # 0.1 % of 6 tiles
     assert {lost.path for lost in feed.losses} == {tmp_path / "quarantine.jsonl"}
+    second = parts.feed(replace(data, batch=4), 9, World(1, 2, CPU.device), True, tmp_path)
+    assert {lost.path for lost in second.losses} == {tmp_path / "quarantine-rank1.jsonl"}
 
 
 def test_ohem_is_the_configs():
@@ -91,10 +94,16 @@ def test_a_batch_is_ranks_times_passes_times_micro(batch, micro, ranks, passes):
 @pytest.mark.parametrize(
     ("batch", "micro", "ranks", "said"),
     [
-        (8, None, 3, ["data.batch=8", "3 ranks", "data.batch=6 or 9"]),
-        (2, None, 3, ["data.batch=2", "3 ranks", "give data.batch=3,"]),
-        (12, 4, 2, ["data.batch=12", "2 ranks", "data.micro=4", "6 tiles a rank", "1, 2, 3, 6"]),
-        (8, 4, 4, ["data.batch=8", "4 ranks", "data.micro=4", "may be 1, 2,"]),
+        (8, None, 3, ["data.batch=8", "3 ranks", "data.micro=null", "data.batch=6 or 9, or another number"]),
+        (8, 2, 3, ["data.batch=8", "3 ranks", "data.micro=2", "data.batch=6 or 12, or another number"]),
+        (2, None, 3, ["data.batch=2", "3 ranks", "give data.batch=3, or another"]),
+        (
+            12,
+            4,
+            2,
+            ["data.batch=12", "2 ranks", "data.micro=4", "all 6 tiles of a rank", "micro=1, 2, 3, 6 or"],
+        ),
+        (8, 4, 4, ["data.batch=8", "4 ranks", "data.micro=4", "data.batch=16, data.micro=1, 2 or null"]),
     ],
 )
 def test_a_batch_that_does_not_come_out_even(batch, micro, ranks, said):

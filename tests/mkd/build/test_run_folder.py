@@ -68,9 +68,16 @@ def test_another_config_is_refused_with_the_difference(config):
 def test_what_changes_no_number_is_free(config):
     """Workers, cache, loss budget, device, engine, what is kept and how often the journal speaks may differ."""
     open_run(config)
-    data = replace(config.data, workers=0, cache="/tmp/tiles", cache_gib=3.0, max_bad=0.5, micro=1)
+    data = replace(config.data, workers=0, cache="/tmp/tiles", cache_gib=3.0, max_bad=0.5)
     kept = {"keep_every": 400, "keep": 9}
     open_run(replace(config, data=data, device="cpu", log_every=1, engine="zero1", compile=True, **kept))
+
+
+def test_micro_batches_change_numbers(config):
+    """OHEM and BatchNorm see one forward pass: another data.micro is another run."""
+    open_run(config)
+    with pytest.raises(ValueError, match="there micro: null; now micro: 1"):
+        open_run(replace(config, data=replace(config.data, micro=1)))
 
 
 @pytest.mark.parametrize("spelling", ["{}/", "{}/../run", "./{}"])

@@ -3,6 +3,7 @@
 import io
 import json
 import socket
+import threading
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from mkd.semi.entropy import PseudoLabels
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.checkpoint import Checkpoints
+from mkd.train.stop import Stopped
 from tests.helpers.runs import Killed, finish, rows
 from tests.helpers.runs import start as begin
+from tests.helpers.teachers import until
 
 
 @pytest.fixture(scope="module")
@@ -167,21 +170,28 @@ def test_too_many_rollbacks_are_one_sentence(start, config_of, tmp_path, capsys)
 
 
 @pytest.fixture
-def service(runs):
-    """A teacher of the start model in a process of its own; gives its HOST:PORT."""
-    process = begin("teacher", "serve", f"model={runs['kd'].out}/model", "device=cpu")
+def service(runs, tmp_path):
+    """A teacher of the start model, for the run `service`, in a process of its own; gives its HOST:PORT."""
+    process = begin(
+        "teacher", "serve", f"model={runs['kd'].out}/model", f"run={tmp_path}/service", "device=cpu"
+    )
     try:
-        ready = process.stdout.readline()
-        assert ready.startswith("teacher ready"), ready
+        ready = next(line for line in process.stdout if "teacher ready" in line)
         yield ready.partition("endpoint=")[2].split()[0]
     finally:
         process.terminate()
         finish(process)
 
 
-def test_a_service_that_is_waited_for_is_the_local_teacher(start, config_of, tmp_path, service, one_thread):
+@pytest.mark.parametrize(
+    ("steps", "result"), [(6, "teacher"), pytest.param(200, "student", marks=pytest.mark.slow)]
+)
+def test_a_service_that_is_waited_for_is_the_local_teacher(
+    start, config_of, tmp_path, service, one_thread, steps, result
+):
     """teacher.kind=service with max_age=0 and sync_every=1: the same weights as with teacher.kind=local."""
-    given = [*start, "steps=6", "semi.drop_start=0.4", "semi.drop_end=0.2", "semi.result=teacher"]
+    given = [*start, f"steps={steps}", "semi.drop_start=0.4", "semi.drop_end=0.2", f"semi.result={result}"]
+    given += ["save_every=100"]
     remote = [
         "teacher.kind=service",
         f"teacher.endpoints=[{service}]",
@@ -193,6 +203,7 @@ def test_a_service_that_is_waited_for_is_the_local_teacher(start, config_of, tmp
     assert same_model(tmp_path / "local", tmp_path / "service")
     ledgers = [(tmp_path / name / "ledger-0.jsonl").read_text() for name in ("local", "service")]
     assert ledgers[0] == ledgers[1]
+    assert len(rows(tmp_path / "service")) == steps
     for row in rows(tmp_path / "service"):
         assert row["ages"] == {"0": sum(row["ages"].values())}
         assert 0 < row["wait_teacher"] <= 1
@@ -206,13 +217,13 @@ def test_working_ahead_of_a_service(start, config_of, tmp_path, service):
         "teacher.depth=2",
         "teacher.max_age=4",
     ]
-    stage.semi(config_of("semi", f"out={tmp_path}/run", *start, "steps=6", *remote))
-    found = rows(tmp_path / "run")
+    stage.semi(config_of("semi", f"out={tmp_path}/service", *start, "steps=6", *remote))
+    found = rows(tmp_path / "service")
     assert [r["step"] for r in found] == list(range(1, 7))
     ages = [int(age) for r in found for age in r["ages"]]
     assert max(ages) <= 4
     assert all(0 <= r["wait_teacher"] <= 1 for r in found)
-    assert (tmp_path / "run" / "teacher" / "weights.safetensors").is_file()
+    assert (tmp_path / "service" / "teacher" / "weights.safetensors").is_file()
 
 
 def test_services_that_are_gone(start, config_of, tmp_path):
@@ -228,3 +239,24 @@ def test_services_that_are_gone(start, config_of, tmp_path):
         stage.semi(config_of("semi", f"out={tmp_path}/local", *start, *remote, "teacher.fallback=local"))
     assert (tmp_path / "local" / "model" / "model.yaml").is_file()
     assert rows(tmp_path / "local")[-1]["teacher"]["local"] > 0
+
+
+def test_a_run_that_waits_for_services_can_be_stopped(start, config_of, tmp_path):
+    """RUN/stop and signals are heard while nobody is at the endpoint: a checkpoint long before patience ends."""
+    out = tmp_path / "run"
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{unused.getsockname()[1]}"
+        remote = ["teacher.kind=service", f"teacher.endpoints=[{where}]", "teacher.patience=3600", "steps=2"]
+        ledger = out / "ledger-0.jsonl"
+
+        def wish():
+            until(ledger.is_file)  # its feed has begun
+            (out / "stop").touch()
+
+        thread = threading.Thread(target=wish)
+        thread.start()
+        with pytest.raises(Stopped):
+            stage.semi(config_of("semi", f"out={out}", *start, *remote, "teacher.ledger=true"))
+        thread.join()
+    assert Checkpoints(out / "checkpoints" / "semi").load()["step"] == 0

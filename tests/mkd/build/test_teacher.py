@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mkd.build import teacher as build
-from mkd.build.semi import _teacher
+from mkd.build.semi import _teacher, _token
 from mkd.config import schema
 from mkd.config.load import load, to_yaml
 from mkd.dist.world import World
@@ -18,7 +18,7 @@ from mkd.models.deeplab import build as network
 from mkd.store.model_folder import ModelCard, read_card, save_model
 from mkd.teacher import server as server_module
 from mkd.teacher import weights, wire
-from mkd.teacher.access import TOKEN_VARIABLE
+from mkd.teacher.access import TOKEN_VARIABLE, make_token
 from mkd.teacher.calls import Access, Caller, Lost
 from tests.helpers.runs import finish, launch, start
 from tests.helpers.teachers import IDENTITY, service, until
@@ -142,6 +142,41 @@ def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up
     said = capsys.readouterr()
     assert "thread that labels has died" in str(caught.value) + said.err
     assert "teacher stopped" in said.out
+
+
+def test_a_service_of_a_run_has_a_token(run_folder, tmp_path, monkeypatch, capsys):
+    """RUN.token is made where none is given, and said; the one given, or the environment's, comes first."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    run = tmp_path / "run"
+    path = tmp_path / "run.token"
+    assert build._token_file(schema.TeacherServe()) is None
+    assert build._token_file(schema.TeacherServe(run=str(run), token_file="mine")) == "mine"
+    assert not path.exists()
+    for word in ("made now", "it was there"):
+        assert build._token_file(schema.TeacherServe(run=str(run))) == str(path)
+        assert f"students and status need token_file={path} ({word})" in capsys.readouterr().err
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    assert build._token_file(schema.TeacherServe(run=str(run))) is None
+
+
+def test_a_student_of_the_run_has_its_token(tmp_path, monkeypatch):
+    """RUN.token where it is there and no other is given; one that others may read is refused."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    said = []
+    run = SimpleNamespace(folder=tmp_path / "run", journal=SimpleNamespace(say=said.append))
+    config = schema.SemiRun()
+    assert _token(config, run) is None
+    path = tmp_path / "run.token"
+    make_token(path)
+    assert _token(config, run) == path.read_text()
+    assert said == [f"teachers are asked with the token in {path}"]
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    assert _token(config, run) == TOKEN
+    config.teacher.token_file = str(path)
+    assert _token(config, run) == path.read_text()
+    path.chmod(0o644)
+    with pytest.raises(ValueError, match="chmod 600"):
+        _token(config, run)
 
 
 def test_several_ranks_cannot_wait_for_longer_than_their_calls():

@@ -39,18 +39,21 @@ def test_each_epoch_has_the_whole_budget():
         losses.add(4, 5, lost(5))
 
 
-def test_the_list_is_shared_by_ranks_and_survives_a_restart(tmp_path):
-    """Two ranks with one list, and a run that goes on, count together; another stream counts apart."""
-    path = tmp_path / "quarantine.jsonl"
-    one, two = (Losses("set", False, 2000, 0.001, path) for _ in range(2))
+def test_the_count_is_that_of_all_ranks_and_survives_a_restart(tmp_path):
+    """Two ranks, each with its list, and a run that goes on alone, count together; another stream counts apart."""
+    path, other = (tmp_path / f"quarantine-rank{rank}.jsonl" for rank in (0, 1))
+    one, two = (Losses("set", False, 2000, 0.001, p) for p in (path, other))
     Losses("set", True, 2000, 0.001, path).add(0, 9, lost(9))
     Losses("other", False, 2000, 0.001, path).add(0, 9, lost(9))
     one.add(0, 3, lost(3))
     two.add(0, 4, lost(4))
     with open(path, "a") as file:
         file.write('{"set": "se\n')  # cut short by a kill
-    with pytest.raises(ValueError, match=f"tile5: cannot be decoded; 3 of 2000 .* listed in {path}"):
-        Losses("set", False, 2000, 0.001, path).add(0, 5, lost(5))
+    assert [len(p.read_text().splitlines()) for p in (path, other)] == [4, 1]
+    alone = tmp_path / "quarantine.jsonl"
+    with pytest.raises(ValueError, match="tile5: cannot be decoded; 3 of 2000 .* listed in .*/quarantine"):
+        Losses("set", False, 2000, 0.001, alone).add(0, 5, lost(5))
+    assert len(alone.read_text().splitlines()) == 1
     row = {
         "set": "set",
         "labelled": False,

@@ -1,8 +1,19 @@
 """Tokens, addresses and complaints."""
 
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from mkd.teacher.access import TOKEN_VARIABLE, Complaints, check_listen, is_loopback, read_token
+from mkd.teacher.access import (
+    TOKEN_VARIABLE,
+    Complaints,
+    check_listen,
+    is_loopback,
+    make_token,
+    read_token,
+    run_token,
+)
 
 TOKEN = "0123456789abcdef"
 
@@ -85,3 +96,25 @@ def test_a_complaint_is_said_once():
     for n in range(3000):
         complain("token", f"ipv4:{n}:1", "wrong")
     assert len(said) == Complaints.MOST
+
+
+def test_a_runs_token_is_made_once(tmp_path):
+    """RUN.token, 0600, a token that does; one that is there is used as it is, also by who starts at the same time."""
+    path = run_token(tmp_path / "runs" / "ssl")
+    assert path == run_token(f"{tmp_path}/runs/ssl/") == tmp_path / "runs" / "ssl.token"
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: make_token(path), range(8)))
+    assert sorted(made) == [False] * 7 + [True]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    token = read_token(str(path))
+    assert len(token) == 64
+    assert not make_token(path)
+    assert read_token(str(path)) == token
+    assert [p.name for p in path.parent.iterdir()] == ["ssl.token"], "nothing is left beside it"
+
+
+def test_a_token_that_cannot_be_written_is_one_sentence(tmp_path):
+    """A folder that is a file: the path and what to do."""
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ValueError, match="ssl.token: no token can be written .*give token_file="):
+        make_token(tmp_path / "runs" / "ssl.token")

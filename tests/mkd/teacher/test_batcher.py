@@ -232,3 +232,52 @@ def test_the_network_is_only_read():
     with running(batcher_of(net, HEADER), *jobs):
         answers(*jobs)
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
+
+
+def test_an_answered_request_holds_no_image():
+    """Its tiles' memory is free while the answer waits to be written."""
+    job = job_of(0, batch=4, size=(64, 64))
+    with running(batcher_of(None, HEADER), job):
+        answers(job)
+    assert job.images.untyped_storage().nbytes() == 0
+    assert tuple(job.images.shape[1:]) == (3, 64, 64)
+
+
+def most(tiles, sizes):
+    """Return a network whose forward pass fails with more tiles."""
+
+    def check(_, given):
+        sizes.append(len(given[0]))
+        if len(given[0]) > tiles:
+            raise RuntimeError("out of memory")
+
+    net = tiny_net()
+    net.register_forward_pre_hook(check)
+    return net
+
+
+def test_requests_that_do_not_fit_together_are_labelled_alone():
+    """A shared batch that fails costs no request; from then on fewer tiles share one."""
+    sizes, said = [], []
+    jobs = [job_of(n, batch=4) for n in range(4)]
+    with running(batcher_of(most(4, sizes), HEADER, max_batch=8, say=said.append), *jobs):
+        found = answers(*jobs)
+    assert [j.reply.status for j in jobs] == [wire.OK] * 4
+    assert all(same(answer, expected(tiny_net(), n)) for n, answer in enumerate(found))
+    assert sizes == [8, 4, 4, 4, 4]
+    assert [text.partition(" (")[0] for text in said] == [
+        "a batch of 8 tiles of 2 requests failed",
+        "requests one by one were labelled; from now on at most 7 tiles share a batch",
+    ]
+
+
+def test_of_a_shared_batch_only_those_fail_that_fail_alone():
+    """A request that fits is answered though the one beside it does not; nothing is learnt about sharing."""
+    sizes = []
+    jobs = [job_of(0, batch=5), job_of(1, batch=3)]
+    batcher = batcher_of(most(4, sizes), HEADER, max_batch=8, say=lambda text: None)
+    with running(batcher, *jobs):
+        answers(*jobs)
+    assert [j.reply.status for j in jobs] == [wire.FAILED, wire.OK]
+    assert sizes == [8, 5, 3]
+    assert batcher.max_batch == 8

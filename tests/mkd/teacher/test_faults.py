@@ -2,16 +2,19 @@
 
 import signal
 import socket
+import threading
 import time
 
 import pytest
 
 from mkd.semi.entropy import TileLimit
+from mkd.teacher import link
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.teachers import (
     TeacherProcess,
+    ask,
     free_port,
     processes,
     remote,
@@ -213,3 +216,49 @@ def test_memory_of_a_slow_teacher_is_bounded():
             waiting.append(server.batcher.waiting())
         teacher.close()
     assert 0 < max(waiting) <= 5
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_wish_to_stop_ends_the_wait(there):
+    """Whether nobody is there or a teacher works at the answer: not after patience, but at once."""
+    wished, event = threading.Event(), threading.Event()
+    with service(say=lambda text: None) as server:
+        server.batcher.model.register_forward_pre_hook(lambda *_: event.wait(60) and None)
+        endpoint = server.endpoint if there else f"127.0.0.1:{free_port()}"
+        teacher = remote(tiny_net(), endpoint, patience=600.0, said=[], stop=wished.is_set)
+        teacher.submit(0, weak_views(0), 0.0)
+        threading.Timer(0.2, wished.set).start()
+        with pytest.raises(TeachersGone, match="asked to stop while waiting"):
+            teacher.collect(0)
+        event.set()
+        teacher.close()
+
+
+def test_a_wish_to_stop_ends_the_wait_for_weights(monkeypatch):
+    """At max_age=0 a step ends though a teacher does not take its weights: requests name the version they need."""
+    wished, event = threading.Event(), threading.Event()
+    monkeypatch.setattr(link.Caller, "publish", lambda self, packet: event.wait(60) and packet.header)
+    student = tiny_net()
+    with service() as server:
+        teacher = remote(student, server.endpoint, max_age=0, patience=600.0, said=[], stop=wished.is_set)
+        threading.Timer(0.2, wished.set).start()
+        teacher.follow(student)
+        event.set()
+        teacher.close()
+
+
+def test_teachers_that_all_refuse_are_waited_for():
+    """In the middle of a run, as for teachers that are away: up to patience, and then as if nobody was there."""
+    student, said, token = tiny_net(), [], "0123456789abcdef"
+    with service() as server:
+        endpoint, port = server.endpoint, server.port
+        teacher = remote(student, endpoint, patience=2.5, said=said)
+        ask(teacher)
+    with service(port=port, token=token, say=lambda text: None):
+        until(lambda: any("refuses: the token" in s for s in said))
+        with pytest.raises(TeachersGone, match="no teacher for .* it refuses: the token is missing"):
+            ask(teacher, 1)
+    teacher.submit(2, weak_views(2), 0.0)
+    with service(port=port):
+        assert teacher.collect(2).score.shape == (4,)
+        teacher.close()

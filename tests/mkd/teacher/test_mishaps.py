@@ -198,7 +198,7 @@ def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
         caller = Caller(place.endpoint, Access(IDENTITY, None))
         with pytest.raises(OSError, match="2 uploads of weights are under way"):
-            caller.publish(Packet(header, blob, weights.digest(blob)), takes=True)
+            caller.publish(Packet(header, blob, weights.digest(blob)))
         teacher = remote(tiny_net(), place.endpoint, said=[])
         teacher.submit(0, weak_views(), 0.0)
         until(lambda: place.status()["refused"].get("weights", 0) >= 3)

@@ -34,7 +34,6 @@ def test_two_ranks_and_two_teachers(tmp_path):
             versions = [p.header.version for p in parcels]
             assert versions == sorted(set(versions)), "each version at most once"
             assert max(versions) >= 16 - 4
-            assert [p.takes for p in parcels] == [True] + [False] * (len(parcels) - 1), "by one student"
             assert {p.header.session for p in parcels} == {"soak.0"}
             assert server.batcher.gauge.tiles > 0
         assert one.batcher.gauge.tiles + other.batcher.gauge.tiles >= ends[0]["read"]

@@ -1,15 +1,21 @@
 """Student and service on Flight: equal to the local teacher to the bit, ahead of the step, never too old."""
 
 import copy
+import io
+import threading
+from collections import Counter
 
 import pytest
 import torch
 
 from mkd.semi.entropy import TileLimit
-from mkd.teacher import wire
+from mkd.teacher import weights, wire
+from mkd.teacher.api import TeachersGone
+from mkd.teacher.calls import Access, Caller
 from mkd.teacher.local import LocalTeacher
+from mkd.teacher.publish import Packet
 from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.teachers import IDENTITY, ask, equal_nets, remote, same, service, until, weak_views
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
@@ -113,6 +119,59 @@ def test_sync_every(tmp_path):
         assert server.batcher.newest() == wire.Header("job.0", 3, 9)
 
 
+@pytest.mark.parametrize("steps", [3, 6, 7, 8])
+def test_a_resume_between_two_versions_is_exact(steps):
+    """A run gone on from a checkpoint is answered by what the whole run had published, to the bit, and goes on so."""
+    student = tiny_net()
+    with service() as one, service() as other:
+        whole = remote(student, one.endpoint, sync_every=3, max_age=0)
+        for n in range(steps):
+            perturb(student, n, 0.3)
+            whole.follow(student)
+            ask(whole, n)
+        buffer = io.BytesIO()
+        torch.save(whole.state_dict(), buffer)
+        buffer.seek(0)
+        saved, second = torch.load(buffer, weights_only=True), copy.deepcopy(student)
+        assert ("published" in saved) == (steps % 3 > 0)
+        again = remote(tiny_net(seed=8), other.endpoint, sync_every=3, max_age=0, session="again")
+        again.load_state_dict(saved)
+        for n in range(steps, steps + 4):
+            answers = [ask(t, n) for t in (whole, again)]
+            assert same(*answers)
+            assert answers[0].version == answers[1].version == n - n % 3
+            for teacher, net in ((whole, student), (again, second)):
+                perturb(net, n, 0.3)
+                teacher.follow(net)
+        assert again.tally.age_steps == Counter(n % 3 for n in range(steps, steps + 4))
+        for teacher in (whole, again):
+            teacher.close()
+
+
+def test_weights_from_the_future_do_not_answer():
+    """A teacher that has a version which the student cannot have published yet is none; one step ahead is a rank's."""
+    student = tiny_net()
+    with service() as server:
+        teacher = remote(student, server.endpoint, patience=0.5, said=[])
+        ask(teacher)
+        (link,) = teacher._desk._links
+        for version, counts in ((1, True), (2, False), (10**6, False)):
+            header = wire.Header("job.0", version, version)
+            blob = weights.to_bytes(dict(tiny_net(seed=9).state_dict()), header)
+            Caller(server.endpoint, Access(IDENTITY, None)).publish(
+                Packet(header, blob, weights.digest(blob))
+            )
+            link.wake.set()
+            until(lambda: link.header == server.batcher.newest())
+            if counts:
+                assert ask(teacher, version).version == 1
+            else:
+                with pytest.raises(TeachersGone, match=f"has version {version} .* version 0 to 1 of job.0"):
+                    ask(teacher, version)
+        assert not teacher._young(wire.Reply(1, wire.OK, "job.0", 2, 2))
+        teacher.close()
+
+
 def test_contradictions_are_refused():
     """A depth whose answers max_age would always refuse."""
     with pytest.raises(ValueError, match=r"teacher.depth=4 .* teacher.max_age=1"):
@@ -128,6 +187,32 @@ def test_too_many_or_too_large_tiles():
                 ask(teacher, **more)
             assert ask(teacher, 1, batch=3).score.shape == (3,)
             teacher.close()
+
+
+def test_a_larger_teacher_that_restarts_is_waited_for():
+    """While the one that takes the batch is away, the run does not end because the other one is too small."""
+    with service(max_batch=3) as small:
+        with service(max_batch=4) as large:
+            teacher = remote(tiny_net(), small.endpoint, large.endpoint, said=(said := []))
+            assert ask(teacher, batch=4).score.shape == (4,)
+        teacher.submit(1, weak_views(1), 0.0)
+        away = until_thread(lambda: any("takes max_batch=3 of max_tile=64" in s for s in said), large.port)
+        assert teacher.collect(1).score.shape == (4,)
+        teacher.close()
+        away.set()
+
+
+def until_thread(condition, port):
+    """Serve on a port, from another thread, once a condition holds and until the returned event."""
+    end = threading.Event()
+
+    def serve():
+        until(condition)
+        with service(max_batch=4, port=port):
+            end.wait(60)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return end
 
 
 def test_tile_sizes_may_change():

@@ -12,7 +12,16 @@ from mkd.teacher import weights, wire
 from mkd.teacher.calls import Access, Caller, Refused
 from mkd.teacher.publish import Packet
 from tests.helpers.nets import tiny_net
-from tests.helpers.teachers import CLASSES, IDENTITY, PLAN, ask, remote, service, weak_views
+from tests.helpers.teachers import (
+    CLASSES,
+    IDENTITY,
+    PLAN,
+    ask,
+    free_port,
+    remote,
+    service,
+    weak_views,
+)
 
 TOKEN = "0123456789abcdef"
 
@@ -49,7 +58,7 @@ GOOD = wire.pack(wire.Ask(0, 0.4, 1.0, "job.0", 0))
 def upload(endpoint, blob, **change):
     """Publish with a changed announcement."""
     header = wire.Header("job.0", 1, 1)
-    content = {"header": vars(header), "bytes": len(blob), "sha256": weights.digest(blob), "takes": True}
+    content = {"header": vars(header), "bytes": len(blob), "sha256": weights.digest(blob)}
     command = wire.pack({**content, "protocol": wire.PROTOCOL, "identity": IDENTITY, **change})
     client = fl.connect(f"grpc://{endpoint}")
     writer, answers = client.do_put(fl.FlightDescriptor.for_command(command), wire.WEIGHTS_SCHEMA)
@@ -81,7 +90,7 @@ def test_another_network_is_refused_with_both_values(what):
         header = wire.Header("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
         with pytest.raises(Refused, match=text):
-            caller.publish(Packet(header, blob, weights.digest(blob)), takes=True)
+            caller.publish(Packet(header, blob, weights.digest(blob)))
     assert len(said) == 3, "once for each kind of call"
 
 
@@ -92,7 +101,7 @@ def test_weights_of_another_network_are_refused():
         blob = weights.to_bytes(dict(tiny_net(classes=4).state_dict()), header)
         with pytest.raises(Refused, match="2 tensors differ"):
             Caller(server.endpoint, Access(IDENTITY, None)).publish(
-                Packet(header, blob, weights.digest(blob)), True
+                Packet(header, blob, weights.digest(blob))
             )
         assert server.batcher.newest().session == ""
 
@@ -111,7 +120,7 @@ def test_a_wrong_token_is_refused(token):
         with pytest.raises(fl.FlightUnauthenticatedError):
             caller.open(6, 5)[1].read_chunk()
         with pytest.raises(Refused, match="token"):
-            caller.publish(Packet(wire.Header("a", 0, 0), b"x", "y"), True)
+            caller.publish(Packet(wire.Header("a", 0, 0), b"x", "y"))
         assert ask(good).score.shape == (4,)
         good.close()
     assert len([s for s in said if "token" in s]) == 1
@@ -143,6 +152,18 @@ def test_malformed_requests_end_their_stream_only(chunks, text):
     assert len(said) == 1
 
 
+def test_what_nobody_thought_of_ends_its_call_only(monkeypatch):
+    """An error that is no message's fault is counted and said once; the sender sees nothing of the inside."""
+    said = []
+    with service(say=said.append) as server:
+        monkeypatch.setattr(server, "_check_identity", lambda content: 1 / 0)
+        for _ in range(2):
+            with pytest.raises(OSError, match="^the message cannot be read$"):
+                Caller(server.endpoint, Access(IDENTITY, None)).hello()
+        assert server.status()["refused"] == {"damaged action": 2}
+    assert len([s for s in said if "ZeroDivisionError" in s]) == 1
+
+
 def test_malformed_openings():
     """A stream of another schema, or of tiles beyond max_tile, is refused before its first request."""
     with service(say=lambda text: None) as server:
@@ -158,10 +179,9 @@ def test_malformed_openings():
         ({"bytes": 10}, "rows"),
         ({"bytes": -1}, "bytes=-1"),
         ({"sha256": "0" * 64}, "not the"),
-        ({"takes": 1}, "takes"),
         ({"header": None}, "header"),
         ({"header": {"session": "job.0", "version": 2, "updates": 1}}, "header is not"),
-        ({"protocol": 2}, "protocol 2 at the student, 1 here"),
+        ({"protocol": 1}, "protocol 1 at the student, 2 here"),
     ],
 )
 def test_malformed_weights_are_refused(change, text):
@@ -202,5 +222,9 @@ def test_tls(tmp_path):
         teacher = remote(tiny_net(), server.endpoint, tls=cert.read_bytes(), token=TOKEN, max_age=0)
         assert ask(teacher).version == 0
         teacher.close()
-        with pytest.raises(OSError, match="cannot be reached"):
+        with pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
             Caller(server.endpoint, Access(None, TOKEN, timeout=1.0)).status()
+    with service() as plain, pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
+        Caller(plain.endpoint, Access(None, None, cert.read_bytes(), timeout=1.0)).status()
+    with pytest.raises(OSError, match=r"cannot be reached$"):  # nobody is there
+        Caller(f"127.0.0.1:{free_port()}", Access(None, None)).status()

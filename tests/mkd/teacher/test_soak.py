@@ -3,8 +3,8 @@
 from tests import soak_teacher
 
 
-def test_two_ranks_and_two_teachers_one_of_them_killed():
-    """Two gloo ranks train on two services, one is killed -9 and restarted: each tile of the plan is used once."""
+def test_two_ranks_and_two_teachers_each_of_them_killed():
+    """Two gloo ranks train on two services, each is killed -9 and restarted: each tile of the plan is used once."""
     said = []
     wrong, logs = soak_teacher.soak(1, seed=3, show=said.append)
     assert wrong == [], (wrong, logs)

@@ -35,6 +35,8 @@ def test_a_request_is_read_back():
         ({"id": True}, "id=True"),
         ({"id": 1.5}, "id=1.5"),
         ({"id": 2**60}, "id="),
+        ({"id": 10**400}, "id=1000000"),
+        ({"limit": -(10**400)}, "limit=-1000000"),
         ({"confidence": 1.01}, "confidence=1.01"),
         ({"limit": float("nan")}, "limit=nan"),
         ({"limit": float("inf")}, "limit=inf"),

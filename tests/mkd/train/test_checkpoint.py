@@ -1,5 +1,7 @@
 """Checkpoints: whole or not there, read back bit for bit, and one sentence for a damaged one."""
 
+import errno
+import os
 import threading
 
 import pytest
@@ -283,7 +285,7 @@ def test_written_in_the_background(tmp_path, slow_disk):
 
 
 def test_one_at_a_time_in_the_background(tmp_path, slow_disk):
-    """A second save, best weights or a way back wait for the first one; the last one wins."""
+    """A second save, later best weights or a way back wait for the first one; the last one wins."""
     _, go = slow_disk
     checkpoints = Checkpoints(tmp_path, background=True)
     checkpoints.save(state_of(1), good=True)
@@ -312,3 +314,88 @@ def test_a_write_that_fails_in_the_background_is_heard(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space"):
             again()
     assert checkpoints.load()["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OSError(5, "Input/output error"), "Input/output error"), (MemoryError(), "out of memory")]
+    + [(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"), "out of memory")],
+)
+def test_a_good_file_that_cannot_be_read_is_not_called_damaged(checkpoints, monkeypatch, error, reason):
+    """A disk that fails for a moment, or too little memory: path and reason, and nobody is told to delete it."""
+    checkpoints.save(state_of())
+
+    def failing(*args, **more):
+        raise error
+
+    monkeypatch.setattr(torch, "load", failing)
+    with pytest.raises(OSError, match="cannot be read") as caught:
+        checkpoints.load()
+    assert f"{checkpoints.latest}: cannot be read ({reason})" in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK])
+def test_without_hard_links_names_are_copies(tmp_path, monkeypatch, number):
+    """File systems without links, or with too many: the kept checkpoint is a file of its own."""
+
+    def refused(*args):
+        raise OSError(number, "no links")
+
+    monkeypatch.setattr(os, "link", refused)
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(state_of(4), good=True)
+    assert names(checkpoints) == {"latest.pt", "step-4.pt", "good.pt"}
+    assert not checkpoints.latest.samefile(tmp_path / "step-4.pt")
+    assert torch.load(tmp_path / "step-4.pt")["step"] == 4
+
+
+def test_another_error_of_a_link_is_heard(tmp_path, monkeypatch):
+    """A full disk is not copied to."""
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", full)
+    with pytest.raises(OSError, match="No space"):
+        Checkpoints(tmp_path, every=1).save(state_of(4))
+
+
+def test_best_weights_in_the_background(tmp_path, monkeypatch):
+    """They are those of their moment, come before the checkpoint that follows, and are its `good_best`."""
+    go, write = threading.Event(), Checkpoints._write_best
+
+    def waiting(self, state):
+        assert go.wait(30)
+        write(self, state)
+
+    monkeypatch.setattr(Checkpoints, "_write_best", waiting)
+    checkpoints, weights = Checkpoints(tmp_path, background=True), {"w": torch.ones(2)}
+    assert not checkpoints.has_best()
+    checkpoints.save_best(weights)
+    weights["w"].zero_()
+    assert checkpoints.has_best()  # on its way
+    checkpoints.save(state_of(1), good=True)  # does not wait for the best weights
+    assert names(checkpoints) == set()
+    go.set()
+    checkpoints.save_best({"w": torch.full((2,), 2.0)})  # waits for both; younger than the good checkpoint
+    checkpoints.wait()
+    assert torch.equal(checkpoints.load_best()["w"], torch.full((2,), 2.0))
+    checkpoints.go_back(raised)
+    assert torch.equal(checkpoints.load_best()["w"], torch.ones(2))
+
+
+def test_best_weights_that_cannot_be_written_are_heard(tmp_path, monkeypatch):
+    """In the background the disk's error comes at the next save of its kind or at the end; the checkpoint is there."""
+
+    def full(self, state):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "_write_best", full)
+    checkpoints = Checkpoints(tmp_path, background=True)
+    for again in (lambda: checkpoints.save(state_of(3)), checkpoints.wait, lambda: checkpoints.save_best({})):
+        checkpoints.save_best({"w": torch.ones(2)})
+        checkpoints.save(state_of(2))
+        with pytest.raises(OSError, match="No space"):
+            again()
+        assert checkpoints.load()["step"] == 2

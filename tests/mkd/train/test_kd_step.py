@@ -102,7 +102,8 @@ def test_the_teacher_only_teaches():
     start = copy.deepcopy(step.model.state_dict())
     for seed in range(3):
         step.train()
-        engine.backward(step(views_of(seed, unlabelled=True), seed == 1)["loss"])
+        views = step.prepare(views_of(seed, unlabelled=True), 0.0)
+        engine.backward(step(views, seed == 1)["loss"])
         engine.update()
         step.updated()
     assert not any(m.training for m in step.teacher.modules())

@@ -1,17 +1,24 @@
 """The loop, stopped as it was asked to, and its micro-batches."""
 
 import copy
+import os
+import signal
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mkd.teacher.api import TeachersGone
+from mkd.teacher.local import LocalTeacher
+from mkd.train import stop as stopping
 from mkd.train.checkpoint import Checkpoints
 from mkd.train.stop import LATER, Stop, Stopped
 from mkd.train.supervised_step import Ohem, SupervisedStep
-from tests.helpers.loops import KINDS, equal, run, write_sets
+from tests.helpers.loops import KINDS, equal, run, semi, validation, write_sets
 from tests.helpers.nets import tiny_net
 from tests.helpers.runs import CPU, feed_of, fit_in, phase_of, rows
+from tests.helpers.teachers import until
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +68,59 @@ def test_a_stopped_run_goes_on_to_the_same_bits(data, whole, tmp_path, capsys, k
         assert (tmp_path / "stop").stat().st_mtime == 0  # obeyed
     folder, weights = whole[kind, log_every]
     assert equal(run(tmp_path, data, kind, seed=300, log_every=log_every, save_every=100), weights)
+    assert rows(tmp_path) == rows(folder)
+
+
+class Waiting(LocalTeacher):
+    """A teacher that is waited for when it has answered `answers` times, until the run is to stop."""
+
+    answers, wished, wish = 5, None, None
+
+    def collect(self, ticket):
+        if self.answers == 0:
+            self.wish()
+            until(self.wished)
+            raise TeachersGone("asked to stop while waiting for a teacher")
+        self.answers -= 1
+        return super().collect(ticket)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "answers"), [("file", 75, 4), (signal.SIGUSR1, 75, 0), (signal.SIGTERM, 143, 1)]
+)
+def test_stopped_while_it_waits_for_a_teacher(
+    data, whole, tmp_path, monkeypatch, capsys, kind, code, answers
+):
+    """The step before is saved, the status is the wish's, and the run goes on to the same bits."""
+    monkeypatch.setattr(stopping, "LOOK", 0.0)
+    feed = feed_of(data["labelled"], data["unlabelled"], crop=16, batch=3)
+    step = semi(0, feed, Waiting)
+    teacher, enter = step.pseudo.teacher, Stop.__enter__
+
+    def entered(stop):
+        teacher.wished = stop.wished
+        return enter(stop)
+
+    monkeypatch.setattr(Stop, "__enter__", entered)
+    teacher.answers = answers
+    file = tmp_path / "stop"
+    teacher.wish = file.touch if kind == "file" else lambda: os.kill(os.getpid(), kind)
+    phase = phase_of(batch=3, log_every=1, save_every=100)
+    with pytest.raises(Stopped) as stopped:
+        fit_in(
+            tmp_path,
+            step,
+            replace(feed, unlabelled=None),
+            phase,
+            validation(data),
+            health=step.pseudo.health,
+        )
+    assert stopped.value.code == code
+    saved = Checkpoints(tmp_path / "checkpoints" / "student").load()["step"]
+    assert saved == step.pseudo.step <= answers
+    assert f"stopped at step {saved} of 8" in capsys.readouterr().out
+    folder, weights = whole["semi", 1]
+    assert equal(run(tmp_path, data, "semi", seed=0, log_every=1, save_every=100), weights)
     assert rows(tmp_path) == rows(folder)
 
 

@@ -19,6 +19,7 @@ from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
 from tests.helpers.runs import coloured, feed_of
 from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.teachers import remote, service
 
 patterns = st.lists(st.booleans(), min_size=1, max_size=40) | st.lists(
     st.sampled_from([False] * 9 + [True]), min_size=1, max_size=40
@@ -165,6 +166,60 @@ def test_a_teacher_that_is_gone_leaves_the_step_before(pattern, size, depth, gon
     again.load_state_dict(saved(feed))
     for _ in range(4):
         assert same(whole(0.0), again(0.0))
+
+
+def test_a_failed_step_must_be_gone_back_from():
+    """What was collected in it is nowhere: to ask again without load_state_dict would lose tiles without a word."""
+    feed = feed_with(Scripted([True, False, False], depth=2, gone=4), 2)
+    done = []
+
+    def steps(count):
+        for _ in range(count):
+            done.extend(numbers(feed(0.0).weak))
+
+    with pytest.raises(TeachersGone):
+        steps(9)
+    with pytest.raises(AssertionError, match="load_state_dict first"):
+        feed(0.0)
+    feed.teacher.gone = None
+    feed.teacher.load_state_dict({})
+    feed.load_state_dict(saved(feed))
+    steps(3)
+    assert done == [3 * n for n in range(len(done))]
+
+
+@pytest.mark.parametrize(("depth", "max_age"), [(0, 0), (2, 8)])
+def test_services_that_are_gone_leave_the_step_before(depth, max_age):
+    """As the script's teacher: feed, tile filter and monitor are those of the last whole step, though answers came."""
+    limit = TileLimit(drop_start=0.7, drop_end=0.7, window=20)
+    with service(say=lambda text: None) as server:
+        terms = {"depth": depth, "max_age": max_age, "patience": 0.3}
+        teacher = remote(tiny_net(), server.endpoint, limit=limit, said=[], **terms)
+        feed = PseudoFeed(numbered(3), 3, teacher, health_of(teacher), lambda text: None)
+        for _ in range(3):
+            feed(0.0)
+        collect, collected = teacher.collect, []
+
+        def until_second(ticket):
+            collected.append(ticket)
+            if len(collected) == 2:
+                server.drain(1.0)
+            return collect(ticket)
+
+        teacher.collect = until_second
+        for _ in range(12):
+            before = saved(feed), limit.state_dict(), feed.health.state_dict()
+            if not server.batcher.stopping.is_set():
+                collected.clear()
+            try:
+                feed(0.0)
+            except TeachersGone:
+                break
+        else:
+            pytest.fail("the service must be gone")
+        assert same_state(saved(feed), before[0])
+        assert (limit.state_dict(), feed.health.state_dict()) == before[1:]
+        teacher.close()
 
 
 def test_stored_labels_need_no_teacher():

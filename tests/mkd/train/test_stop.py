@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mkd.dist.world import World
 from mkd.train import stop as stopping
 from mkd.train.stop import LATER, NOW, Stop, Stopped
 from tests.helpers.ranks import run_ranks
@@ -46,6 +47,36 @@ def test_the_file_is_a_wish(tmp_path, monkeypatch):
         monkeypatch.setattr(stopping, "LOOK", 0.0)
         assert stop.agreed() == LATER
         assert (tmp_path / "stop").exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_waits_hears_wishes_itself(tmp_path, monkeypatch, rank):
+    """Within a step each rank sees the file and its own signals, because no other can tell it."""
+    monkeypatch.setattr(stopping, "LOOK", 0.0)
+    with Stop(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
+        assert not stop.wished()
+        (tmp_path / "stop").touch()
+        assert stop.wished()
+    (tmp_path / "stop").unlink()
+    with Stop(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wished()
+
+
+def test_a_wish_is_agreed_by_asking_twice(tmp_path, monkeypatch):
+    """Of several ranks the second answer is to the first question; that is how a step that failed learns of a wish."""
+    asked = []
+
+    def agreed(self, flag):
+        asked.append(flag)
+        return lambda: flag
+
+    monkeypatch.setattr(World, "agreed", agreed)
+    with Stop(World(0, 2, CPU.device), tmp_path / "stop") as stop:
+        assert stop.agreed() == 0
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert (stop.agreed() or stop.agreed()) == LATER
+    assert asked == [0, LATER, LATER]
 
 
 def test_an_obeyed_file_is_gone_at_the_next_start(tmp_path):
