@@ -305,9 +305,7 @@ class Link:
                 # A greeting tells what it has by now; this answer may be older than weights sent since.
                 self.header, self.reason = None, reply.reason or reply.status
                 self._desk.again([request], 1.0 if self.ailing else 0.0)
-            elif (
-                not request.done and request.labels is None
-            ):  # else another teacher was asked too, and was first
+            elif not request.done and request.labels is None:  # else another teacher was first
                 request.labels, request.reply, request.kept = labels, reply, kept
             self._desk.changed.notify_all()
         if labels is None:
