@@ -26,12 +26,14 @@ class Decoder:
         root = str(Path(__file__).resolve().parents[2])  # for a checkout that is not installed
         paths = [root, os.environ.get("PYTHONPATH", "")]
         single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        # glibc would give the memory of each range back to the system, and get it anew, page by page.
+        kept = {"MALLOC_MMAP_THRESHOLD_": str(64 << 20), "MALLOC_TRIM_THRESHOLD_": str(512 << 20)}
         with far:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mkd.data.worker", str(far.fileno())],
                 pass_fds=(far.fileno(), setup.file),
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+                env={**os.environ, **single, **kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )
         self.line: Connection[Any, Any] = Connection(near.detach())
         self.tell(setup)
