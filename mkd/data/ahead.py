@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-THREADS = 3  # ranges read at a time: waiting for one is hidden behind the others; more take time from decoding
+THREADS = (
+    3  # ranges read at a time: waiting for one is hidden behind the others; more take time from decoding
+)
 LIMIT = 256 << 20  # bytes read and not yet taken, at which reading ahead pauses
 
 
