@@ -79,8 +79,11 @@ def test_a_killed_rank_is_started_again_on_its_node(lab, quick, weights, tmp_pat
 
 @pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_lost_node_sends_the_job_back_to_the_queue(lab, quick, weights, tmp_path, node):
-    """The daemon of a node is killed, of the script's own or of the other: the same weights after all."""
-    words = [*quick["kd"], "steps=40", "save_every=5"]
+    """The daemon of a node is killed, of the script's own or of the other: the same weights after all.
+
+    The run must outlast SlurmdTimeout, 12 s here, or it ends well before the loss is noticed.
+    """
+    words = [*quick["kd"], "steps=600", "save_every=20"]
     plain, lost = tmp_path / "plain", tmp_path / "lost"
     job = lab.submit("kd", *words, options=["--nodes=2"], RUN=lost)
     lab.until_file(job, lost / "checkpoints" / "student" / "latest.pt")
