@@ -12,7 +12,7 @@ settings.load_profile("mkd")
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
-    """Start one S3 server for the session; a test that kills it starts its own `S3Server`."""
+    """Start one S3 server for the session; a test that kills it has its own, `mortal_server`."""
     server = S3Server(tmp_path_factory.mktemp("s3"))
     server.start()
     try:

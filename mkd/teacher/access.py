@@ -64,9 +64,8 @@ def make_token(path: Path) -> bool:
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileExistsError):
-            os.link(
-                aside, path
-            )  # a rename would replace the token of a teacher that started at the same time
+            # A rename would replace the token of a teacher that started at the same time.
+            os.link(aside, path)
             return True
         return False
     except OSError as error:

@@ -25,9 +25,8 @@ from mkd.teacher.room import Room
 from mkd.teacher.stream import AnswerStream
 
 MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
-MOST_BYTES = (
-    4 << 30
-)  # of requests without a written answer, and one request of each stream; readers wait at more
+# Of requests without a written answer; one request of each stream comes on top. Readers wait at more.
+MOST_BYTES = 4 << 30
 SILENT = 20.0  # seconds without a word of a student job after which another one may have the teacher
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
 MOST_UPLOADS = 2  # weights on their way at once; each needs its memory
@@ -240,9 +239,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             self._complain(kind, context.peer(), str(error))
             final = b"" if isinstance(error, wire.Busy) else str(error).encode()  # what is refused for good
             raise fl.FlightServerError(str(error), extra_info=final) from None
-        except (
-            Exception
-        ) as error:  # whatever a message can do, its sender gets no trace of the service's inside
+        except Exception as error:  # its sender, whoever that is, gets no trace of the service's inside
             if not context.is_cancelled():
                 self._complain(f"damaged {kind}", context.peer(), f"{type(error).__name__}: {error}")
             raise fl.FlightServerError("the message cannot be read") from None

@@ -162,9 +162,8 @@ def number(content: dict[str, Any], key: str, low: float, high: float) -> float:
     """Return a finite number in [low, high]."""
     value = content.get(key)
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if (
-        not good or not low <= cast(float, value) <= high
-    ):  # nor is NaN; a whole number may be beyond any float
+    # NaN is in no range; a whole number may be beyond any float.
+    if not good or not low <= cast(float, value) <= high:
         raise WireError(f"{key}={_short(value)}; a number in [{low}, {high}] is allowed")
     return cast(float, value)
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret12"}
@@ -101,6 +102,24 @@ class S3Server:
             os.kill(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+@contextmanager
+def mortal_server(folder, monkeypatch):
+    """Run a server with an empty bucket of a test's own, which it may kill; this process then talks to that one."""
+    import s3fs  # seconds, which the other tests need not wait
+
+    server = S3Server(folder)
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.start()
+    try:
+        server.make_bucket()
+        yield server
+    finally:
+        server.kill()
+        s3fs.S3FileSystem.clear_instance_cache()
 
 
 def _free_ports(count: int) -> int:

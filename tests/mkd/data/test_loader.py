@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-import s3fs
 import torch
 from PIL import Image
 
@@ -16,7 +15,7 @@ from mkd.data.loader import TileSet, in_order, stream
 from mkd.data.losses import Losses
 from mkd.data.plan import Plan
 from tests.helpers.plain import encoded, members_of, write_plain
-from tests.helpers.s3 import S3Server
+from tests.helpers.s3 import mortal_server
 from tests.helpers.shards import pictures
 
 COUNTS = [4, 4, 2]
@@ -310,13 +309,7 @@ def test_a_picture_of_the_library_is_the_same(packed):
 @pytest.mark.slow
 def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
     """Two processes read from a server that is killed and comes back: each batch comes once, in order, whole."""
-    server = S3Server(tmp_path / "server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.start()
-    try:
-        server.make_bucket()
+    with mortal_server(tmp_path / "server", monkeypatch) as server:
         pairs = pictures(100)
         tiles = TileSet(pack("s3://bkt/set", pairs, counts=[40, 1, 59]), True)
         plan, seen = Plan(tiles.counts, 4, seed=3), []
@@ -328,7 +321,4 @@ def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
                 back = threading.Timer(1, server.start)
                 back.start()
         back.join()
-    finally:
-        server.kill()
-        s3fs.S3FileSystem.clear_instance_cache()
     assert seen == list(plan.steps(0, 200))

@@ -16,7 +16,7 @@ from mkd.data.record import read_record, write_record
 from mkd.data.source import Damaged, TileSource, Wanted
 from mkd.data.storage import Folder
 from tests.helpers.plain import write_plain
-from tests.helpers.s3 import S3Server
+from tests.helpers.s3 import mortal_server
 
 COUNTS = [40, 1, 59]
 
@@ -322,18 +322,9 @@ def test_keys_that_became_wrong_end_a_run(s3, monkeypatch):
 
 def test_an_epoch_outlives_its_server(tmp_path, monkeypatch, caplog):
     """The server is killed and started again in the middle of an epoch: every tile comes once, with its bytes."""
-    server = S3Server(tmp_path / "server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.start()
-    try:
-        server.make_bucket()
+    with mortal_server(tmp_path / "server", monkeypatch) as server:
         write_plain("s3://bkt/set", TILES, (8, 8), COUNTS)
         seen = _epoch(Folder("s3://bkt/set", patience=120), server)
-    finally:
-        server.kill()
-        s3fs.S3FileSystem.clear_instance_cache()
     assert sorted(seen) == list(range(100))
     assert "trying again in" in caplog.text
 
