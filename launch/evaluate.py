@@ -1,10 +1,10 @@
 """Evaluate a model: python launch/evaluate.py model=RUN/model data=DATASET out=results.json [report=report.html]."""
 
-from mkd.build.evaluate import evaluate, summary
-from mkd.build.pages import run_report
-from mkd.config.ending import first_rank
+from mkd.cli.exit import first_rank
 from mkd.config.load import main
 from mkd.config.schema import EvaluateRun
+from mkd.recipes.evaluate import evaluate, summary
+from mkd.recipes.reports import run_report
 
 
 def work(config: EvaluateRun) -> str:

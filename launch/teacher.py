@@ -10,10 +10,10 @@ With run= and no token_file= the token is RUN3.token, which is made; the student
 
 import sys
 
-from mkd.build.label import label
-from mkd.build.teacher import serve, status
 from mkd.config.load import main
 from mkd.config.schema import TeacherLabel, TeacherServe, TeacherStatus
+from mkd.recipes.label_dataset import label
+from mkd.recipes.teacher_service import serve, status
 
 if __name__ == "__main__":
     match sys.argv[1:]:

@@ -9,12 +9,12 @@ python launch/throughput.py scaling json=F               gloo ranks here, and a 
 
 import sys
 
-from mkd.build.bench import measure_data
-from mkd.build.bench_scaling import measure_scaling
-from mkd.build.bench_teacher import measure_teacher
-from mkd.build.measure import measure_cost, measure_speed
+from mkd.benchmarks.data.suite import measure_data
+from mkd.benchmarks.network import measure_cost, measure_speed
+from mkd.benchmarks.scaling.suite import measure_scaling
+from mkd.benchmarks.settings import CostRun, DataSpeedRun, ScalingRun, SpeedRun, TeacherSpeedRun
+from mkd.benchmarks.teacher.suite import measure_teacher
 from mkd.config.load import main
-from mkd.config.schema import CostRun, DataSpeedRun, ScalingRun, SpeedRun, TeacherSpeedRun
 
 if __name__ == "__main__":
     match sys.argv[1:2]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Commands are imported late: each worker process imports this file.
-from shards.workers import all_cores, begin_early
+from shards.process_pool import all_cores, begin_early
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,23 +59,23 @@ def _run(given: argparse.Namespace) -> int:
     options = {key: value for key, value in vars(given).items() if key != "command"}
     match given.command:
         case "pack":
-            from shards.pack import pack
+            from shards.commands.pack import pack
 
             pack(**options)
         case "tile":
-            from shards.tile import tile
+            from shards.commands.tile import tile
 
             tile(**options)
         case "index":
-            from shards.merge import make_index
+            from shards.output.merge import make_index
 
             make_index(given.out)
         case "split":
-            from shards.split import split
+            from shards.commands.split import split
 
             split(**options)
         case "sample":
-            from shards.sample import sample
+            from shards.commands.sample import sample
 
             sample(**options)
         case _:
@@ -87,14 +87,14 @@ def _show(given: argparse.Namespace) -> int:
     """Run a command that prints what a data set holds."""
     match given.command:
         case "info":
-            from shards.info import info
+            from shards.commands.info import info
 
             _print(info(given.data), 24 + 34 * len(given.data))
         case "verify":
             return max([_verify(folder, given.workers) for folder in given.data])
         case "stats":
-            from mkd.data.storage import place_and_name
-            from shards.stats import stats, table
+            from mkd.storage.folder import place_and_name
+            from shards.commands.stats import stats, table
 
             place = place_and_name(given.json) if given.json else None
             found = stats(given.data, workers=given.workers)
@@ -111,8 +111,8 @@ def _print(table: Any, width: int) -> None:
 
 
 def _verify(folder: str, workers: int) -> int:
-    from shards.report import counted
-    from shards.verify import verify
+    from shards.commands.verify import verify
+    from shards.progress import counted
 
     try:
         problems = verify(folder, workers)

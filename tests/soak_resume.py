@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from mkd.train.checkpoint import Checkpoints
+from mkd.train.run.checkpoint import Checkpoints
 from tests.helpers.runs import LITE0, QUICK, coloured, finish, launch, once, rows, start, torchrun
 from tests.helpers.shards import write_dataset
 

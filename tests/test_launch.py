@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mkd.train.checkpoint import Checkpoints
+from mkd.train.run.checkpoint import Checkpoints
 from tests.helpers.runs import (
     LITE0,
     QUICK,

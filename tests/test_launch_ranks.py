@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mkd.train.checkpoint import Checkpoints
+from mkd.train.run.checkpoint import Checkpoints
 from tests.helpers.runs import (
     QUICK,
     coloured,

@@ -15,9 +15,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
-from mkd.config.check import check
-from mkd.config.ending import crash, fail, first_rank, leave, several_ranks
+from mkd.config.cross_checks import check
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")

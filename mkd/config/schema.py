@@ -4,11 +4,6 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from mkd.config.bench_schema import CostRun as CostRun
-from mkd.config.bench_schema import DataSpeedRun as DataSpeedRun
-from mkd.config.bench_schema import ScalingRun as ScalingRun
-from mkd.config.bench_schema import SpeedRun as SpeedRun
-from mkd.config.bench_schema import TeacherSpeedRun as TeacherSpeedRun
 from mkd.config.model_schema import ModelConfig as ModelConfig
 
 

@@ -19,8 +19,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.geo.grid import Window
-from mkd.geo.opener import Opener, guarded
-from mkd.geo.rasterinfo import Transform, info_of
+from mkd.geo.raster_info import Transform, info_of
+from mkd.geo.remote_file_bridge import Opener, guarded
 
 CACHE_MIB = 256  # of decoded blocks, a process
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mkd.losses.share import Total, alone
+from mkd.losses.reduction import Total, alone
 
 
 def fisher_diagonal(

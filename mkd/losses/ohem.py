@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mkd.losses.kth import kth_smallest
-from mkd.losses.share import Total, alone
+from mkd.losses.kth_value import kth_smallest
+from mkd.losses.reduction import Total, alone
 
 # Legend: B batch, C classes, H W pixels, N valid pixels of this rank.
 

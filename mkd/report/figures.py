@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkd.report.content import Bytes, Colour
+from mkd.report.model import Bytes, Colour
 
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
 STYLE: dict[Any, Any] = {

@@ -6,9 +6,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from mkd.report.content import Evaluation, Report, Row
 from mkd.report.curves import draw_curves
-from mkd.report.panels import map_panel, panel_views
+from mkd.report.image_panels import map_panel, panel_views
+from mkd.report.model import Evaluation, Report, Row
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mkd.report.content import Colour, Evaluation, Row
 from mkd.report.figures import css_colour, scale_colours
+from mkd.report.model import Colour, Evaluation, Row
 
 ABSENT = "absent"
 

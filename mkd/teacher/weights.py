@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mkd.atomic import written_aside
-from mkd.teacher.wire import Header, WireError, read_header
+from mkd.teacher.protocol import Header, WireError, read_header
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 

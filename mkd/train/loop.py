@@ -4,19 +4,19 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
-from mkd.dist.engine import Engine
+from mkd.distributed.engine import Engine
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.models.dropout import seed_dropout
 from mkd.teacher.api import TeachersGone
-from mkd.train.checkpoint import Checkpoints
-from mkd.train.course import Course
-from mkd.train.health import Health
-from mkd.train.journal import Journal
+from mkd.train.batches import Views
 from mkd.train.optim import set_poly_lr
 from mkd.train.phase import Phase, Step
-from mkd.train.startup import StartUp
-from mkd.train.stop import Stop, Stopped
-from mkd.train.views import Views
+from mkd.train.pseudo.monitor import Health
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.run.journal import Journal
+from mkd.train.run.startup_timer import StartUp
+from mkd.train.run.stop_request import Stop, Stopped
+from mkd.train.trainer import Course
 
 
 def fit(

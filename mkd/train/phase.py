@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mkd.train.views import Views
+from mkd.train.batches import Views
 
 
 class Step(Protocol):

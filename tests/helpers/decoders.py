@@ -11,7 +11,9 @@ def decoders(parent=None):
     found = []
     for task in Path(f"/proc/{parent}/task").glob("*/children"):
         for pid in task.read_text().split():
-            if b"mkd.data.worker" in _read(pid, "cmdline") and _read(pid, "stat").split()[2:3] != [b"Z"]:
+            if b"mkd.loader.workers.worker_main" in _read(pid, "cmdline") and _read(pid, "stat").split()[
+                2:3
+            ] != [b"Z"]:
                 found.append(int(pid))
     return sorted(found)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 
-from mkd.teacher import weights, wire
+from mkd.teacher import protocol, weights
 from tests.helpers.nets import tiny_net
 from tests.helpers.teachers import IDENTITY, weak_views
 
@@ -44,18 +44,22 @@ class Material:
 
     def __init__(self, seed):
         self.rng = np.random.default_rng(seed)
-        hello = {"protocol": wire.PROTOCOL, "identity": IDENTITY}
-        self.opening = wire.pack(hello)
-        self.ask = asdict(wire.Ask(1, 0.4, 1.0, "fuzz.0", 0))
+        hello = {"protocol": protocol.PROTOCOL, "identity": IDENTITY}
+        self.opening = protocol.pack(hello)
+        self.ask = asdict(protocol.Ask(1, 0.4, 1.0, "fuzz.0", 0))
         images = weak_views()
-        schema = wire.image_schema(6, 5)
-        batch = pa.record_batch([wire.tensor_column(images, schema.field(0).type)], schema=schema)
+        schema = protocol.image_schema(6, 5)
+        batch = pa.record_batch([protocol.tensor_column(images, schema.field(0).type)], schema=schema)
         self.schema = split(schema.serialize())[0]
         self.batch = split(batch.serialize())
         packed = pa.ipc.IpcWriteOptions(compression="zstd")
         wide = pa.record_batch(
-            [wire.tensor_column(weak_views(size=(64, 64)) * 0, wire.image_schema(64, 64).field(0).type)],
-            schema=wire.image_schema(64, 64),
+            [
+                protocol.tensor_column(
+                    weak_views(size=(64, 64)) * 0, protocol.image_schema(64, 64).field(0).type
+                )
+            ],
+            schema=protocol.image_schema(64, 64),
         )
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, wide.schema, options=packed) as writer:
@@ -64,18 +68,18 @@ class Material:
         first = 8 + int.from_bytes(raw[4:8], "little")
         self.wide_schema = split(wide.schema.serialize())[0]
         self.zipped = split(raw[first:])
-        header = wire.Header("fuzz.0", 1, 1)
+        header = protocol.Header("fuzz.0", 1, 1)
         blob = weights.to_bytes(
             dict(tiny_net(classes=4).state_dict()), header
         )  # another network: never taken up
         about = {"header": asdict(header), "bytes": len(blob), "sha256": weights.digest(blob)}
         self.parcel = {**hello, **about}
         column = pa.array(np.frombuffer(blob, np.uint8))
-        self.blob = split(pa.record_batch([column], schema=wire.WEIGHTS_SCHEMA).serialize())
+        self.blob = split(pa.record_batch([column], schema=protocol.WEIGHTS_SCHEMA).serialize())
 
     def request(self, schema=None, batch=None, ask=None, opening=None):
         header, body = batch or self.batch
-        note = wire.pack(self.ask) if ask is None else ask
+        note = protocol.pack(self.ask) if ask is None else ask
         first = flight_data(schema or self.schema, command=opening or self.opening)
         return [first, flight_data(header, body, note)]
 

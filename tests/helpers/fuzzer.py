@@ -7,7 +7,7 @@ from collections import Counter
 import grpc
 import pyarrow as pa
 
-from mkd.teacher import wire
+from mkd.teacher import protocol
 from tests.helpers.fuzz_material import Material, field, flight_data, split
 from tests.helpers.teachers import IDENTITY, weak_views
 
@@ -153,8 +153,8 @@ class Fuzzer(Material):
     def send_odd_rows(self):
         """No tile, or more than are taken."""
         rows = [0, 17, 100][self.rng.integers(3)]
-        schema = wire.image_schema(6, 5)
-        column = wire.tensor_column(weak_views(batch=max(1, rows)), schema.field(0).type)
+        schema = protocol.image_schema(6, 5)
+        column = protocol.tensor_column(weak_views(batch=max(1, rows)), schema.field(0).type)
         batch = pa.record_batch([column], schema=schema).slice(0, rows)
         self.call("DoExchange", self.request(batch=split(batch.serialize())))
 
@@ -166,13 +166,13 @@ class Fuzzer(Material):
             del ask[key]
         else:
             ask[key] = self.odd()
-        note = wire.pack(ask) if self.rng.integers(4) else self.broken(wire.pack(ask))
+        note = protocol.pack(ask) if self.rng.integers(4) else self.broken(protocol.pack(ask))
         self.call("DoExchange", self.request(ask=note))
 
     def send_odd_opening(self):
         """Another network or protocol, or no JSON at the start of a stream."""
-        content = {"protocol": wire.PROTOCOL, "identity": {**IDENTITY, "classes": self.odd()}}
-        opening = [wire.pack(content), wire.pack({"protocol": self.odd()}), self.noise()][
+        content = {"protocol": protocol.PROTOCOL, "identity": {**IDENTITY, "classes": self.odd()}}
+        opening = [protocol.pack(content), protocol.pack({"protocol": self.odd()}), self.noise()][
             self.rng.integers(3)
         ]
         self.call("DoExchange", self.request(opening=opening))
@@ -209,7 +209,7 @@ class Fuzzer(Material):
         parcel = dict(self.parcel)
         key = list(parcel)[self.rng.integers(len(parcel))]
         parcel[key] = self.odd()
-        self._put(wire.pack(parcel), [self.blob])
+        self._put(protocol.pack(parcel), [self.blob])
 
     def send_broken_weights(self):
         """Weights that are damaged, cut off, doubled or of another network."""
@@ -221,9 +221,9 @@ class Fuzzer(Material):
             [self.blob],
             [(self.broken(header), body)],
         ]
-        self._put(wire.pack(self.parcel), pieces[self.rng.integers(len(pieces))])
+        self._put(protocol.pack(self.parcel), pieces[self.rng.integers(len(pieces))])
 
     def _put(self, command, pieces):
-        schema = split(wire.WEIGHTS_SCHEMA.serialize())[0]
+        schema = split(protocol.WEIGHTS_SCHEMA.serialize())[0]
         first = flight_data(schema, command=command)
         self.call("DoPut", [first, *(flight_data(h, b) for h, b in pieces)])

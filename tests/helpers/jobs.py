@@ -4,7 +4,7 @@ import sys
 import time
 from pathlib import Path
 
-from shards.pack import pack
+from shards.commands.pack import pack
 
 
 def run(folder, out, **options):

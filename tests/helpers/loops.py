@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import torch
 
-from mkd.data.loader import TileSet
-from mkd.evaluate import confusion
+from mkd.inference.evaluator import confusion
+from mkd.loader.loader import TileSet
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
-from mkd.train.kd_step import Consolidation, KdStep
-from mkd.train.supervised_step import Ohem, SupervisedStep
+from mkd.train.steps.kd import Consolidation, KdStep
+from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import semi_step_of
 from tests.helpers.runs import CPU, coloured, feed_of, fit_in, phase_of

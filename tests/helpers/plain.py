@@ -8,9 +8,9 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mkd.data.index import DatasetIndex, ShardInfo, write_index
-from mkd.data.record import Entry, Member, ShardRecord, write_record
-from mkd.data.storage import Folder
+from mkd.dataset.index import DatasetIndex, ShardInfo, write_index
+from mkd.dataset.shard_record import Entry, Member, ShardRecord, write_record
+from mkd.storage.folder import Folder
 
 CLASSES = ("field", "road", "water")
 PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))

@@ -7,11 +7,11 @@ import torch
 
 from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher.api import Tally, TeachersGone
-from mkd.train.health import Health
-from mkd.train.pseudo_feed import PseudoFeed
-from mkd.train.semi_step import SemiStep
-from mkd.train.supervised_step import ALONE, Ohem
-from mkd.train.views import Candidates
+from mkd.train.batches import Candidates
+from mkd.train.pseudo.feed import PseudoFeed
+from mkd.train.pseudo.monitor import Health
+from mkd.train.steps.semi import SemiStep
+from mkd.train.steps.supervised import ALONE, Ohem
 from tests.helpers.shards import CLASSES
 
 SIDE = 3

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from mkd.dist.engine import Engine
+from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.train.ledger import Ledger
-from mkd.train.pseudo_feed import PseudoFeed
-from mkd.train.semi_step import SemiStep
-from mkd.train.supervised_step import Ohem
-from mkd.train.views import Views
+from mkd.train.batches import Views
+from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.feed import PseudoFeed
+from mkd.train.steps.semi import SemiStep
+from mkd.train.steps.supervised import Ohem
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import TILES, Scripted, health_of, numbered, semi_step_of
 from tests.helpers.runs import feed_of

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mkd.dist.world import find_world
+from mkd.distributed.world import find_world
 
 # Ranks are forked from a server of one thread that has imported torch once, and what its optimizers import: seconds.
 _SERVER = multiprocessing.get_context("forkserver")

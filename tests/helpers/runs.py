@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mkd.data.augment import Geometry
-from mkd.data.loader import TileSet
-from mkd.dist.engine import Engine
-from mkd.dist.world import World
-from mkd.train.checkpoint import Checkpoints
-from mkd.train.journal import Journal
+from mkd.distributed.engine import Engine
+from mkd.distributed.world import World
+from mkd.loader.augment import Geometry
+from mkd.loader.loader import TileSet
+from mkd.train.batches import Feed
 from mkd.train.loop import fit
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
-from mkd.train.startup import StartUp
-from mkd.train.stop import Stop
-from mkd.train.views import Feed
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.run.journal import Journal
+from mkd.train.run.startup_timer import StartUp
+from mkd.train.run.stop_request import Stop
 from tests.helpers.shards import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mkd.data.record import Entry, Member, read_record, write_record
-from mkd.data.storage import Folder
-from shards.encode import encode_png, tile_from
-from shards.writer import ShardWriter
+from mkd.dataset.shard_record import Entry, Member, read_record, write_record
+from mkd.storage.folder import Folder
+from shards.inputs.encode import encode_png, tile_from
+from shards.output.dataset_writer import ShardWriter
 
 CLASSES = ("field", "road", "water")
 PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))

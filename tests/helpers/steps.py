@@ -4,11 +4,11 @@ import copy
 
 import torch
 
-from mkd.dist.engine import Engine
+from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
-from mkd.train.kd_step import Consolidation, KdStep
-from mkd.train.supervised_step import Ohem, SupervisedStep
-from mkd.train.views import Views
+from mkd.train.batches import Views
+from mkd.train.steps.kd import Consolidation, KdStep
+from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.runs import feed_of
 

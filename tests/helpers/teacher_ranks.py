@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from mkd.dist.engine import Engine
+from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
 from mkd.semi.entropy import TileLimit
-from mkd.train.ledger import Ledger
-from mkd.train.pseudo_feed import PseudoFeed
-from mkd.train.semi_step import SemiStep
-from mkd.train.supervised_step import Ohem
+from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.feed import PseudoFeed
+from mkd.train.steps.semi import SemiStep
+from mkd.train.steps.supervised import Ohem
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import health_of
 from tests.helpers.runs import coloured, feed_of

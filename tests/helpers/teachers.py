@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mkd.losses.share import alone
+from mkd.losses.reduction import alone
 from mkd.semi.entropy import TileLimit
-from mkd.teacher import wire
-from mkd.teacher.batcher import Batcher
-from mkd.teacher.calls import Access
-from mkd.teacher.client import RemoteTeacher, Terms
-from mkd.teacher.server import Limits, TeacherServer
+from mkd.teacher import protocol
+from mkd.teacher.client.flight_client import Access
+from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms
+from mkd.teacher.server.batcher import Batcher
+from mkd.teacher.server.service import Limits, TeacherServer
 from tests.helpers.nets import tiny_net
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("grass", "road", "water")
 PLAN = {"backbone": "tiny", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
-IDENTITY = wire.identity(PLAN, CLASSES)
-NOBODY = wire.Header("", 0, 0)
+IDENTITY = protocol.identity(PLAN, CLASSES)
+NOBODY = protocol.Header("", 0, 0)
 
 
 def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8, say=print):

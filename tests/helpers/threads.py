@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mkd.dist.world import World
+from mkd.distributed.world import World
 
 CPU = torch.device("cpu")
 

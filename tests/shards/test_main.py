@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from mkd.data.index import read_index
-from mkd.data.storage import Folder
+from mkd.dataset.index import read_index
+from mkd.storage.folder import Folder
 from shards.__main__ import main
 
 

@@ -82,17 +82,19 @@ def lab(cluster):
 @pytest.fixture(scope="session")
 def sets(tmp_path_factory):
     """Return --key=value pairs of tiny labelled and unlabelled tiles, and a model folder of their classes."""
-    from mkd.build import parts
     from mkd.config.load import parse
     from mkd.config.schema import KdRun
+    from mkd.model_folder import ModelCard, save_model
     from mkd.models.deeplab import build
-    from mkd.store.model_folder import ModelCard, save_model
+    from mkd.recipes import factories
     from tests.helpers.runs import coloured
 
     root = tmp_path_factory.mktemp("sets")
     labelled = write_dataset(root / "labelled", coloured(6, seed=0))
     unlabelled = write_dataset(root / "unlabelled", coloured(12, seed=1), labelled=False)
-    plan = parts.architecture(parse(KdRun, "kd", ["model=lite0", "out=x", f"data.labelled={labelled}"]).model)
+    plan = factories.architecture(
+        parse(KdRun, "kd", ["model=lite0", "out=x", f"data.labelled={labelled}"]).model
+    )
     model = build(plan, len(CLASSES), None, seed=0)
     save_model(root / "model", model.state_dict(), ModelCard(plan, CLASSES, PALETTE, {}))
     return {"labelled": labelled, "unlabelled": unlabelled, "model": str(root / "model")}

@@ -146,7 +146,7 @@ def test_two_teachers_a_node(lab, quick, sets, tmp_path):
 
 def test_single_parts_are_made_again(lab, tmp_path):
     """PARTS says of how many parts an array makes some: the data set is whole afterwards."""
-    from mkd.data.scenes import render, write_orthomosaic
+    from mkd.synth.landscape import render, write_orthomosaic
 
     image, _ = write_orthomosaic(render("target", 96, 96, 0), tmp_path / "scenes", "one")
     classes = ROOT / "configs/datasets/demo_target.yaml"

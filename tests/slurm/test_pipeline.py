@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mkd.data.scenes import render, write_orthomosaic
+from mkd.synth.landscape import render, write_orthomosaic
 from tests.slurm.conftest import ROOT
 
 pytestmark = pytest.mark.slow

@@ -30,7 +30,7 @@ def test_slurm_accepts_the_script_as_it_is(lab, name):
 
 def test_an_array_makes_the_parts_and_one_more_job_the_data_set(lab, tmp_path):
     """Two tasks and the merge give the same files as one build, and the merge waits for both."""
-    from mkd.data.scenes import render, write_orthomosaic
+    from mkd.synth.landscape import render, write_orthomosaic
 
     image, _ = write_orthomosaic(render("target", 96, 96, 0), tmp_path / "scenes", "one")
     words = [

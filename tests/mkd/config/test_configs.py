@@ -3,9 +3,10 @@
 import pytest
 import yaml
 
-from mkd.build.experiment import _fill
+from mkd.benchmarks.settings import CostRun
 from mkd.config.load import CONFIGS, load
-from mkd.config.schema import CostRun, Experiment, KdRun, SemiRun, SupervisedRun
+from mkd.config.schema import Experiment, KdRun, SemiRun, SupervisedRun
+from mkd.recipes.experiment import _fill
 
 KINDS = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 import pytest
 
+from mkd.benchmarks.settings import CostRun
 from mkd.config.load import from_yaml, load, main, to_yaml
-from mkd.config.schema import CostRun, EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
+from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rasterio.enums import ColorInterp
 
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import DamagedRaster, RasterReader, RasterWriter, decode_tiff, encode_tiff
-from mkd.geo.rasterinfo import grid_difference
+from mkd.geo.raster_info import grid_difference
 
 PLACE = (0.5, 0.0, 500000.0, 0.0, -0.5, 2800000.0)
 

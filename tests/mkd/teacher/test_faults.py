@@ -8,8 +8,8 @@ import time
 import pytest
 
 from mkd.semi.entropy import TileLimit
-from mkd.teacher import link
 from mkd.teacher.api import TeachersGone
+from mkd.teacher.client import connection
 from mkd.teacher.local import LocalTeacher
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.teachers import (
@@ -237,7 +237,7 @@ def test_a_wish_to_stop_ends_the_wait(there):
 def test_a_wish_to_stop_ends_the_wait_for_weights(monkeypatch):
     """At max_age=0 a step ends though a teacher does not take its weights: requests name the version they need."""
     wished, event = threading.Event(), threading.Event()
-    monkeypatch.setattr(link.Caller, "publish", lambda self, packet: event.wait(60) and packet.header)
+    monkeypatch.setattr(connection.Caller, "publish", lambda self, packet: event.wait(60) and packet.header)
     student = tiny_net()
     with service() as server:
         teacher = remote(student, server.endpoint, max_age=0, patience=600.0, said=[], stop=wished.is_set)

@@ -6,23 +6,17 @@ from types import SimpleNamespace
 import pytest
 
 from mkd.semi.entropy import TileLimit
-from mkd.teacher import link, publish, server, stream, weights, wire
+from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
-from mkd.teacher.batcher import Job
-from mkd.teacher.calls import Access, Caller
+from mkd.teacher.client import connection, publisher
+from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
-from mkd.teacher.publish import Packet
+from mkd.teacher.server import answer_stream
+from mkd.teacher.server import service as service_module
+from mkd.teacher.server.batcher import Job
 from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import (
-    IDENTITY,
-    ask,
-    batcher_of,
-    remote,
-    same,
-    service,
-    until,
-    weak_views,
-)
+from tests.helpers.teachers import IDENTITY, ask, batcher_of, remote, same, service, until, weak_views
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 
@@ -60,7 +54,7 @@ def test_weights_that_cannot_be_packed_end_the_student(monkeypatch, max_age):
     """The publisher's error comes out of the next call, whether it waits for weights or for labels."""
     with service() as place:
         teacher = remote(tiny_net(), place.endpoint, max_age=max_age)
-        monkeypatch.setattr(publish.weights, "to_bytes", broken)
+        monkeypatch.setattr(publisher.weights, "to_bytes", broken)
         with pytest.raises(RuntimeError, match="could not be packed") as caught:
             ask(teacher)
         assert "out of memory" in str(caught.value.__cause__)
@@ -71,7 +65,7 @@ def test_a_request_that_cannot_be_made_is_made_again(monkeypatch):
     """An error on the sender's way that is none of the network's ends the connection, not the thread."""
     student, said = tiny_net(), []
     with service() as place:
-        calls = once(monkeypatch, link.wire, "image_schema")
+        calls = once(monkeypatch, connection.wire, "image_schema")
         teacher = remote(student, place.endpoint, max_age=0, said=said)
         local = LocalTeacher(student, 0.9, 0.4, TileLimit(absolute=1.0))
         assert same(ask(teacher), local.label(weak_views(), 0.0))
@@ -85,7 +79,7 @@ def test_an_answer_that_cannot_be_read_is_asked_again(monkeypatch):
     """The same on the receiver's way."""
     said = []
     with service() as place:
-        once(monkeypatch, link, "read_answer")
+        once(monkeypatch, connection, "read_answer")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
         assert teacher.tally.retries == 1
@@ -97,7 +91,7 @@ def test_a_greeting_that_goes_wrong_is_repeated(monkeypatch):
     """The same on the keeper's way."""
     said = []
     with service() as place:
-        once(monkeypatch, link.Caller, "hello")
+        once(monkeypatch, connection.Caller, "hello")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
         teacher.close()
@@ -107,7 +101,7 @@ def test_a_greeting_that_goes_wrong_is_repeated(monkeypatch):
 def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch):
     """The service says so on the stream, which goes on; the student asks again."""
     with service() as place:
-        once(monkeypatch, stream, "kept_share")
+        once(monkeypatch, answer_stream, "kept_share")
         teacher = remote(tiny_net(), place.endpoint)
         assert ask(teacher).score.shape == (4,)
         assert teacher.tally.retries == 1
@@ -167,10 +161,10 @@ def test_a_request_that_comes_after_the_last_look_is_answered():
     batcher.start()
     batcher.join()
     batcher.stopping = SimpleNamespace(is_set=lambda: False)  # as the reader saw it
-    job = Job(wire.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
+    job = Job(protocol.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
     batcher.put(job)
     assert job.done.is_set()
-    assert job.reply.status == wire.STOPPING
+    assert job.reply.status == protocol.STOPPING
 
 
 def test_a_batcher_that_dies_answers_what_is_queued(monkeypatch):
@@ -178,23 +172,23 @@ def test_a_batcher_that_dies_answers_what_is_queued(monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     batcher = batcher_of()
     batcher._swap = broken
-    job = Job(wire.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
-    late = Job(wire.Ask(2, 0.4, 1.0, "", 0), weak_views(), object())
+    job = Job(protocol.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
+    late = Job(protocol.Ask(2, 0.4, 1.0, "", 0), weak_views(), object())
     batcher._take = lambda timeout: None
     batcher._queue.put(job)
     batcher.start()
     batcher.join()
     batcher.put(late)
-    assert job.reply.status == late.reply.status == wire.STOPPING
+    assert job.reply.status == late.reply.status == protocol.STOPPING
 
 
 def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
     """Too many uploads or streams now: the student tries again, and its run does not end."""
-    monkeypatch.setattr(server, "MOST_STREAMS", 1)
+    monkeypatch.setattr(service_module, "MOST_STREAMS", 1)
     with service(say=lambda text: None) as place:
         place._uploads.acquire()
         place._uploads.acquire()
-        header = wire.Header("job.0", 0, 0)
+        header = protocol.Header("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
         caller = Caller(place.endpoint, Access(IDENTITY, None))
         with pytest.raises(OSError, match="2 uploads of weights are under way"):

@@ -6,7 +6,7 @@ from safetensors.torch import save
 
 from mkd.semi.ema import EMA
 from mkd.teacher import weights
-from mkd.teacher.wire import Header, WireError
+from mkd.teacher.protocol import Header, WireError
 from tests.helpers.nets import tiny_net
 
 HEADER = Header("job.2", 7, 9)

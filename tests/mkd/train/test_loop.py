@@ -9,8 +9,8 @@ import torch
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.train.checkpoint import Checkpoints
-from mkd.train.supervised_step import Ohem, SupervisedStep
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.loops import KINDS, OHEM, equal, run, semi, step_and_feed, validation, write_sets
 from tests.helpers.nets import tiny_net
 from tests.helpers.runs import coloured, feed_of, fit_in, phase_of, rows

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mkd.dist.engine import Engine
-from mkd.train.checkpoint import Checkpoints
-from mkd.train.course import Course
-from mkd.train.journal import Journal
+from mkd.distributed.engine import Engine
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.run.journal import Journal
+from mkd.train.trainer import Course
 from tests.helpers.loops import KINDS, run, step_and_feed, write_sets
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import CPU, fit_in, phase_of, rows

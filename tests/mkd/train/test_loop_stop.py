@@ -11,10 +11,10 @@ import torch
 
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.train import stop as stopping
-from mkd.train.checkpoint import Checkpoints
-from mkd.train.stop import LATER, Stop, Stopped
-from mkd.train.supervised_step import Ohem, SupervisedStep
+from mkd.train.run import stop_request as stopping
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.run.stop_request import LATER, Stop, Stopped
+from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.loops import KINDS, equal, run, semi, validation, write_sets
 from tests.helpers.nets import tiny_net
 from tests.helpers.runs import CPU, feed_of, fit_in, phase_of, rows

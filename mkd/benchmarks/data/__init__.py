@@ -1,0 +1,1 @@
+"""Benchmark of packing and loading: our shards beside webdataset, litdata and mosaicml-streaming."""

@@ -1,0 +1,103 @@
+"""launch/throughput.py: what a network costs, and how fast it runs beside the device's matmul rate."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from mkd.atomic import write_text
+from mkd.benchmarks.settings import CostRun, SpeedRun
+from mkd.distributed.engine import Engine
+from mkd.distributed.world import find_world
+from mkd.losses.ohem import ohem_cross_entropy
+from mkd.metrics.cost import cost, gmac
+from mkd.models.deeplab import build
+from mkd.recipes import factories
+
+
+def measure_cost(config: CostRun) -> None:
+    """Print and write parameters and GMAC at the given input size."""
+    with torch.device("meta"):
+        model = build(factories.architecture(config.model), config.classes)
+    found = cost(model, config.size)
+    print(
+        f"{config.model.backbone}{'' if config.model.psa == 'none' else ' + PSA'}, {config.classes} classes, "
+        f"{config.size} x {config.size}: {found.parameters / 1e6:.2f} M parameters, {found.gmac:.1f} GMAC"
+    )
+    if config.json is not None:
+        write_text(config.json, json.dumps(asdict(found)) + "\n")
+
+
+def measure_speed(config: SpeedRun) -> None:
+    """Print and write inference FPS and training step time, with TFLOP/s beside the measured matmul rate."""
+    world = find_world(config.device)
+    model = build(factories.architecture(config.model), config.classes)
+    flop = 2e9 * gmac(model, config.size)  # an image's forward pass; a multiply-accumulate is 2
+    engine = Engine(world, model, torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9))
+    images = torch.rand(config.batch, 3, config.size, config.size, device=world.device)
+    labels = torch.randint(config.classes, (config.batch, config.size, config.size), device=world.device)
+
+    def infer(count: int) -> Callable[[], None]:
+        @torch.inference_mode()
+        def once() -> None:
+            with engine.autocast():
+                model(images[:count])
+
+        return once
+
+    def train() -> None:
+        with engine.autocast():
+            loss = ohem_cross_entropy(model(images), labels, 0.7, labels.numel() // 16)
+        engine.backward(loss)
+        engine.update()
+
+    model.eval()
+    one, many = (_seconds(infer(n), world.device, config.seconds) for n in (1, config.batch))
+    model.train()
+    step = _seconds(train, world.device, config.seconds)
+    rate = _matmul_rate(world.device, config.seconds)
+    found: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
+        "size": config.size,
+        "batch": config.batch,
+        "fps_batch1": 1 / one,
+        "fps": config.batch / many,
+        "inference_tflops": flop * config.batch / many / 1e12,
+        "train_step_seconds": step,
+        "train_tflops": 3 * flop * config.batch / step / 1e12,  # backward counts twice a forward pass
+        "matmul_tflops": rate / 1e12,
+    }
+    print("\n".join(f"{k:>20}  {v if isinstance(v, (str, int)) else f'{v:.3f}'}" for k, v in found.items()))
+    if config.json is not None:
+        write_text(config.json, json.dumps(found) + "\n")
+
+
+def _seconds(work: Callable[[], None], device: torch.device, at_least: float) -> float:
+    """Return seconds a call, over at least this many seconds and two calls, after one warm-up call."""
+    work()
+    _wait(device)
+    began, calls = time.perf_counter(), 0
+    while calls < 2 or time.perf_counter() - began < at_least:
+        work()
+        _wait(device)
+        calls += 1
+    return (time.perf_counter() - began) / calls
+
+
+def _matmul_rate(device: torch.device, at_least: float) -> float:
+    """Return the device's rate in FLOP/s for large square matrix products, bf16 on a GPU, float32 on a CPU."""
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
+    a = torch.rand(size, size, device=device, dtype=dtype)
+
+    def product() -> None:
+        torch.mm(a, a)
+
+    return 2 * size**3 / _seconds(product, device, at_least)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,120 @@
+"""Every key of launch/throughput.py."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mkd.config.constraints import at_least, choice, positive
+from mkd.config.cross_checks import check_model
+from mkd.config.model_schema import ModelConfig
+
+
+@dataclass
+class CostRun:
+    """launch/throughput.py cost: parameters and multiply-accumulates."""
+
+    size: int = 512
+    classes: int = 6
+    json: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def check(self) -> None:
+        """Refuse a network that cannot be built, and sizes that no network takes."""
+        check_model(self.model)
+        at_least("size", self.size, 32)
+        at_least("classes", self.classes, 1)
+
+
+@dataclass
+class SpeedRun:
+    """launch/throughput.py speed: inference FPS and training step beside the device's matmul rate."""
+
+    size: int = 512
+    classes: int = 6
+    batch: int = 8
+    seconds: float = 10.0  # of measuring for each figure
+    device: str | None = None
+    json: str | None = None
+    model: ModelConfig = field(default_factory=ModelConfig)
+
+    def check(self) -> None:
+        """Refuse a network that cannot be built, and sizes that no network takes."""
+        check_model(self.model)
+        at_least("size", self.size, 32)
+        at_least("classes", self.classes, 1)
+
+
+@dataclass
+class DataSpeedRun:
+    """launch/throughput.py data: loading and packing beside other libraries'."""
+
+    out: str = "runs/throughput"  # tiles and data sets; made again by each run, but for the tiles
+    tiles: int = 10_000
+    size: int = 512  # edge of a tile, pixels
+    images: str | None = None  # folder of pictures to cut the tiles from; null = procedural landscapes
+    batch: int = 32
+    workers: int = 2
+    rounds: int = 3
+    peers: str | None = (
+        ".venv-peers/bin/python"  # interpreter with litdata and mosaicml-streaming; null = without
+    )
+    parts: list[str] = field(default_factory=lambda: ["plan", "pack", "loader", "s3"])
+    json: str | None = None
+
+    def check(self) -> None:
+        """Refuse sizes, parts and paths that the benchmark cannot use."""
+        for key, low in {"size": 32, "batch": 1, "workers": 1, "rounds": 1}.items():
+            at_least(key, getattr(self, key), low)
+        at_least(
+            "tiles", self.tiles, 10 * self.batch
+        )  # the clock needs some batches between its start and its stop
+        for part in self.parts:
+            choice("parts", part, ("plan", "pack", "loader", "s3"))
+        if self.images is not None and not Path(self.images).is_dir():
+            raise ValueError(f"images={self.images}: no such folder; give a folder of pictures, or null")
+        if self.peers is not None and "loader" in self.parts and not Path(self.peers).is_file():
+            raise ValueError(
+                f"peers={self.peers}: no such interpreter; make it with 'make peers', or give peers=null to leave "
+                "litdata and mosaicml-streaming out"
+            )
+
+
+@dataclass
+class TeacherSpeedRun:
+    """launch/throughput.py teacher: the teacher service beside a bare forward pass, its transport, a cluster."""
+
+    models: list[str] = field(default_factory=lambda: ["lite0", "hrnet_w18_small"])  # of configs/model
+    size: int = 512  # edge of a tile, pixels
+    classes: int = 6
+    batch: int = 4  # tiles in a request and in a forward pass
+    rounds: int = 3
+    seconds: float = 20.0  # of measuring for each figure, in each round
+    device: str | None = None  # none: cuda when there is one, else cpu
+    json: str | None = None
+
+    def check(self) -> None:
+        """Refuse sizes that the benchmark cannot use."""
+        for key, low in {"size": 32, "classes": 2, "batch": 1, "rounds": 1}.items():
+            at_least(key, getattr(self, key), low)
+        positive("seconds", self.seconds)
+        if not self.models:
+            raise ValueError("models=[]; give at least one, such as models=[lite0]")
+
+
+@dataclass
+class ScalingRun:
+    """launch/throughput.py scaling: steps on several gloo ranks of this machine, and a model of many GPUs."""
+
+    out: str = "runs/scaling"  # tiles, models, runs and traces; made again by each run
+    data: str | None = None  # labelled data set to train on; null = procedural landscapes
+    model: str = "lite0"  # of configs/model: the network that is trained here
+    crop: int = 128  # pixels
+    batch: int = 2  # labelled tiles of a rank a step, and as many unlabelled ones
+    ranks: list[int] = field(default_factory=lambda: [1, 2, 4])
+    steps: int = 20  # that are counted
+    predict: str = "hrnet_w48_psa"  # of configs/model: the network on GPUs; its all-reduce is profiled here
+    size: int = 512  # edge of a tile on GPUs, pixels
+    gpus: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 256, 512])
+    achieved: dict[str, float] = field(
+        default_factory=dict
+    )  # TFLOP/s of a training step, measured by `speed`, in place of an assumption: rtx4090, h100, h200
+    json: str | None = None

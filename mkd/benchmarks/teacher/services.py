@@ -1,0 +1,123 @@
+"""Services for the benchmark of teachers, each in a process of its own, and the student's side of them."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mkd.config.schema import TeacherConfig
+from mkd.semi.entropy import PseudoLabels, TileLimit
+from mkd.teacher import protocol
+from mkd.teacher.auth import read_token
+from mkd.teacher.client.flight_client import Access
+from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms, new_session
+from mkd.teacher.server.batcher import Batcher, Job
+from mkd.teacher.server.service import Limits, TeacherServer
+
+INSTANT = protocol.identity({"backbone": "none"}, ("a", "b"))
+QUEUE = 8  # requests that may wait at the instant service
+PATIENCE = 60.0  # seconds without an answer after which the benchmark gives up
+LEAVE = 20.0  # seconds that a service gets to end
+
+
+class InstantBatcher(Batcher):
+    """Answers each request at once with the same labels: what is left is the transport."""
+
+    def _label(self, jobs: list[Job]) -> list[PseudoLabels]:
+        """Return labels of class 0 for all tiles."""
+        return [_answer(j.images) for j in jobs]
+
+
+def _answer(images: Tensor) -> PseudoLabels:
+    count, _, height, width = images.shape
+    labels = torch.zeros(count, height, width, dtype=torch.uint8)
+    return PseudoLabels(labels, torch.zeros(count), torch.ones(count, dtype=torch.bool), 0)
+
+
+def instant_network() -> nn.Module:
+    """Return the network that the instant service and its student agree on; it is never run."""
+    return nn.Conv2d(3, 2, 1).eval().requires_grad_(False)
+
+
+def serve_instantly(max_batch: int, max_tile: int) -> None:
+    """Serve on loopback until SIGTERM."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    nobody, cpu = protocol.Header("", 0, 0), torch.device("cpu")
+    batcher = InstantBatcher(
+        instant_network(), nobody, cpu, contextlib.nullcontext, max_batch, 0.0, QUEUE, _say
+    )
+    limits = Limits(max_batch, max_tile, QUEUE)
+    server = TeacherServer(batcher, INSTANT, limits, "127.0.0.1", 0, read_token(None), None, "none", _say)
+    print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
+    told.wait()
+    server.drain(LEAVE / 2)
+
+
+@contextlib.contextmanager
+def service(*command: str) -> Iterator[str]:
+    """Run a service as ``python COMMAND`` until the block ends; yield its HOST:PORT.
+
+    Raises:
+        ValueError: it ended before it was ready.
+    """
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        found = next(filter(None, (re.search(r"endpoint=(\S+)", line) for line in process.stdout)), None)
+        if found is None:
+            raise ValueError(
+                f"'python {' '.join(command[:3])} ..' ended before it was ready; its error stands above"
+            )
+        yield found[1]
+    finally:
+        process.terminate()
+        try:
+            process.wait(LEAVE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def student_of(endpoint: str, network: nn.Module, mine: protocol.Identity) -> Iterator[RemoteTeacher]:
+    """Connect a student, with the defaults of a training run, to one service until the block ends.
+
+    Args:
+        endpoint: HOST:PORT.
+        network: the student's.
+        mine: its identity.
+    """
+    keys = TeacherConfig()
+    terms = Terms(
+        (endpoint,),
+        new_session(),
+        depth=keys.depth,
+        sync_every=keys.sync_every,
+        max_age=keys.max_age,
+        patience=PATIENCE,
+    )
+    limit = TileLimit(absolute=1.0)
+    token = read_token(None)
+    teacher = RemoteTeacher(
+        network, 0.999, 0.95, limit, contextlib.nullcontext, terms, Access(mine, token), lambda _: None
+    )
+    try:
+        yield teacher
+    finally:
+        teacher.close()
+
+
+def _say(text: str) -> None:
+    print(f"teacher: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    serve_instantly(int(sys.argv[1]), int(sys.argv[2]))

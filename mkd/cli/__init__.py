@@ -1,0 +1,1 @@
+"""What every command line shares: exit status, host name, peak memory."""

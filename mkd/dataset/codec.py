@@ -1,0 +1,82 @@
+"""From a member of a shard to pixels, written where they are wanted; no torch.
+
+JPEG is decoded by simplejpeg: faster than torchvision and Pillow (`launch/throughput.py data` measures all three),
+straight into place, and its pixels are those of torchvision.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Container
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+IMAGES = ("jpg", "png", "tif")  # what an image member may be called
+LABEL = "label.png"
+
+
+def image_kind(members: Container[str]) -> str:
+    """Return what a tile's image member is called, "" when there is none."""
+    for kind in IMAGES:
+        if kind in members:
+            return kind
+    return ""
+
+
+def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) -> None:
+    """Decode an image; grey becomes three equal bands.
+
+    Args:
+        data: the file.
+        kind: "jpg", "png" or "tif".
+        out: (H, W, 3) uint8, contiguous; is overwritten.
+
+    Raises:
+        ValueError: not a whole picture of this kind, or of another size than ``out``.
+    """
+    if kind == "jpg":
+        # Straight into place; it refuses a picture that is larger than the buffer itself.
+        _fits(simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape, out)
+        return
+    if kind == "tif":
+        from mkd.geo.raster import decode_tiff
+
+        pixels = decode_tiff(bytes(data))
+    else:
+        pixels = _png(data, "RGB")
+    _fits(pixels.shape, out)
+    out[...] = pixels
+
+
+def decode_label(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
+    """Decode a label.
+
+    Args:
+        data: a grey PNG of 8 bits: class ids, 255 = ignore.
+        out: (H, W) uint8; is overwritten.
+
+    Raises:
+        ValueError: not a whole picture of this kind, or of another size than ``out``.
+    """
+    pixels = _png(data, "L")
+    _fits(pixels.shape, out)
+    out[...] = pixels
+
+
+def _png(data: bytes | memoryview, mode: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            if mode == "L" and picture.mode != "L":
+                raise ValueError(f"a label is a grey picture of 8 bits, not of mode {picture.mode}")
+            return np.asarray(picture.convert(mode) if picture.mode != mode else picture)
+    except Exception as error:  # Pillow raises what the format's library does
+        raise ValueError(str(error).replace("\n", " ")) from None
+
+
+def _fits(shape: tuple[int, ...], out: NDArray[np.uint8]) -> None:
+    if shape != out.shape:
+        found, wanted = (" x ".join(str(n) for n in each) for each in (shape, out.shape))
+        raise ValueError(f"it is {found}, where its record says {wanted}")

@@ -1,0 +1,208 @@
+"""The index of a data set: `index.json`, written last, so that a folder without it is no data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mkd.dataset.shard_list import ShardInfo as ShardInfo
+from mkd.dataset.shard_list import ShardList
+from mkd.storage.folder import Folder
+
+INDEX_NAME = "index.json"
+FORMAT = "mkd-dataset"
+VERSION = 2
+IGNORE = 255
+_SHARD_KEYS = {field.name for field in fields(ShardInfo)}
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """What a data set holds.
+
+    `samples`, `labelled` and `bytes` are sums over `shards`; `histogram` counts labelled pixels per class and
+    `ignored_pixels` those with id 255; `palette` has one (r, g, b) a class; `provenance` is free: command,
+    source, split. `largest` is the greatest height and the greatest width of a tile in pixels; `bands` and `dtype`
+    ("uint8" or "uint16") hold for all images. `shards` may be given as any sequence.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    samples: int
+    labelled: int
+    bytes: int
+    histogram: tuple[int, ...]
+    ignored_pixels: int
+    shards: ShardList
+    provenance: Mapping[str, Any]
+    largest: tuple[int, int]
+    bands: int = 3
+    dtype: str = "uint8"
+    ignore_index: int = IGNORE
+
+    def __post_init__(self) -> None:
+        """Hold the shards in little memory."""
+        if not isinstance(self.shards, ShardList):
+            object.__setattr__(self, "shards", ShardList(self.shards))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, ignored pixels not counted."""
+        return len(self.classes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `index.json`."""
+        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            **told,
+            "shards": [vars(shard) for shard in self.shards],
+        }
+
+    def sha256(self) -> str:
+        """Return the SHA-256 (hex) of the canonical JSON: sorted keys, no spaces, UTF-8."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> DatasetIndex:
+    """Read the index of a data set, and check by one listing that its shards are there in full size.
+
+    Args:
+        folder: the data set, a path or URL, holding `index.json` and its shards.
+        shards: refuse a data set whose shards are not all there; False leaves that to the caller.
+
+    Returns:
+        The index. Shards are not read; `shards verify` does that.
+
+    Raises:
+        ValueError: no folder, no index, another format, or a shard that is missing or of another size.
+    """
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    path = place.name(INDEX_NAME)
+    sizes = place.sizes()
+    if INDEX_NAME not in sizes:
+        if place.local is not None and not place.local.is_dir():
+            raise ValueError(f"no data set at {place}: the folder does not exist; make it with `shards pack`")
+        raise ValueError(
+            f"no data set at {place}: it has no {INDEX_NAME}; was packing interrupted? run it again"
+        )
+    text = place.read(INDEX_NAME)
+    try:
+        content = _content(text)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
+    index = _parse(content, path)
+    for shard in index.shards if shards else ():
+        if fault := shard_fault(place.name(shard.file), shard, sizes.get(shard.file)):
+            raise ValueError(fault)
+    return index
+
+
+def write_index(folder: str | os.PathLike[str] | Folder, index: DatasetIndex) -> None:
+    """Write `index.json` whole or not at all.
+
+    Args:
+        folder: the data set's folder, its shards already in place.
+        index: what the folder holds.
+
+    Raises:
+        OSError: a folder that cannot be written.
+    """
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    place.write(INDEX_NAME, json.dumps(index.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def _content(text: bytes) -> Any:
+    """Decode JSON; shards go straight into their list: a million of them as dictionaries would be 500 MB."""
+    shards = ShardList()
+
+    def taken(found: dict[str, Any]) -> dict[str, Any] | None:
+        if found.keys() != _SHARD_KEYS:
+            return found
+        try:
+            shards.append(_shard(found))
+        except (TypeError, ValueError):
+            return found
+        return None
+
+    content = json.loads(text, object_hook=taken)
+    if isinstance(content, dict) and content.get("shards") == [None] * len(shards):
+        return {**content, "shards": shards}
+    return json.loads(text)  # damaged, or something in its provenance looks like a shard
+
+
+def _parse(content: Any, path: str) -> DatasetIndex:
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"version {VERSION}: pack the data set again"
+        )
+    try:
+        index = DatasetIndex(
+            name=str(content["name"]),
+            classes=tuple(str(name) for name in content["classes"]),
+            palette=tuple((int(r), int(g), int(b)) for r, g, b in content["palette"]),
+            samples=int(content["samples"]),
+            labelled=int(content["labelled"]),
+            bytes=int(content["bytes"]),
+            histogram=tuple(int(count) for count in content["histogram"]),
+            ignored_pixels=int(content["ignored_pixels"]),
+            shards=_shards(content["shards"]),
+            provenance=dict(content["provenance"]),
+            largest=(int(content["largest"][0]), int(content["largest"][1])),
+            bands=int(content["bands"]),
+            dtype=str(content["dtype"]),
+            ignore_index=int(content["ignore_index"]),
+        )
+    except KeyError as error:
+        raise ValueError(f"{path} lacks the key {error}: pack the data set again") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
+    _check_sums(index, path)
+    return index
+
+
+def _shards(content: Any) -> ShardList:
+    return content if isinstance(content, ShardList) else ShardList(_shard(shard) for shard in content)
+
+
+def _shard(content: Any) -> ShardInfo:
+    samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
+    return ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
+
+
+def _check_sums(index: DatasetIndex, path: str) -> None:
+    """Refuse an index whose parts contradict each other, as after an edit by hand."""
+    lengths = {"palette": len(index.palette), "histogram": len(index.histogram)}
+    for name, length in lengths.items():
+        if length != index.num_classes:
+            raise ValueError(
+                f"{path} has {index.num_classes} classes but {length} entries in {name}: pack it again"
+            )
+    for name, summed in index.shards.sums().items():
+        if (said := getattr(index, name)) != summed:
+            raise ValueError(
+                f"{path} says {name} {said}, but its shards sum to {summed}: pack the data set again"
+            )
+
+
+def shard_fault(path: str, shard: ShardInfo, size: int | None) -> str:
+    """Return "", or what is wrong with the size of a shard's file: None when there is none."""
+    if size is None:
+        return f"shard {path} is missing: copy it here again, or pack the data set again"
+    if size != shard.bytes:
+        return (
+            f"shard {path} has {size} bytes, the index says {shard.bytes}: "
+            "copy it again, or pack the data set again"
+        )
+    return ""

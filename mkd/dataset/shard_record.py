@@ -1,0 +1,164 @@
+"""What stands beside each shard: its offset index and what was counted when it was built, `SHARD.json`."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mkd.dataset.index import ShardInfo
+from mkd.storage.folder import Folder
+
+FORMAT = "mkd-shard"
+VERSION = 1
+
+
+class Member(NamedTuple):
+    """Where a file lies in its tar: offset of its content, size in bytes, CRC-32 of the content."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
+class Entry(NamedTuple):
+    """One tile of a shard: key, (height, width) in pixels, members by extension such as "jpg", "label.png"."""
+
+    key: str
+    size: tuple[int, int]
+    members: dict[str, Member]
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """A finished shard.
+
+    Attributes:
+        info: file, tiles, labelled tiles, bytes, SHA-256; a unit of work without a tile has no tar, and `samples` 0.
+        tiles: one entry a tile, in the tar's order.
+        histogram: labelled pixels of each class id 0..255 (trailing zeros cut).
+        ignored_pixels: labelled pixels with id 255.
+        bands: bands of each image.
+        dtype: "uint8" or "uint16".
+        unit: fingerprint of the inputs and options this shard was made of; another one means: make it again.
+        quarantine: bad tiles left out: {"source", "reason", "labelled"}.
+        left_out: other counts, such as {"no_data": 3, "blank": 1}.
+    """
+
+    info: ShardInfo
+    tiles: tuple[Entry, ...]
+    histogram: tuple[int, ...] = ()
+    ignored_pixels: int = 0
+    bands: int = 3
+    dtype: str = "uint8"
+    unit: str = ""
+    quarantine: tuple[Mapping[str, Any], ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the record's file."""
+        tiles = [[entry.key, *entry.size, entry.members] for entry in self.tiles]
+        info = {key: getattr(self.info, key) for key in ("file", "samples", "labelled", "bytes", "sha256")}
+        rest = {"histogram": self.histogram, "ignored_pixels": self.ignored_pixels, "bands": self.bands}
+        rest |= {"dtype": self.dtype, "unit": self.unit, "quarantine": list(self.quarantine)}
+        rest |= {"left_out": dict(self.left_out), "tiles": tiles}
+        return {"format": FORMAT, "version": VERSION, **info, **rest}
+
+
+def record_name(shard_file: str) -> str:
+    """Return the record's file name: NAME-000000.tar -> NAME-000000.json."""
+    return shard_file.removesuffix(".tar") + ".json"
+
+
+def write_record(folder: Folder, record: ShardRecord) -> None:
+    """Write the record of a shard, after the shard itself."""
+    text = json.dumps(record.to_json(), separators=(",", ":"), ensure_ascii=False)
+    folder.write(record_name(record.info.file), text + "\n")
+
+
+def read_record(folder: Folder, shard_file: str) -> ShardRecord:
+    """Read the record of a shard.
+
+    Raises:
+        ValueError: no record, a damaged one, or one of another format.
+    """
+    name = record_name(shard_file)
+    try:
+        text = folder.read(name)
+    except FileNotFoundError:
+        raise ValueError(
+            f"{folder.name(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
+            "the data set again"
+        ) from None
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder.name(name)} cannot be read ({error}): copy it again, or build it again"
+        ) from None
+    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{folder.name(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"version {VERSION}: build the data set again"
+        )
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder.name(name)} is damaged ({error!r}): build the data set again") from None
+
+
+def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
+    """Read the record of a shard, and check that both are of the index that says ``info``.
+
+    Raises:
+        ValueError: no record, a damaged one, or one of another build.
+    """
+    record = read_record(folder, info.file)
+    if record.info != info:
+        raise ValueError(
+            f"{folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+            f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
+            "copy the whole data set again, or build it again"
+        )
+    return record
+
+
+def fault_of(kind: str, data: bytes | memoryview, member: tuple[int, int, int]) -> str:
+    """Return "", or what is wrong with the content of a tile's member.
+
+    Args:
+        kind: the member's extension.
+        data: its content as it was read.
+        member: what the record says of it: offset, size, CRC-32.
+    """
+    _, size, crc32 = member
+    if len(data) != size:
+        return f"its {kind!r} is cut short, {len(data)} bytes of {size}"
+    if (found := zlib.crc32(data)) != crc32:
+        return f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
+    return ""
+
+
+def _parse(content: dict[str, Any]) -> ShardRecord:
+    samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
+    info = ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
+    tiles = tuple(
+        Entry(key, (height, width), {name: Member(*member) for name, member in members.items()})
+        for key, height, width, members in content["tiles"]
+    )
+    if len(tiles) != info.samples:
+        raise ValueError(f"{len(tiles)} tiles where {info.samples} are said")
+    return ShardRecord(
+        info=info,
+        tiles=tiles,
+        histogram=tuple(content["histogram"]),
+        ignored_pixels=int(content["ignored_pixels"]),
+        bands=int(content["bands"]),
+        dtype=str(content["dtype"]),
+        unit=str(content["unit"]),
+        quarantine=tuple(content["quarantine"]),
+        left_out=dict(content["left_out"]),
+    )

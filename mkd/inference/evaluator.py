@@ -1,0 +1,61 @@
+"""Model + labelled tiles -> one confusion matrix -> results."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mkd.distributed.engine import autocast
+from mkd.distributed.world import World
+from mkd.loader.loader import TileSet, in_order, share_of
+from mkd.metrics.confusion import ConfusionMatrix
+
+
+@torch.inference_mode()
+def confusion(
+    model: nn.Module, tiles: TileSet, batch: int, world: World, workers: int = 0
+) -> ConfusionMatrix:
+    """Return the confusion matrix over all tiles, at full tile size; the model is left in eval mode.
+
+    Each rank takes its share of the tiles, and the counts are summed: all ranks call this and get the same.
+
+    Args:
+        model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W); the same weights on all ranks.
+        tiles: labelled tiles.
+        batch: tiles a forward pass.
+        world: where to compute, bf16 autocast on a GPU; and with whom.
+        workers: decoding processes.
+    """
+    device = world.device
+    model.to(device).eval()
+    matrix = ConfusionMatrix(tiles.index.num_classes, device=device)
+    for item in in_order(tiles, batch, workers, share_of(len(tiles), world.rank, world.ranks)):
+        item = item.to(device)
+        with autocast(device):
+            logits = model(item.images.float() / 255)
+        matrix.update(logits.argmax(dim=1), item.labels)
+    matrix.matrix = world.total(matrix.matrix)
+    return matrix
+
+
+def results(matrix: ConfusionMatrix, classes: Sequence[str], provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of results.json.
+
+    A class absent from the test labels has IoU null, is listed under ``absent`` and left out of the mean.
+
+    Args:
+        matrix: counts over the test tiles.
+        classes: names, in class order.
+        provenance: what was evaluated on what.
+    """
+    iou = [None if math.isnan(v) else v for v in matrix.iou().tolist()]
+    return {
+        "miou": matrix.miou(),
+        "iou": dict(zip(classes, iou, strict=True)),
+        "absent": [c for c, v in zip(classes, iou, strict=True) if v is None],
+        "pixel_accuracy": matrix.pixel_accuracy(),
+        "confusion": matrix.matrix.tolist(),
+        "provenance": provenance,
+    }

@@ -1,0 +1,195 @@
+"""Shards -> batches of uint8 tensors, in the plan's order: a resume opens nothing that it does not need."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mkd.dataset.index import DatasetIndex, read_index
+from mkd.dataset.tile_reader import DataSet, TileReader
+from mkd.loader.bad_tiles import Losses
+from mkd.loader.batch import Batch, as_batch, odd_one, planar
+from mkd.loader.sampler import Plan
+from mkd.loader.workers.pool import Block, Filled, Pair, Pool, read_ahead
+from mkd.loader.workers.shared_buffers import Layout
+
+AHEAD = 64  # batches of `in_order` that are read ahead together
+
+
+class TileSet:
+    """A data set for training: random access to its samples, and what `stream` and `in_order` read.
+
+    Args:
+        folder: data set folder, a path or URL, with ``index.json``.
+        labelled: read labels; a data set with unlabelled tiles is refused.
+        cache: folder for copies of remote shards; None reads the ranges that are needed.
+        cache_bytes: size that the cache may have.
+
+    Raises:
+        ValueError: no data set, no labels where they are needed, or images that are not 8-bit RGB.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        labelled: bool,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int = 0,
+    ) -> None:
+        """Read the index only; shards are opened when first used."""
+        self.folder, self.labelled = str(folder), labelled
+        self.index: DatasetIndex = read_index(folder)
+        missing = self.index.samples - self.index.labelled
+        if labelled and missing:
+            raise ValueError(
+                f"{folder}: {missing} of {self.index.samples} tiles have no label; "
+                "give a data set whose tiles are all labelled"
+            )
+        if (self.index.bands, self.index.dtype) != (3, "uint8"):
+            raise ValueError(
+                f"{folder}: its images have {self.index.bands} bands of {self.index.dtype}; networks here take 3 of "
+                "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
+            )
+        place = None if cache is None else Path(cache)
+        self.data = DataSet(self.folder, self.index, labelled, place, cache_bytes)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each shard: what a `Plan` is made of."""
+        return self.index.shards.samples
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self.index.samples
+
+    def __getitem__(self, item: Pair) -> tuple[Tensor, Tensor, Pair]:
+        """Return image uint8 (3,H,W), label uint8 (H,W) and the item.
+
+        Raises:
+            ValueError: a damaged tile; names shard and key.
+        """
+        layout = self.layout(1)
+        buffer = np.zeros(layout.bytes, np.uint8)
+        size = self.reader.fill(item[1], layout.slot(buffer, 0))
+        batch = as_batch(Filled([item], buffer, [size], {}), layout)
+        return planar(batch.images[0]), batch.labels[0], item
+
+    def meta(self, sample: int) -> dict[str, Any]:
+        """Return a sample's KEY.json with its key under ``key``."""
+        meta: dict[str, Any] = json.loads(bytes(self.reader.source.read(sample, ("json",))["json"]))
+        return {**meta, "key": self.reader.source.entry(sample).key}
+
+    def layout(self, slots: int) -> Layout:
+        """Return the layout of a buffer for so many tiles."""
+        return Layout(slots, *self.index.largest)
+
+    @cached_property
+    def reader(self) -> TileReader:
+        """What this process reads with."""
+        return self.data.open()
+
+
+def stream(
+    tiles: TileSet, plan: Plan, start: int, stop: int, workers: int, losses: Losses | None = None
+) -> Iterator[Batch]:
+    """Yield this rank's batches of steps ``start`` .. ``stop - 1``.
+
+    Args:
+        tiles: the data set.
+        plan: the order; entered at ``start`` by arithmetic.
+        start: first step.
+        stop: step after the last.
+        workers: decoding processes; 0 decodes here. Batches are the same with any number.
+        losses: counts tiles that cannot be read and are replaced; None allows none.
+
+    Raises:
+        ValueError: damage beyond the budget, storage that does not answer, or a decoding process that died.
+    """
+    blocks = (list(plan.steps(first, end)) for first, end in plan.blocks(start, stop))
+    return _batches(tiles, blocks, plan.batch // plan.ranks, workers, losses)
+
+
+def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None = None) -> Iterator[Batch]:
+    """Yield samples once, in the data set's order; the last batch may be smaller.
+
+    Args:
+        tiles: the data set.
+        batch: tiles of a batch.
+        workers: decoding processes; 0 decodes here.
+        samples: which ones, such as `share_of` a rank; None is all.
+
+    Raises:
+        ValueError: any damaged tile, or a decoding process that died.
+    """
+    chosen = range(len(tiles)) if samples is None else samples
+    ranges = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
+    batches = (
+        [[(0, n) for n in each] for each in ranges[i : i + AHEAD]] for i in range(0, len(ranges), AHEAD)
+    )
+    return _batches(tiles, batches, batch, workers, None)
+
+
+def share_of(count: int, rank: int, ranks: int) -> range:
+    """Return a rank's share of ``count`` things: neighbours, as many as the others' but for one."""
+    return range(count * rank // ranks, count * (rank + 1) // ranks)
+
+
+def _batches(
+    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: Losses | None
+) -> Iterator[Batch]:
+    layout = tiles.layout(slots)
+    checked = partial(_checked, tiles, layout, losses or Losses(tiles.folder, tiles.labelled, len(tiles)))
+    if workers == 0:
+        yield from map(checked, _decode_here(tiles, blocks, layout))
+        return
+    with Pool(tiles.data, layout, workers) as pool:
+        # `map` keeps no batch, as a loop would: its buffer is free as soon as the caller lets go of it.
+        yield from map(checked, pool.batches(blocks))
+
+
+def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: Layout) -> Iterator[Filled]:
+    """Decode in this process, with the same code as `mkd.loader.workers.worker_main`."""
+
+    def announce(block: Block) -> None:
+        tiles.reader.source.prefetch([sample for pairs in block for _, sample in pairs])
+
+    for pairs in read_ahead(blocks, announce):
+        buffer = np.zeros(layout.bytes, np.uint8)
+        slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
+        done = tiles.reader.fill_all([sample for _, sample in pairs], slots)
+        lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
+        yield Filled(pairs, buffer, [size for size, _ in done], lost)
+
+
+def _checked(tiles: TileSet, layout: Layout, losses: Losses, filled: Filled) -> Batch:
+    """Count what was lost, and make tensors of a buffer.
+
+    Raises:
+        ValueError: more was lost than may be, or a tile is of another size than its batch.
+    """
+    for slot, lost in sorted(filled.lost.items()):
+        losses.add(*filled.pairs[slot], lost)
+    slot_of_odd = odd_one(filled)
+    if slot_of_odd is not None:
+        raise ValueError(_odd(tiles, filled, slot_of_odd))
+    return as_batch(filled, layout)
+
+
+def _odd(tiles: TileSet, filled: Filled, slot: int) -> str:
+    """Say which tile has another size than the others of its batch."""
+    sample = filled.lost[slot].replaced_by if slot in filled.lost else filled.pairs[slot][1]
+    shard, entry = tiles.reader.source.find(sample)
+    height, width = filled.sizes[slot]
+    others = next(size for size in filled.sizes if size != filled.sizes[slot])
+    place = tiles.reader.source.folder.name(tiles.index.shards[shard].file)
+    return (
+        f"{place}:{entry.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
+        "pack tiles of one size ('shards tile --size'), or use batch=1"
+    )

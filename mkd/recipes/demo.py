@@ -1,0 +1,112 @@
+"""launch/demo.py: the main job from nothing: scenes -> shards -> KD -> KD -> SSL -> map -> report."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from mkd.atomic import write_text
+from mkd.cli.peak_memory import PeakMemory
+from mkd.config.load import CONFIGS, load
+from mkd.config.schema import DemoRun, Experiment, PredictRun
+from mkd.dataset.index import read_index
+from mkd.recipes.experiment import check_alone, experiment, run_folder
+from mkd.recipes.predict_map import predict
+from mkd.recipes.reports import experiment_report
+from mkd.report.terminal_table import show
+from mkd.synth.landscape import render, write_orthomosaic
+from shards.commands.split import split
+from shards.commands.tile import tile
+
+UNSEEN = "target_unseen"
+
+
+def demo(config: DemoRun) -> None:
+    """Run the demo; a second start goes on where the first ended.
+
+    Writes ``results.json``, ``map.tif`` and ``report.html`` into ``config.out``.
+    """
+    check_alone("demo")
+    out, began, cores = Path(config.out), time.monotonic(), os.cpu_count() or 1
+    print(
+        f"mkd demo: draws landscapes, packs shards, distils ImageNet -> intermediate -> target with "
+        f"{config.labelled} labelled tiles, adds unlabelled tiles, maps an unseen orthomosaic; "
+        f"5 to 8 minutes on 2 CPU cores ({cores} here).",
+        flush=True,
+    )
+    with PeakMemory() as memory:
+        _data(config, out)
+        overrides = [
+            "experiment=demo",
+            f"out={out / 'runs'}",
+            f"data={out / 'data'}",
+            f"seeds={config.seeds}".replace(" ", ""),
+            f"parallel={min(cores, len(config.seeds))}",
+        ]
+        table = load(Experiment, "experiment", overrides)
+        results = experiment(table)
+        best = run_folder(table, list(table.rows.values())[-1], config.seeds[0]) / "model"
+        scene = out / "scenes" / "images" / f"{UNSEEN}.tif"
+        print(
+            predict(
+                PredictRun(
+                    model=str(best), input=str(scene), output=str(out / "map.tif"), tile=256, overlap=64
+                )
+            )
+        )
+    results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
+    results |= _first_figures(out / "results.json", results)
+    experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")
+    write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
+    show(results)
+    _verdict(results)
+    print(f"{results['seconds']:.0f} s, peak {results['peak_gib']} GiB; report: {out / 'report.html'}")
+
+
+def _data(config: DemoRun, out: Path) -> None:
+    """Draw the orthomosaics, cut them into tiles, split them by spatial block, keep few labels."""
+    data, scenes = out / "data", out / "scenes"
+    for domain, count in (("intermediate", config.intermediate_scenes), ("target", config.target_scenes)):
+        if (data / domain / "split.json").is_file():
+            continue
+        print(f"{domain}: drawing {count} orthomosaics of {config.scene} x {config.scene} pixels", flush=True)
+        images, labels = [], []
+        for n in range(count):
+            image, label = write_orthomosaic(
+                render(domain, config.scene, config.scene, n), scenes, f"{domain}_{n}"
+            )
+            images.append(image)
+            labels.append(label)
+        classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
+        tile(images, classes, data / domain / "all", labels=labels, size=config.tile)
+        few = config.labelled if domain == "target" else None
+        parts: dict[str, Any] = split(
+            data / domain / "all", data / domain, by="block", block=config.block, labelled=few, seed=0
+        )
+        write_text(data / domain / "split.json", json.dumps({"touching": parts["touching"]}) + "\n")
+    unseen = scenes / "images" / f"{UNSEEN}.tif"
+    if not unseen.is_file():
+        write_orthomosaic(render("target", config.scene, config.scene, 1000), scenes, UNSEEN)
+    counts = {
+        name: read_index(data / "target" / name).samples for name in ("labelled", "unlabelled", "val", "test")
+    }
+    print("target tiles: " + ", ".join(f"{n} {name}" for name, n in counts.items()), flush=True)
+
+
+def _first_figures(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Return time and memory of the start that trained, when this one only showed its results again."""
+    if not path.is_file():
+        return {}
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return {k: before[k] for k in ("seconds", "peak_gib")} if before["rows"] == results["rows"] else {}
+
+
+def _verdict(results: dict[str, Any]) -> None:
+    """Say whether each step gained, from the figures just measured."""
+    rows = results["rows"]
+    for before, after in zip(rows, rows[1:], strict=False):
+        gain = 100 * (after["miou_mean"] - before["miou_mean"])
+        print(
+            f"{after['name']}: {gain:+.2f} mIoU points over '{before['name']}'{'' if gain > 0 else ': NO GAIN'}"
+        )

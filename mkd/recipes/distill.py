@@ -1,0 +1,171 @@
+"""One distillation stage: tune a teacher, freeze it, estimate the Fisher, train the student against it."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from mkd.atomic import written_aside
+from mkd.config import schema
+from mkd.distributed.rank0 import by_first, same_file
+from mkd.distributed.world import World
+from mkd.loader.augment import Geometry, generators
+from mkd.loader.loader import in_order, share_of
+from mkd.losses.ewc import fisher_diagonal, stable_fisher
+from mkd.model_folder import load_model
+from mkd.models.deeplab import DeepLabV3Plus, build
+from mkd.recipes import factories
+from mkd.recipes.run import Run, labelled_index, meet
+from mkd.train.steps.kd import Consolidation, KdStep
+from mkd.train.steps.supervised import SupervisedStep
+
+FISHER = "fisher.safetensors"  # in a run folder
+
+
+def kd(config: schema.KdRun) -> Path:
+    """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
+    world, clock = meet(config)
+    index = labelled_index(config)
+    arch = factories.architecture(config.model)
+    with torch.device("meta"):
+        build(arch, index.num_classes)  # an impossible network is refused before the run folder is made
+    source = None
+    if config.kd.source is not None:
+        same = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"
+        source, card = factories.load_checked("kd.source", config.kd.source, arch if same else None)
+        if config.kd.source_data is not None:
+            factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
+    with Run(config, world, index, clock) as run:
+        if not run.ended():
+            _stage(config, run, source)
+    return run.folder
+
+
+def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None:
+    """Train teacher and student in an open run folder."""
+    world, kd = run.world, config.kd
+    teacher = _teacher(config, run, source)
+    student = _student(config, run.index.num_classes, teacher)
+    refers = {"teacher/model.safetensors": same_file(world, run.folder / "teacher" / "model.safetensors")}
+    ewc = None
+    if kd.ewc_weight > 0:
+        ewc = _consolidation(config, run, source, teacher, student)
+        refers[FISHER] = same_file(world, run.folder / FISHER)
+    teacher.to(world.device)
+    step = KdStep(student, teacher, factories.ohem(config.ohem), kd.temperature, kd.weight, ewc, world)
+    phase = run.phase("student", config.epochs, config.steps, run.index.samples, config.optim.lr)
+    phase = replace(phase, refers=refers)
+    weights = run.fit(phase, step, run.feed(unlabelled=kd.tiles == "all"))
+    run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
+
+
+def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> DeepLabV3Plus:
+    """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
+    folder = run.folder / "teacher"
+    if by_first(run.world, (folder / "model.yaml").is_file):
+        # channels-last as after training: another layout rounds otherwise
+        return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
+    kd = config.kd
+    if source is None:
+        model = build(
+            factories.architecture(config.model),
+            run.index.num_classes,
+            config.model.pretrained,
+            seed=config.seed,
+        )
+    else:
+        model = copy.deepcopy(source)  # the Fisher still needs the source with its own classifier
+        model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
+    tunes = kd.teacher_tunes or ("head" if source is None else "classifier")
+    tuned = [model.classifier] if tunes == "classifier" else model.head_modules()
+    model.requires_grad_(False)
+    for module in tuned:
+        module.requires_grad_(True)
+    frozen = [m for m in model.children() if not any(m is t for t in tuned)]
+    run.journal.say(
+        f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained"
+    )
+    step = SupervisedStep(model, factories.ohem(config.ohem), frozen, run.world)
+    lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
+    phase = run.phase("teacher", kd.teacher_epochs, None, run.index.samples, lr)
+    model.load_state_dict(run.fit(phase, step, run.feed(unlabelled=False)))
+    run.write_model(
+        model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
+    )
+    return model.requires_grad_(False).eval()
+
+
+def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> DeepLabV3Plus:
+    """Return the student at its start."""
+    pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
+    # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
+    student = build(factories.architecture(config.model), num_classes, pretrained, seed=config.seed + 1)
+    if config.kd.student_init == "teacher":
+        student.load_state_dict(teacher.state_dict())
+    return student
+
+
+def _consolidation(
+    config: schema.KdRun,
+    run: Run,
+    source: DeepLabV3Plus | None,
+    teacher: DeepLabV3Plus,
+    student: DeepLabV3Plus,
+) -> Consolidation:
+    """Return EWC's anchor and Fisher; the Fisher is an artefact of the run folder.
+
+    anchor=teacher: theta* = M_T, F of the source model on the source domain's labelled tiles. Without such tiles
+    (stage 1: ImageNet's are not at hand) F is that of M_T on this stage's labelled tiles.
+    anchor=init: theta* = the student's start, F on this stage's labelled tiles.
+    """
+    kd = config.kd
+    on_source = kd.anchor == "teacher" and source is not None and kd.source_data is not None
+    model = student if kd.anchor == "init" else (source if on_source else teacher)
+    data = str(kd.source_data) if on_source else config.data.labelled
+    assert model is not None
+    device = run.world.device
+    if not by_first(run.world, (run.folder / FISHER).is_file):
+        whose = {id(student): "the student's start", id(teacher): "the teacher"}.get(
+            id(model), "the source model"
+        )
+        run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
+        _estimate_fisher(config, run, model.to(device), data)
+        model.requires_grad_(model is student)
+    anchor = student if kd.anchor == "init" else teacher
+    weights = {n: p.detach().clone().to(device) for n, p in anchor.named_parameters()}
+    loaded = {n: f.to(device) for n, f in load_file(run.folder / FISHER).items()}
+    # A source classifier of other classes says nothing about this stage's.
+    shared = {n: f for n, f in loaded.items() if not (on_source and n.startswith("classifier."))}
+    if config.optim.name == "sgd":
+        o = config.optim
+        lr = {n: o.lr * (1.0 if n.startswith("backbone.") else o.head_factor) for n in shared}
+        shared, share = stable_fisher(shared, lr, o.momentum, kd.ewc_weight)
+        run.journal.say(f"EWC: {100 * share:.3f} % of the Fisher's entries capped for a stable step")
+    return Consolidation(weights, shared, kd.ewc_weight)
+
+
+def _estimate_fisher(config: schema.KdRun, run: Run, model: DeepLabV3Plus, data: str) -> None:
+    """Write the Fisher of a model on a data set into the run folder, estimated by all ranks together."""
+    model.requires_grad_(True)
+    fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.total)
+
+    def write() -> None:
+        with written_aside(run.folder / FISHER) as aside:
+            aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
+
+    by_first(run.world, write)
+
+
+def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this rank's share of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
+    tiles = factories.open_tiles(config.data, folder, labelled=True)
+    crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
+    mine = share_of(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
+    for batch in in_order(tiles, 1, samples=mine):
+        batch = batch.to(world.device)
+        images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))
+        yield images.float() / 255, labels

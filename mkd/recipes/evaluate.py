@@ -1,0 +1,49 @@
+"""launch/evaluate.py: model folder + labelled data set -> results.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mkd.atomic import write_text
+from mkd.config.schema import EvaluateRun
+from mkd.distributed.rank0 import by_first
+from mkd.distributed.world import find_world
+from mkd.inference.evaluator import confusion, results
+from mkd.loader.loader import TileSet
+from mkd.model_folder import weights_digest
+from mkd.recipes import factories
+from mkd.recipes.run_folder import commit, versions
+
+
+def evaluate(config: EvaluateRun) -> dict[str, Any]:
+    """Evaluate a model on a labelled data set; write and return results.json.
+
+    Several ranks share the tiles, and rank 0 writes.
+
+    Raises:
+        ValueError: classes of model and data differ, or the data set is not labelled.
+    """
+    world = find_world(config.device)
+    model, card = factories.load_checked("model", config.model)
+    index = factories.check_classes("data", config.data, card.classes, f"model={config.model}")
+    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world)
+    provenance = {
+        "model": config.model,
+        "model_sha256": weights_digest(config.model),
+        "data": config.data,
+        "data_index_sha256": index.sha256(),
+        "commit": commit(),
+        "versions": versions(),
+    }
+    found = {**results(matrix, card.classes, provenance), "samples": index.samples}
+    by_first(world, lambda: write_text(Path(config.out), json.dumps(found, indent=1) + "\n"))
+    return found
+
+
+def summary(found: dict[str, Any]) -> str:
+    """Return results as a few lines of text."""
+    lines = [f"{name:>16}  {'absent' if v is None else f'{v:.4f}'}" for name, v in found["iou"].items()]
+    if found["absent"]:
+        lines.append(f"absent from the test set, left out of the mean: {', '.join(found['absent'])}")
+    lines.append(f"{'mIoU':>16}  {found['miou']:.4f}   pixel accuracy {found['pixel_accuracy']:.4f}")
+    return "\n".join(lines)

@@ -1,0 +1,163 @@
+"""The runs behind one table: train each row for each seed, evaluate, average."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from mkd.atomic import write_text
+from mkd.cli.exit import several_ranks
+from mkd.config.load import load, parse
+from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
+from mkd.recipes.distill import kd
+from mkd.recipes.evaluate import evaluate
+from mkd.recipes.run import supervised
+from mkd.recipes.semi import semi
+
+KINDS: dict[str, Any] = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
+
+
+def experiment(config: Experiment) -> dict[str, Any]:
+    """Run or go on with an experiment; return and write ``OUT/results.json``.
+
+    Each run lies in ``OUT/RUN/seedN``; ended runs are not repeated.
+
+    Raises:
+        ValueError: a row or an override names a run that is not there, or this is one of several ranks.
+    """
+    check_alone("experiment")
+    for title, run in (config.rows | config.controls).items():
+        if run not in config.runs:
+            raise ValueError(f"rows: '{title}' names the run '{run}'; the runs are {', '.join(config.runs)}")
+    _check_runs(config)
+    processes = min(config.parallel, len(config.seeds))
+    if processes > 1:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, _share_machine, (threads,)) as pool:
+            list(pool.map(partial(_one_seed, config), config.seeds))
+    else:
+        for seed in config.seeds:
+            _one_seed(config, seed)
+    rows, controls = (
+        [_row(config, t, run) for t, run in part.items()] for part in (config.rows, config.controls)
+    )
+    table = {
+        "name": config.name,
+        "title": config.title,
+        "seeds": config.seeds,
+        "rows": rows,
+        "controls": controls,
+    }
+    write_text(Path(config.out) / "results.json", json.dumps(table, indent=1) + "\n")
+    return table
+
+
+def check_alone(script: str) -> None:
+    """Refuse to be one of several ranks, each of which would start all runs."""
+    if several_ranks():
+        raise ValueError(
+            f"launch/{script}.py starts its runs itself and is not for several ranks; start it with python, or its "
+            "runs one by one with torchrun"
+        )
+
+
+def _check_runs(config: Experiment) -> None:
+    """Refuse a mistake in any run before the first one is trained."""
+    for name, step in config.runs.items():
+        if step.script not in KINDS:
+            raise ValueError(
+                f"runs.{name}.script={step.script} is not allowed; choose supervised, kd or semi"
+            )
+        parse(KINDS[step.script], step.script, _overrides(config, name, config.seeds[0]))
+
+
+def run_folder(config: Experiment, run: str, seed: int) -> Path:
+    """Return the folder of one run for one seed."""
+    return Path(config.out) / run / f"seed{seed}"
+
+
+def _share_machine(threads: int) -> None:
+    """Share the cores, and print plain lines: several progress bars on one terminal overwrite each other."""
+    torch.set_num_threads(threads)
+    os.environ["TTY_COMPATIBLE"] = "0"
+
+
+def _one_seed(config: Experiment, seed: int) -> None:
+    """Train all runs of one seed in their order, and evaluate those that rows name."""
+    for name in config.runs:
+        _train(config, name, seed)
+    for run in (config.rows | config.controls).values():
+        folder = run_folder(config, run, seed)
+        data, out = _fill(config, config.test, seed), str(folder / "results.json")
+        if not Path(out).is_file():
+            evaluate(EvaluateRun(model=str(folder / "model"), data=data, out=out))
+
+
+def _train(config: Experiment, name: str, seed: int) -> None:
+    step, overrides = config.runs[name], _overrides(config, name, seed)
+    print(f"== {name}, seed {seed}: python launch/{step.script}.py {' '.join(overrides)}", flush=True)
+    match step.script:
+        case "supervised":
+            supervised(load(SupervisedRun, "supervised", overrides))
+        case "kd":
+            kd(load(KdRun, "kd", overrides))
+        case "semi":
+            semi(load(SemiRun, "semi", overrides))
+
+
+def _overrides(config: Experiment, name: str, seed: int) -> list[str]:
+    step = config.runs[name]
+    filled = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
+    return [f"out={run_folder(config, name, seed)}", f"seed={seed}", *filled]
+
+
+def _fill(config: Experiment, text: str, seed: int) -> str:
+    """Put folders and seed into an override."""
+    text = text.replace("{data}", config.data).replace("{out}", config.out).replace("{seed}", str(seed))
+    for name in config.runs:
+        text = text.replace(f"{{run:{name}}}", str(run_folder(config, name, seed)))
+    if "{" in text:
+        raise ValueError(
+            f"override '{text}': only {{data}}, {{out}}, {{seed}} and {{run:NAME}} are filled in"
+        )
+    return text
+
+
+def _row(config: Experiment, title: str, run: str) -> dict[str, Any]:
+    """Return mean and standard deviation over the seeds; a class absent from the test set stays null."""
+    paths = [run_folder(config, run, seed) / "results.json" for seed in config.seeds]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    mious = [r["miou"] for r in results]
+    row = {
+        "name": title,
+        "miou_mean": mean(mious),
+        "miou_std": _std(mious),
+        "seeds": dict(zip(map(str, config.seeds), mious, strict=True)),
+        "iou": {c: _mean(r["iou"][c] for r in results) for c in results[0]["iou"]},
+    }
+    if config.frequent:
+        if lacking := [c for c in config.frequent if row["iou"].get(c) is None]:
+            raise ValueError(
+                f"frequent: {', '.join(lacking)} not among the test set's classes {list(row['iou'])}"
+            )
+        frequent = [mean([r["iou"][c] for c in config.frequent]) for r in results]
+        row |= {"frequent_mean": mean(frequent), "frequent_std": _std(frequent)}
+    return row
+
+
+def _std(values: list[float]) -> float | None:
+    """Return the standard deviation, or None for one seed."""
+    return stdev(values) if len(values) > 1 else None
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [v for v in values if v is not None]
+    return mean(present) if present else None

@@ -1,0 +1,140 @@
+"""launch/teacher.py label: the tiles of a data set with pseudo-labels, as a data set of its own beside it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mkd.config import schema
+from mkd.dataset.codec import decode_image, image_kind
+from mkd.distributed.engine import autocast
+from mkd.distributed.world import find_world
+from mkd.loader.loader import TileSet
+from mkd.model_folder import ModelCard, weights_digest
+from mkd.recipes import factories
+from mkd.semi.entropy import filter_pseudo_labels
+from mkd.teacher.local import Autocast, logits_of
+from shards.inputs.encode import tile_from
+from shards.inputs.fingerprint import identity, unit_fingerprint
+from shards.output.build_manifest import Budget, Description
+from shards.output.builder import Unit, build
+from shards.output.shard_writer import ShardFile
+from shards.progress import describe
+
+
+def label(config: schema.TeacherLabel) -> None:
+    """Write the data set, or one part of it; what a stopped command has finished is kept.
+
+    Each tile keeps key, image and KEY.json, in which "pseudo" tells score, kept share and the weights' digest. Tiles
+    above ``tile_entropy``, and those of which the pixel filter leaves nothing, are left out and counted.
+
+    Raises:
+        ValueError: another data set at ``out``, images that the network does not take, or too many damaged tiles.
+    """
+    device = find_world(config.device).device
+    model, card = factories.load_checked("model", config.model)
+    model.to(device).eval().requires_grad_(False)
+    tiles = TileSet(config.data, labelled=False)
+    version = weights_digest(config.model)
+    limit = 1.0 if config.tile_entropy is None else config.tile_entropy
+    work = _Labeller(
+        model, partial(autocast, device), device, tiles, config.confidence, limit, config.batch, version
+    )
+    description, units = _plan(config, card, tiles, version)
+    index = build(config.out, description, units, work, part=config.part).index
+    if index is not None:
+        print(
+            f"{config.out}: {describe(index)} out of {len(tiles):,}; left out {index.provenance['left_out']}"
+        )
+
+
+def _plan(
+    config: schema.TeacherLabel, card: ModelCard, tiles: TileSet, version: str
+) -> tuple[Description, list[Unit]]:
+    """Return what is built: a shard for each shard of the data set."""
+    index, units, first = tiles.index, list[Unit](), 0
+    asked = {"command": "label", "confidence": config.confidence, "tile_entropy": config.tile_entropy}
+    made_of = {**asked, "batch": config.batch, "model_sha256": version}
+    for number, shard in enumerate(index.shards):
+        units.append(Unit(number, unit_fingerprint(made_of, {}, shard.sha256), (first, shard.samples)))
+        first += shard.samples
+    whole = identity({**made_of, "index_sha256": index.sha256()})
+    about = {**made_of, "source": index.name, "inputs_sha256": whole}
+    budget = Budget(labelled=config.max_bad)
+    name = f"{index.name}-pseudo"
+    return Description(name, card.classes, card.palette, about, budget, "label", "", ""), units
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile before it has a label."""
+
+    key: str
+    kind: str
+    image: bytes
+    meta: dict[str, Any]
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Labeller:
+    """Labels the tiles of one shard; a shard's batches do not depend on other shards."""
+
+    model: nn.Module
+    autocast: Autocast
+    device: torch.device
+    tiles: TileSet
+    confidence: float
+    limit: float
+    batch: int
+    version: str
+
+    def __call__(self, samples: tuple[int, int], shard: ShardFile) -> None:
+        for name in ("above_tile_entropy", "nothing_kept"):
+            shard.left_out(name, 0)
+        waiting: list[_Tile] = []
+        for tile in self._read(range(samples[0], sum(samples)), shard):
+            if waiting and (len(waiting) == self.batch or waiting[0].pixels.shape != tile.pixels.shape):
+                self._add(waiting, shard)
+                waiting = []
+            waiting.append(tile)
+        if waiting:
+            self._add(waiting, shard)
+
+    def _read(self, samples: range, shard: ShardFile) -> Iterator[_Tile]:
+        """Yield the tiles that can be read; the shard learns of the others."""
+        source = self.tiles.reader.source
+        source.prefetch(samples)
+        for sample in samples:
+            entry = source.entry(sample)
+            kind = image_kind(entry.members)
+            pixels = np.empty((*entry.size, 3), np.uint8)
+            try:
+                members = {name: bytes(data) for name, data in source.read(sample, (kind, "json")).items()}
+                decode_image(members[kind], kind, pixels)
+            except ValueError as error:
+                shard.quarantine(f"{self.tiles.folder}:{entry.key}", str(error), labelled=True)
+                continue
+            yield _Tile(entry.key, kind, members[kind], json.loads(members["json"]), pixels)
+
+    def _add(self, tiles: list[_Tile], shard: ShardFile) -> None:
+        """Label tiles of one size and add those of which something is left."""
+        images = torch.from_numpy(np.stack([t.pixels for t in tiles])).permute(0, 3, 1, 2).contiguous()
+        logits = logits_of(self.model, images.to(self.device), self.autocast)
+        answer = filter_pseudo_labels(logits, self.confidence, self.limit)
+        labels = answer.labels.cpu().numpy()
+        rows = zip(tiles, labels, answer.score.tolist(), answer.accepted.tolist(), strict=True)
+        for tile, ids, score, accepted in rows:
+            kept = float((ids != 255).mean())
+            if kept == 0:
+                shard.left_out("nothing_kept" if accepted else "above_tile_entropy")
+                continue
+            meta = {k: v for k, v in tile.meta.items() if k != "labelled"}
+            meta["pseudo"] = {"score": score, "kept": kept, "version": self.version}
+            shard.add(tile_from(tile.key, tile.image, tile.kind, ids, meta))

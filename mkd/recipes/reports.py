@@ -1,0 +1,117 @@
+"""Reports from what runs left behind: pages of an experiment and of one run."""
+
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mkd.config.schema import EvaluateRun, Experiment
+from mkd.dataset.index import read_index
+from mkd.loader.loader import TileSet
+from mkd.model_folder import load_model
+from mkd.recipes.experiment import run_folder
+from mkd.report.model import Evaluation, Panel, Report, Row, Run
+from mkd.report.page import write_report
+from mkd.report.run_report import report_of_run
+from mkd.report.thumbnails import map_view
+
+PANELS = 6  # test tiles shown
+
+
+def experiment_report(
+    config: Experiment,
+    results: dict[str, Any],
+    path: Path,
+    raster: Path | None,
+    map: Path | None,
+    command: str,
+) -> None:
+    """Write the page of an experiment: table, curves, confusion, test tiles, map, configs.
+
+    Args:
+        config: the experiment, all of whose runs have ended.
+        results: what `experiment` returned.
+        path: report.html to write.
+        raster: orthomosaic of ``map``, or None.
+        map: predicted map, or None.
+        command: what repeats it.
+    """
+    first = config.seeds[0]
+    last_row = list(config.rows)[-1]
+    folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
+    tiles = TileSet(config.test.replace("{data}", config.data), labelled=True)
+    rows = [
+        Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
+        for r in results["rows"]
+    ]
+    runs = [Run(n, run_folder(config, n, s) / "metrics.jsonl", s) for n in config.runs for s in config.seeds]
+    found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
+    facts = {"test tiles": str(found["samples"]), "seeds": ", ".join(str(s) for s in config.seeds)}
+    if "seconds" in results:
+        facts |= {"time": f"{results['seconds'] / 60:.1f} min", "peak memory": f"{results['peak_gib']} GiB"}
+    write_report(
+        path,
+        Report(
+            title=config.title or config.name,
+            summary=_summary(results["rows"]),
+            classes=tiles.index.classes,
+            palette=tiles.index.palette,
+            facts=facts,
+            rows=rows,
+            evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
+            runs=runs,
+            panels=panels(tiles, {t: f / "model" for t, f in folders.items()}),
+            map=None if map is None else map_view(raster, map),
+            configs={
+                f"{n}, seed {first}": (run_folder(config, n, first) / "config.yaml").read_text(
+                    encoding="utf-8"
+                )
+                for n in config.runs
+            },
+            versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
+            command=command,
+            notes=[
+                f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
+                for r in results["controls"]
+            ],
+            created=date.today().isoformat(),
+        ),
+    )
+
+
+def run_report(config: EvaluateRun) -> None:
+    """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
+    model = Path(config.model)
+    shown = panels(TileSet(config.data, labelled=True), {"prediction": model})
+    keys = ("model", "data", "out", "report")
+    command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
+    page = report_of_run(
+        model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
+    )
+    index = read_index(config.data)  # the model may lie outside a run folder
+    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette))
+
+
+@torch.inference_mode()
+def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
+    """Return image, truth and each model's prediction for test tiles spread evenly over the data set."""
+    chosen = np.linspace(0, len(tiles) - 1, min(PANELS, len(tiles))).round().astype(int).tolist()
+    items = [tiles[(0, n)] for n in chosen]
+    predicted: list[dict[str, Any]] = [{} for _ in items]
+    for title, folder in models.items():
+        model, _ = load_model(folder)
+        for n, (image, _, _) in enumerate(items):
+            predicted[n][title] = model(image[None].float() / 255).argmax(dim=1)[0].to(torch.uint8).numpy()
+    return [
+        Panel(tiles.meta(n)["key"], image.permute(1, 2, 0).contiguous().numpy(), label.numpy(), by_model)
+        for n, (image, label, _), by_model in zip(chosen, items, predicted, strict=True)
+    ]
+
+
+def _summary(rows: list[dict[str, Any]]) -> str:
+    steps = "; ".join(f"{r['name']} {100 * r['miou_mean']:.1f}" for r in rows)
+    return f"mIoU on the test tiles, mean over seeds, in percent: {steps}."

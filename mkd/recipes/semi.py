@@ -1,0 +1,136 @@
+"""The semi-supervised stage: config -> run folder with a model folder in it."""
+
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mkd.config import schema
+from mkd.distributed.engine import autocast
+from mkd.distributed.rank0 import by_first
+from mkd.distributed.world import TIMEOUT
+from mkd.model_folder import ModelCard
+from mkd.models.deeplab import DeepLabV3Plus
+from mkd.recipes import factories
+from mkd.recipes.run import Run, labelled_index, meet
+from mkd.semi.entropy import TileLimit
+from mkd.teacher.api import Teacher
+from mkd.teacher.local import LocalTeacher
+from mkd.train.batches import Feed
+from mkd.train.phase import Phase
+from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.feed import PseudoFeed
+from mkd.train.pseudo.monitor import Collapsed, Health
+from mkd.train.steps.semi import SemiStep
+
+
+def semi(config: schema.SemiRun) -> Path:
+    """Train the semi-supervised stage; return the run folder."""
+    world, clock = meet(config)
+    index, start = labelled_index(config), config.semi.start
+    model, card = factories.load_checked("semi.start", start)
+    factories.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
+    if config.data.pseudo is not None:
+        factories.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={start}")
+    with Run(config, world, index, clock) as run:
+        if not run.ended():
+            _stage(config, run, model, card)
+    return run.folder
+
+
+def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCard) -> None:
+    """Train in an open run folder."""
+    s, world = config.semi, run.world
+    model.to(world.device)
+    feed = run.feed(unlabelled=True)
+    assert feed.unlabelled is not None
+    tiles = len(feed.unlabelled)
+    phase = run.phase("semi", config.epochs, config.steps, tiles, config.optim.lr)
+    who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
+    run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
+    teacher = _teacher(config, model, card, run)
+    pseudo = _pseudo_feed(config, run, phase, feed, teacher)
+    result: nn.Module = teacher.model if s.result == "teacher" else model
+    step = SemiStep(model, pseudo, result, factories.ohem(config.ohem), s.weight, world)
+    try:
+        weights = _fit(run, phase, step, replace(feed, unlabelled=None))
+    finally:
+        pseudo.close()
+        teacher.close()
+    run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
+
+
+def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run: Run) -> Teacher:
+    """Return who holds the EMA and labels with it: this process, or services that get it."""
+    s, t = config.semi, config.teacher
+    limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
+    precision = partial(autocast, run.world.device)
+    if t.kind != "service":
+        return LocalTeacher(model, s.ema_decay, s.confidence, limit, precision, run.world.gather)
+    if run.world.ranks > 1 and t.patience > 0.9 * TIMEOUT.total_seconds():
+        raise ValueError(
+            f"teacher.patience={t.patience:.0f}: the other ranks wait {TIMEOUT.total_seconds():.0f} s for one that "
+            f"waits for a teacher; at most {0.9 * TIMEOUT.total_seconds():.0f} is allowed with several ranks"
+        )
+    # Here, because most runs need no pyarrow.
+    from mkd.recipes.teacher_service import WEIGHTS, identity_of, read_pem
+    from mkd.teacher.client.flight_client import Access
+    from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms, new_session
+
+    terms = Terms(
+        endpoints=t.endpoints,
+        session=run.world.broadcast(new_session()),
+        rank=run.world.rank,
+        depth=t.depth,
+        sync_every=t.sync_every,
+        max_age=t.max_age,
+        patience=t.patience,
+        fallback=t.fallback == "local",
+        weights_file=run.folder / WEIGHTS,
+    )
+    access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
+    gather, wished = run.world.gather, run.stop.wished
+    return RemoteTeacher(
+        model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather, wished
+    )
+
+
+def _token(config: schema.SemiRun, run: Run) -> str | None:
+    """Return the token that services ask for: the one given, else the one that a teacher of this run has made."""
+    from mkd.teacher.auth import TOKEN_VARIABLE, read_token, run_token
+
+    path = run_token(run.folder)
+    if config.teacher.token_file is not None or TOKEN_VARIABLE in os.environ or not path.is_file():
+        return read_token(config.teacher.token_file)
+    run.journal.say(f"teachers are asked with the token in {path}")
+    return read_token(str(path))
+
+
+def _pseudo_feed(config: schema.SemiRun, run: Run, phase: Phase, feed: Feed, teacher: Teacher) -> PseudoFeed:
+    good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
+    say, world = run.journal.say, run.world
+    health = Health(run.index.classes, run.index.histogram, say, teacher.tally, good, world)
+    ledger = Ledger(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
+    size = config.data.batch // world.ranks
+    return PseudoFeed(feed.candidates, size, teacher, health, say, ledger, world)
+
+
+def _fit(run: Run, phase: Phase, step: SemiStep, feed: Feed) -> dict[str, Tensor]:
+    """Train to the end; at a collapse go back to the good checkpoint and on with half the weight of L_cons."""
+    health = step.pseudo.health
+    while True:
+        try:
+            return run.fit(phase, step, feed, health=health)
+        except Collapsed as collapse:
+            count = health.rollbacks + 1
+            change = partial(_with_rollbacks, count=count)
+            at = by_first(run.world, partial(run.checkpoints(phase).go_back, change))
+            run.journal.say(f"{collapse}; rollback {count} to step {at}, semi.weight is halved from there on")
+
+
+def _with_rollbacks(state: dict[str, Any], count: int) -> None:
+    """Write the number of rollbacks into a checkpoint: a good one does not know those that came after it."""
+    state["step_state"]["health"]["rollbacks"] = count

@@ -1,0 +1,185 @@
+"""launch/teacher.py: one teacher inference service, and what it says about itself."""
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mkd.config import schema
+from mkd.config.load import from_yaml
+from mkd.distributed.engine import autocast
+from mkd.distributed.world import find_world
+from mkd.model_folder import ModelCard
+from mkd.models.deeplab import DeepLabV3Plus
+from mkd.recipes import factories
+from mkd.teacher import protocol, weights
+from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token
+from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.server.batcher import Batcher
+from mkd.teacher.server.metrics import describe
+from mkd.teacher.server.service import Limits, TeacherServer
+
+WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
+LEAVE = 20.0  # seconds that the last answers may take
+
+
+def serve(config: schema.TeacherServe) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what was asked and return.
+
+    Raises:
+        ValueError: a path, token or address that does not do; one sentence.
+        RuntimeError: the thread that labels has died.
+    """
+    start = config.model or _start_of(config.run)
+    token = read_token(_token_file(config))
+    host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
+    check_listen(host, token)
+    tls = _pair(config)
+    _check_free(host, config.port)
+    device = find_world(config.device).device
+    model, card = factories.load_checked("model", start)
+    header = _newest_weights(config.run, model)
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    model.requires_grad_(False)
+    batcher = Batcher(
+        model,
+        header,
+        device,
+        partial(autocast, device),
+        config.max_batch,
+        config.wait_ms / 1e3,
+        config.queue,
+        _say,
+    )
+    limits = Limits(config.max_batch, config.max_tile, config.queue)
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({torch.get_num_threads()} threads)"
+    )
+    server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
+    _until_told(server, batcher, host, name)
+
+
+def _token_file(config: schema.TeacherServe) -> str | None:
+    """Return where the token stands: of a run, in RUN.token, which is made; the environment's stands nowhere."""
+    if config.token_file is not None or config.run is None or TOKEN_VARIABLE in os.environ:
+        return config.token_file
+    path = run_token(config.run)
+    made = make_token(path)
+    _say(f"students and status need token_file={path} ({'made now' if made else 'it was there'})")
+    return str(path)
+
+
+def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -> None:
+    """Say that the service is ready, wait for a signal, and stop cleanly."""
+    told = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
+    shown = socket.gethostname() if host in ("0.0.0.0", "[::]") else host
+    session = batcher.header.session or "none"
+    endpoint = f"{shown}:{server.port}"
+    print(
+        f"teacher ready endpoint={endpoint} version={batcher.header.version} session={session} device={name}",
+        flush=True,
+    )
+    while batcher.is_alive() and not told.wait(0.5):
+        pass
+    died = not batcher.is_alive()
+    all_gone = server.drain(LEAVE)
+    print(f"teacher stopped endpoint={endpoint} tiles={batcher.gauge.tiles}", flush=True)
+    fault = "the thread that labels has died; its error stands above"
+    if not all_gone:  # a client that does not hang up would keep the process for ever
+        if died:
+            _say(fault)
+        os._exit(int(died))
+    if died:
+        raise RuntimeError(fault)
+
+
+def status(config: schema.TeacherStatus) -> None:
+    """Print a service's status, for people or as one line of JSON.
+
+    Raises:
+        ValueError: it does not answer, or the token is wrong.
+    """
+    access = Access(None, read_token(config.token_file), read_pem("tls_ca", config.tls_ca))
+    try:
+        found = Caller(config.endpoint, access).status()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"endpoint={config.endpoint}: {error}") from None
+    print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
+
+
+def identity_of(card: ModelCard) -> protocol.Identity:
+    """Return what student and teacher must have in common, from the card of either's model folder."""
+    return protocol.identity(asdict(card.architecture), card.classes)
+
+
+def read_pem(key: str, path: str | None) -> bytes | None:
+    """Return the content of a PEM file, or None without a path.
+
+    Raises:
+        ValueError: it cannot be read or is not PEM.
+    """
+    if path is None:
+        return None
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{key}={path}: cannot be read ({error.strerror}); give a PEM file") from None
+    if b"-----BEGIN" not in content:
+        raise ValueError(f"{key}={path} is not a PEM file; give one that begins with -----BEGIN")
+    return content
+
+
+def _pair(config: schema.TeacherServe) -> tuple[bytes, bytes] | None:
+    cert, key = read_pem("tls_cert", config.tls_cert), read_pem("tls_key", config.tls_key)
+    return None if cert is None or key is None else (cert, key)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse a port on which someone listens: the service's own library would share it without a word."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), port))
+        except OSError as error:
+            raise ValueError(
+                f"host={host} port={port}: cannot be listened on ({error.strerror}); give another, or port=0"
+            ) from None
+
+
+def _start_of(run: str | None) -> str:
+    """Return the model folder that a run of the semi-supervised stage started from."""
+    path = Path(run or "") / "config.yaml"
+    try:
+        return from_yaml(schema.SemiRun, path.read_text(encoding="utf-8")).semi.start
+    except Exception as error:  # a YAML of another stage raises what its parser likes
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"run={run}: {path} is not the config of a semi-supervised run ({reason}); give model= too"
+        ) from None
+
+
+def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.Header:
+    """Take up the weights that a run has published, when there are any; return whose weights the model has."""
+    path = None if run is None else Path(run) / WEIGHTS
+    if path is None or not path.is_file():
+        return protocol.Header("", 0, 0)
+    state, header = weights.read_file(path, weights.layout(model))
+    model.load_state_dict(state)
+    return header
+
+
+def _say(text: str) -> None:
+    print(f"teacher: {text}", file=sys.stderr, flush=True)

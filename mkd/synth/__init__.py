@@ -1,0 +1,1 @@
+"""Procedural landscapes with exact labels: the data of the demo and of experiments without downloads."""

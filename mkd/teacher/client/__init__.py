@@ -1,0 +1,1 @@
+"""The student's side of the teacher service: dispatching requests, connections, publishing weights."""

@@ -1,0 +1,1 @@
+"""The service's side: Arrow Flight endpoint, batching of requests, memory budget, metrics."""

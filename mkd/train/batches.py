@@ -1,0 +1,147 @@
+"""Batches as they lie in shards -> the views a step trains on, on the training device."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, fields
+
+import numpy as np
+from torch import Tensor
+
+from mkd.distributed.world import World
+from mkd.loader.augment import Geometry, generators, weak_colour
+from mkd.loader.bad_tiles import Losses
+from mkd.loader.batch import Batch
+from mkd.loader.loader import TileSet, stream
+from mkd.loader.sampler import Plan
+
+LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
+ENDLESS = 2**40  # batches
+FILTERED = 254  # stands for the pixels that a pseudo-label leaves open, while those outside a tile become 255
+
+
+@dataclass
+class Views:
+    """Inputs of one step.
+
+    Attributes:
+        images: labelled tiles, float32 (B,3,S,S) in [0,1].
+        labels: uint8 (B,S,S), 255 = ignore.
+        weak: weak views of unlabelled tiles, uint8 (U,3,S,S), or None.
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile, or None.
+        draws: one generator for each unlabelled tile; its strong view goes on from here.
+        strong: strong views of pseudo-labelled tiles, float32 (U,3,S,S) in [0,1], or None.
+        pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
+        counted: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; of a micro-batch
+            its equal share, so that the mean of the micro-batches' losses is the mean over these pixels.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weak: Tensor | None = None
+    inside: Tensor | None = None
+    draws: list[np.random.Generator] | None = None
+    strong: Tensor | None = None
+    pseudo: Tensor | None = None
+    counted: Tensor | None = None
+
+    def split(self, count: int) -> list[Views]:
+        """Return ``count`` micro-batches of equal size, in order; ``count`` divides the number of tiles."""
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        counted = given.pop("counted", None)
+        share = None if counted is None else counted / count
+        assert all(len(tiles) % count == 0 for tiles in given.values())
+        sizes = {name: len(tiles) // count for name, tiles in given.items()}
+        return [
+            Views(
+                **{k: tiles[n * sizes[k] : (n + 1) * sizes[k]] for k, tiles in given.items()}, counted=share
+            )
+            for n in range(count)
+        ]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One batch of unlabelled tiles, to be labelled by a teacher, or with labels that it has stored.
+
+    Attributes:
+        ids: U pairs (epoch, sample).
+        weak: weak views, uint8 (U,3,S,S).
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile.
+        draws: one generator a tile; its strong view goes on from here.
+        labels: stored pseudo-labels, uint8 (U,S,S), class ids, 255 = filtered or outside; None asks a teacher.
+    """
+
+    ids: list[tuple[int, int]]
+    weak: Tensor
+    inside: Tensor
+    draws: list[np.random.Generator]
+    labels: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Endless deterministic input of a run: ``feed(start, stop)`` yields the views of these steps.
+
+    Attributes:
+        labelled: tiles with labels.
+        unlabelled: tiles without, or None; mixed 1:1, with epochs of their own.
+        batch: labelled tiles a step over all ranks (and as many unlabelled ones).
+        seed: of order and views.
+        geometry: random scale, crop, flips, turns.
+        world: rank, ranks, device.
+        workers: decoding processes of each stream.
+        losses: of the labelled and of the unlabelled stream; None lets any damaged tile end the run.
+    """
+
+    labelled: TileSet
+    unlabelled: TileSet | None
+    batch: int
+    seed: int
+    geometry: Geometry
+    world: World
+    workers: int
+    losses: tuple[Losses | None, Losses | None] = (None, None)
+
+    def __call__(self, start: int, stop: int) -> Iterator[Views]:
+        """Yield the views of steps ``start`` .. ``stop - 1``."""
+        labelled = self._stream(self.labelled, LABELLED, start, stop)
+        if self.unlabelled is None:
+            for batch in labelled:
+                yield self._labelled(batch)
+            return
+        for batch, other in zip(
+            labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True
+        ):
+            views, extra = self._labelled(batch), self._candidates(other)
+            views.weak, views.inside, views.draws = extra.weak, extra.inside, extra.draws
+            yield views
+
+    def candidates(self, start: int) -> Generator[Candidates, None, None]:
+        """Yield this rank's batches of unlabelled tiles from the ``start``-th on, without end."""
+        assert self.unlabelled is not None
+        for batch in self._stream(self.unlabelled, UNLABELLED, start, ENDLESS):
+            yield self._candidates(batch)
+
+    def plan(self, tiles: TileSet, number: int) -> Plan:
+        """Return the order of a stream: ``LABELLED`` or ``UNLABELLED``."""
+        return Plan(tiles.counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
+
+    def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
+        return stream(tiles, self.plan(tiles, number), start, stop, self.workers, self.losses[number])
+
+    def _labelled(self, batch: Batch) -> Views:
+        batch = batch.to(self.world.device)
+        draws = generators(self.seed, LABELLED, batch.ids)
+        images, labels = self.geometry(batch.images, batch.labels, draws)
+        return Views(images.float() / 255, labels)
+
+    def _candidates(self, batch: Batch) -> Candidates:
+        assert self.unlabelled is not None
+        batch = batch.to(self.world.device)
+        draws = generators(self.seed, UNLABELLED, batch.ids)
+        stored = self.unlabelled.labelled
+        given = batch.labels.masked_fill(batch.labels == 255, FILTERED) if stored else batch.labels
+        images, marks = self.geometry(batch.images, given, draws)
+        labels = marks.masked_fill(marks == FILTERED, 255) if stored else None
+        return Candidates(batch.ids, weak_colour(images, draws), marks != 255, draws, labels)

@@ -1,0 +1,130 @@
+"""The tiles of a global batch: in which order they come, on which rank they lie, and how they get to another."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mkd.distributed.world import World
+
+_HEAD = struct.Struct("<qq16s16sIB")  # epoch, sample; state, increment, kept half and its flag of a PCG64
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A labelled candidate.
+
+    Attributes:
+        pair: (epoch, sample).
+        weak: weak view, uint8 (3,S,S).
+        labels: uint8 (S,S), class ids; 255 = dropped or outside the tile.
+        draws: its generator; the strong view goes on from here.
+    """
+
+    pair: tuple[int, int]
+    weak: Tensor
+    labels: Tensor
+    draws: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tile in the global order, which is the same on all ranks.
+
+    Attributes:
+        slot: its place in its global candidate batch; rank r reads slots rU .. (r+1)U - 1.
+        tile: None where another rank has it.
+    """
+
+    slot: int
+    tile: Tile | None
+
+
+@dataclass(frozen=True)
+class PseudoBatch:
+    """What a step trains on: this rank's U tiles; with several ranks one more, the next of the global batch.
+
+    Attributes:
+        weak: weak views, uint8 (U or U+1,3,S,S).
+        labels: uint8 (U or U+1,S,S), class ids; 255 where a filter dropped the pixel or it lies outside the tile.
+        draws: one generator a tile; its strong view goes on from here.
+    """
+
+    weak: Tensor
+    labels: Tensor
+    draws: list[np.random.Generator]
+
+
+def deal(batch: Sequence[Entry], world: World, shape: Sequence[int]) -> list[Tile]:
+    """Return the tiles of a global batch that this rank works with; those that lie elsewhere are fetched.
+
+    Of R * U entries rank r trains on rU .. (r+1)U - 1. With several ranks one more tile comes last, the next one of the
+    batch: CutMix pastes it into the last of these.
+
+    Args:
+        batch: in global order.
+        world: all ranks call this at the same time.
+        shape: (S,S), side of the tiles.
+
+    Returns:
+        U tiles, with several ranks U + 1.
+    """
+    if world.ranks == 1:
+        return [entry.tile for entry in batch if entry.tile is not None]
+    me, size = world.rank, len(batch) // world.ranks
+    wanted = [[batch[(rank * size + n) % len(batch)] for n in range(size + 1)] for rank in range(world.ranks)]
+    out, counts = [], []
+    for rank, theirs in enumerate(wanted):
+        given = [e.tile for e in theirs if e.tile is not None and rank != me]
+        out.append(_packed(given, shape, world.device))
+        counts.append(sum(e.slot // size == rank != me for e in wanted[me]))
+    fetched = [iter(_unpacked(rows, shape)) for rows in world.exchange(out, counts)]
+    return [next(fetched[e.slot // size]) if e.tile is None else e.tile for e in wanted[me]]
+
+
+def stacked(tiles: Sequence[Tile]) -> PseudoBatch:
+    """Return tiles as one batch."""
+    weak, labels = torch.stack([t.weak for t in tiles]), torch.stack([t.labels for t in tiles])
+    return PseudoBatch(weak, labels, [t.draws for t in tiles])
+
+
+def _packed(tiles: Sequence[Tile], shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return tiles as bytes, uint8 (N, head + 4 S S)."""
+    if not tiles:
+        return torch.empty(0, _HEAD.size + 4 * shape[0] * shape[1], dtype=torch.uint8, device=device)
+    heads = torch.frombuffer(bytearray(b"".join(_head(t) for t in tiles)), dtype=torch.uint8)
+    weak = torch.stack([t.weak for t in tiles]).flatten(1)
+    labels = torch.stack([t.labels for t in tiles]).flatten(1)
+    return torch.cat([heads.view(len(tiles), -1).to(device), weak, labels], dim=1)
+
+
+def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[Tile]:
+    heads = rows[:, : _HEAD.size].cpu().numpy()
+    planes = rows[:, _HEAD.size :].reshape(len(rows), 4, *shape)
+    return [
+        _tile(head.tobytes(), weak, labels)
+        for head, weak, labels in zip(heads, planes[:, :3], planes[:, 3], strict=True)
+    ]
+
+
+def _head(tile: Tile) -> bytes:
+    now = tile.draws.bit_generator.state
+    assert now["bit_generator"] == "PCG64"
+    words = (now["state"][name].to_bytes(16, "little") for name in ("state", "inc"))
+    return _HEAD.pack(*tile.pair, *words, now["uinteger"], now["has_uint32"])
+
+
+def _tile(head: bytes, weak: Tensor, labels: Tensor) -> Tile:
+    epoch, sample, *words, half, has_half = _HEAD.unpack(head)
+    state, inc = (int.from_bytes(word, "little") for word in words)
+    bits = np.random.PCG64(0)
+    bits.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": state, "inc": inc},
+        "has_uint32": has_half,
+        "uinteger": half,
+    }
+    return Tile((epoch, sample), weak, labels, np.random.Generator(bits))

@@ -1,0 +1,200 @@
+"""What the student hears from its teacher: kept shares, entropy, classes, age and waiting; and when that collapses."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mkd.distributed.world import World
+from mkd.teacher.api import Tally
+from mkd.train.pseudo.teacher_metrics import service_figures
+from mkd.train.steps.supervised import ALONE
+
+DOMINANT = 0.95  # share of the kept pixels with which one class has taken over,
+ORDINARY = 0.8  # unless the labelled set gives it this share itself
+FLOOR = 0.001  # kept share of the pixels below which the student learns nothing from the teacher
+ROWS = 5  # rows of the journal in a row that make a collapse
+ROLLBACKS = 3  # after that many a run stops
+
+
+class Collapsed(Exception):
+    """The pseudo-labels have collapsed and the run is to go back to its last good checkpoint."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a row of the journal says about the teacher: numbers by name, and groups of numbers by class or age."""
+
+    values: dict[str, float]
+    groups: dict[str, dict[str, float]]
+
+
+@dataclass
+class _Sums:
+    """Counts since the last row, and the time and the teacher's tally then."""
+
+    classes: Tensor
+    before: Tally
+    began: float
+    inside: int = 0
+    tiles: int = 0
+    accepted: int = 0
+    score: float = 0.0
+
+
+class Health:
+    """The monitor of the pseudo-labels.
+
+    ::
+
+        kept share of class c   k_c = pixels kept as c / pixels inside the candidate tiles,   kept = sum_c k_c
+        class histogram         p_c = k_c / kept
+        class shift             1/2 sum_c |p_c - q_c|,   q = class histogram of the labelled set; in [0,1]
+        a bad row               p_c > 0.95 for a class with q_c < 0.8,   or   kept < 0.001
+
+    A collapse is `ROWS` bad rows one after another. It is said once; with ``good`` the run goes back.
+
+    Counts are summed over the ranks, so that all report and decide alike; of the shares of time that ranks waited for
+    their teachers the largest is reported.
+
+    Args:
+        classes: their names.
+        histogram: labelled pixels of each class.
+        say: prints a line beside the progress.
+        tally: the teacher's; of one in another process, waiting and ages are reported too.
+        good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
+        world: the ranks; all call `report` and `check` together.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        histogram: Sequence[int],
+        say: Callable[[str], None],
+        tally: Tally,
+        good: Callable[[], bool] | None = None,
+        world: World = ALONE,
+    ) -> None:
+        """Start with nothing seen."""
+        self.classes, self.say, self.tally, self._good = tuple(classes), say, tally, good
+        self.world = world
+        total = max(1, sum(histogram))
+        self.labelled = [n / total for n in histogram]
+        self.bad_rows, self.rollbacks = 0, 0
+        self._reason = ""
+        self._sums = self._nothing()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the present state is one to go back to."""
+        return self._good is not None and self.bad_rows == 0
+
+    @property
+    def trust(self) -> float:
+        """Factor of w_u: halved by each rollback, because the same steps would end in the same collapse."""
+        return float(0.5**self.rollbacks)
+
+    def add(self, labels: Tensor, inside: Tensor, score: Tensor, accepted: Tensor) -> None:
+        """Count one answer of the teacher.
+
+        Args:
+            labels: uint8 (B,H,W), class ids; 255 = dropped or outside the tile.
+            inside: bool (B,H,W), pixels inside the tile.
+            score: float (B,), mean normalised entropy of each tile, in [0,1].
+            accepted: bool (B,), what passed the tile filter.
+        """
+        s = self._sums
+        s.classes += torch.bincount(labels.flatten(), minlength=256)[: len(self.classes)].cpu()
+        s.inside += int(inside.sum())
+        s.tiles += len(accepted)
+        s.accepted += int(accepted.sum())
+        s.score += float(score.sum(dtype=torch.float64))
+
+    def seen(self) -> _Sums:
+        """Return a copy of what this rank has counted since the last report."""
+        return replace(self._sums, classes=self._sums.classes.clone())
+
+    def forget(self, seen: _Sums) -> None:
+        """Go back to what `seen` returned, after a step that did not come about."""
+        self._sums = seen
+
+    def report(self) -> Figures:
+        """Return the figures since the last report, and count them as a bad row or not."""
+        inside, tiles, accepted, score, *counts = self._totals()
+        s, self._sums = self._sums, self._nothing()
+        kept = sum(counts)
+        shares = [n / max(1, kept) for n in counts]
+        self._reason = self._judge(kept / max(1, inside), shares)
+        self.bad_rows = self.bad_rows + 1 if self._reason else 0
+        values = {
+            "kept_tiles": accepted / max(1, tiles),
+            "kept_pixels": kept / max(1, inside),
+            "tile_entropy": score / max(1, tiles),
+            "class_shift": sum(abs(p - q) for p, q in zip(shares, self.labelled, strict=True)) / 2,
+        }
+        kept_of = {c: n / max(1, inside) for c, n in zip(self.classes, counts, strict=True)}
+        now, seconds = self._sums.before, self._sums.began - s.began
+        waiting, service = service_figures(s.before, now, seconds, self.world)
+        return Figures({**values, **waiting}, {"kept": kept_of, **service})
+
+    def check(self) -> None:
+        """Say a collapse once, when its last row is there.
+
+        Raises:
+            Collapsed: the run is to go back.
+            ValueError: it has gone back too often.
+        """
+        if self.bad_rows != ROWS:
+            return
+        collapse = f"the pseudo-labels have collapsed: in {ROWS} rows of the journal, {self._reason}"
+        if self._good is None:
+            self.say(
+                f"warning: {collapse}; if the validation mIoU falls too, raise semi.confidence, lower semi.weight "
+                "or set semi.on_collapse=rollback, in a new run folder"
+            )
+        elif self.rollbacks == ROLLBACKS:
+            raise ValueError(
+                f"{collapse}, after {ROLLBACKS} rollbacks; raise semi.confidence, lower semi.weight or optim.lr in a "
+                "new run folder"
+            )
+        elif self.world.broadcast(self._good()):  # files show up on other nodes a little later
+            raise Collapsed(collapse)
+        else:
+            self.say(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
+
+    def _judge(self, kept: float, shares: list[float]) -> str:
+        """Return what is bad about the last row, or nothing."""
+        if kept < FLOOR:
+            return f"{kept:.2%} of the pixels were kept (less than {FLOOR:.1%})"
+        for name, share, usual in zip(self.classes, shares, self.labelled, strict=True):
+            if share > DOMINANT and usual < ORDINARY:
+                return f"'{name}' has {share:.1%} of the kept pixels and {usual:.1%} of the labelled ones"
+        return ""
+
+    def _totals(self) -> list[float]:
+        """Return the sums of all ranks: pixels inside, tiles, accepted ones, scores, kept pixels of each class."""
+        s = self._sums
+        mine = [s.inside, s.tiles, s.accepted, s.score, *s.classes.tolist()]
+        found: list[float] = self.world.total(torch.tensor(mine, dtype=torch.float64)).tolist()
+        return found
+
+    def _nothing(self) -> _Sums:
+        tally = replace(self.tally, ages=Counter(self.tally.ages), age_steps=Counter(self.tally.age_steps))
+        return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), tally, time.monotonic())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold: a run may stop between two reports. All ranks call this together."""
+        return {"bad_rows": self.bad_rows, "rollbacks": self.rollbacks, "sums": self._totals()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; rank 0 counts on for all."""
+        self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
+        self._sums = self._nothing()
+        if self.world.first:
+            s = self._sums
+            s.inside, s.tiles, s.accepted = (int(n) for n in state["sums"][:3])
+            s.score, s.classes = state["sums"][3], torch.tensor(state["sums"][4:]).long()

@@ -1,0 +1,1 @@
+"""One training step of each stage: forward passes, named losses, their sum."""

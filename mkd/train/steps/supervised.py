@@ -1,0 +1,81 @@
+"""One supervised step: also tunes a teacher's classifier or head while the rest is frozen."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mkd.distributed.world import World
+from mkd.losses.ohem import ohem_cross_entropy
+from mkd.losses.reduction import alone
+from mkd.train.batches import Views
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Ohem:
+    """Hard-pixel mining: threshold and the least share of the global batch's pixels that counts."""
+
+    threshold: float
+    min_kept: float
+
+    def __call__(self, logits: Tensor, labels: Tensor, world: World) -> Tensor:
+        """Return this rank's share of L_sup for logits (B,C,H,W) and labels (B,H,W); B is the same on all ranks."""
+        kept = int(self.min_kept * labels.numel() * world.ranks)
+        total = world.total if world.ranks > 1 else alone
+        return ohem_cross_entropy(logits, labels, self.threshold, kept, total=total)
+
+
+@dataclass
+class SupervisedStep:
+    """L = L_sup.
+
+    Attributes:
+        model: the network; parameters that require no gradient stay as they are.
+        ohem: L_sup.
+        frozen: modules kept in eval mode, so that their BatchNorm statistics stay too.
+        world: the ranks that share a batch.
+        net: what forward passes go through: the model, or an engine's wrapper of it.
+    """
+
+    model: nn.Module
+    ohem: Ohem
+    frozen: Sequence[nn.Module] = ()
+    world: World = ALONE
+
+    def __post_init__(self) -> None:
+        """Let forward passes go through the model itself."""
+        self.net: Callable[[Tensor], Tensor] = self.model
+
+    @property
+    def result(self) -> nn.Module:
+        """The network whose weights become the model folder."""
+        return self.model
+
+    def train(self) -> None:
+        """Put the network into training mode, frozen modules into eval mode."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def prepare(self, views: Views, progress: float) -> Views:
+        """Return the views as they are."""
+        return views
+
+    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+        """Return this rank's shares of the losses by name; ``loss`` is the one to minimise."""
+        loss_sup = self.ohem(self.net(part.images), part.labels, self.world)
+        return {"loss": loss_sup, "loss_sup": loss_sup.detach()}
+
+    def updated(self) -> None:
+        """Nothing follows an update."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing beyond the model."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""

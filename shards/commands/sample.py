@@ -1,0 +1,138 @@
+"""A picture of some tiles of a data set, beside their labels, for a person to look at."""
+
+from __future__ import annotations
+
+import io
+import os
+from itertools import accumulate
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkd.dataset.codec import image_kind
+from mkd.dataset.index import DatasetIndex, read_index
+from mkd.dataset.shard_record import Entry, ShardRecord, fault_of, record_of
+from mkd.storage.folder import Folder, place_and_name
+from shards.progress import Say, counted
+from shards.reading.contact_sheet import Card, Sheet, draw
+from shards.reading.pixels import image_pixels, label_pixels
+
+
+def sample(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    number: int = 12,
+    seed: int = 0,
+    say: Say = print,
+) -> None:
+    """Draw tiles at random into one PNG: image, label over the image, class shares; a legend below.
+
+    Args:
+        data: a data set, path or URL; only the chosen tiles are read.
+        out: where the picture goes, path or URL.
+        number: how many tiles, >= 1; all of them when there are fewer.
+        seed: another seed, other tiles.
+        say: takes the line of the report.
+
+    Raises:
+        ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
+        OSError: a place that cannot be written.
+    """
+    place, (where, name) = Folder(data), place_and_name(str(out))
+    if not name.lower().endswith(".png"):
+        raise ValueError(f"--out {out}: the picture is a PNG, give a file name that ends in .png")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: give a whole number from 0 on")
+    index = read_index(place)
+    if number < 1 or not index.samples:
+        raise ValueError(
+            f"{data} has {counted(index.samples, 'tile')}, --n is {number}: both must be at least 1"
+        )
+    chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
+    cards = _cards(place, index, sorted(int(row) for row in chosen))
+    picture = draw(_sheet(index, len(cards), seed), cards)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    where.write(name, buffer.getvalue())
+    say(f"{counted(len(cards), 'tile')} of {index.name} drawn into {out}")
+
+
+class _Tile(NamedTuple):
+    key: str
+    image: NDArray[Any]
+    label: NDArray[np.uint8] | None
+
+
+def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
+    ends = list(accumulate(index.shards.samples))
+    cards: list[Card] = []
+    record: ShardRecord | None = None
+    for row in chosen:
+        number = int(np.searchsorted(ends, row, side="right"))
+        info = index.shards[number]
+        if record is None or record.info != info:
+            record = record_of(place, info)
+        tile = record.tiles[row - ends[number]]
+        cards.append(_card(_decoded(tile.key, _read(place, info.file, tile), place.name(info.file)), index))
+    return cards
+
+
+def _read(place: Folder, file: str, tile: Entry) -> dict[str, bytes]:
+    read = {}
+    for kind, member in tile.members.items():
+        data = read[kind] = place.read(file, member.offset, member.offset + member.size)
+        if fault := fault_of(kind, data, member):
+            raise ValueError(
+                f"{place.name(file)}, {tile.key}: {fault}; run 'shards verify {place}', copy the shard again or "
+                "build it again"
+            )
+    return read
+
+
+def _decoded(key: str, members: dict[str, bytes], file: str) -> _Tile:
+    name, kind = f"{file}, {key}", image_kind(members)
+    if not kind:
+        raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
+    label = members.get("label.png")
+    ids = None if label is None else label_pixels(label, f"{name}.label.png")
+    return _Tile(key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)
+
+
+def _card(tile: _Tile, index: DatasetIndex) -> Card:
+    height, width, bands = tile.image.shape
+    lines = [f"{height} x {width}"]
+    if tile.label is not None:
+        counts = np.bincount(tile.label.ravel(), minlength=256) / tile.label.size
+        order = sorted(range(index.num_classes), key=lambda number: -counts[number])
+        shares = [
+            f"{index.classes[number]} {counts[number]:.0%}" for number in order if counts[number] >= 0.005
+        ]
+        lines.append(", ".join(shares[:4]))
+    return Card(tile.key, " · ".join(lines), _shown(tile.image), tile.label)
+
+
+def _shown(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
+    colours: NDArray[Any] = image[..., :3]
+    if colours.dtype == np.uint8:
+        return colours.astype(np.uint8)
+    low, high = np.percentile(colours, (2, 98), axis=(0, 1))
+    stretched: NDArray[Any] = (colours - low) / np.maximum(high - low, 1)
+    bytes_: NDArray[np.uint8] = (np.clip(stretched, 0, 1) * 255).astype(np.uint8)
+    return bytes_
+
+
+def _sheet(index: DatasetIndex, number: int, seed: int) -> Sheet:
+    facts = [
+        f"{number:,} of {counted(index.samples, 'tile')}",
+        f"{index.labelled:,} labelled",
+        f"seed {seed}",
+    ]
+    if index.bands > 3:
+        facts.append(f"bands 1, 2, 3 of {index.bands}")
+    if index.dtype != "uint8":
+        facts.append("16 bits, each tile stretched from its 2nd to its 98th percentile")
+    total = sum(index.histogram)
+    shares = [f"{pixels / total:.1%}" if total else "" for pixels in index.histogram]
+    return Sheet(index.name, " · ".join(facts), index.classes, index.palette, shares, index.labelled > 0)

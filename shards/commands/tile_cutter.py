@@ -1,0 +1,163 @@
+"""Cutting the windows of one shard out of their rasters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from mkd.geo.grid import Window
+from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
+from mkd.geo.raster_info import Transform
+from shards.inputs.class_file import IGNORE, ClassFile
+from shards.inputs.encode import Unknown, encode_png, ids_from_values, legal_key, tile_from
+from shards.inputs.orthomosaics import Scene
+from shards.inputs.raster_source import open_raster
+from shards.inputs.windows import Windows
+from shards.output.shard_writer import ShardFile
+
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "tif": "tif"}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How rasters are cut.
+
+    Attributes:
+        size: edge of a tile, pixels.
+        stride: distance between tiles, pixels.
+        min_valid: tiles with a smaller share of pixels with data are left out, 0..1.
+        format: "png", "jpeg" or "tif".
+        quality: of JPEG, 1..100.
+    """
+
+    size: int
+    stride: int
+    min_valid: float
+    format: str
+    quality: int
+
+
+class Cutter:
+    """Cuts the windows [start, stop) of all scenes' windows, scene after scene; keeps one scene open."""
+
+    def __init__(self, scenes: Sequence[Scene], classfile: ClassFile, cut: Cut) -> None:
+        self._scenes, self._classfile, self._cut = tuple(scenes), classfile, cut
+        self.windows = Windows([scene.shape for scene in scenes], cut.size, cut.stride)
+        self._number = -1
+        self._image: RasterReader | None = None
+        self._label: RasterReader | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files to the process that opened them."""
+        return {**self.__dict__, "_image": None, "_label": None}
+
+    def __call__(self, span: tuple[int, int], shard: ShardFile) -> None:
+        """Add the tiles of some windows to a shard; count those without data, list those that are bad."""
+        for name in ("no_data", "blank", "no_label"):
+            shard.left_out(name, 0)
+        for number, window in self.windows.between(*span):
+            scene = self._scenes[number]
+            try:
+                self._add(number, window, shard)
+            except DamagedRaster as error:
+                shard.quarantine(_place(scene.image, window), str(error), scene.label is not None)
+
+    def close(self) -> None:
+        """Close what is open."""
+        for reader in (self._image, self._label):
+            if reader is not None:
+                reader.close()
+        self._image = self._label = None
+
+    def _readers(self, number: int) -> tuple[RasterReader, RasterReader | None]:
+        if number != self._number or self._image is None:
+            self.close()
+            scene = self._scenes[number]
+            self._image = open_raster(scene.image)
+            self._label = None if scene.label is None else open_raster(scene.label)
+            self._number = number
+        return self._image, self._label
+
+    def _add(self, number: int, window: Window, shard: ShardFile) -> None:
+        scene, (image, label) = self._scenes[number], self._readers(number)
+        valid = image.valid(window)
+        if valid.mean() < self._cut.min_valid or not valid.any():
+            shard.left_out("no_data")
+            return
+        pixels = image.read(window, scene.bands)
+        seen = pixels[valid] if not valid.all() else pixels.reshape(-1, pixels.shape[2])
+        if (seen == seen[0]).all():
+            shard.left_out("blank")
+            return
+        ids = None
+        if label is not None:
+            ids, unknown = _label_ids(label, window, valid, self._classfile)
+            if unknown:
+                values = ", ".join(f"{value} ({count} pixels)" for value, count in unknown.items())
+                shard.quarantine(_place(label.path, window), f"unknown label values {values}", True, unknown)
+                return
+        key = f"{legal_key(scene.name)}_{window.row:06d}_{window.col:06d}"
+        data, extension = self._encoded(pixels), EXTENSIONS[self._cut.format]
+        kind = (pixels.shape[2], str(pixels.dtype))
+        tile = tile_from(key, data, extension, ids, _meta(scene, window), *kind)
+        shard.left_out("no_label", int(ids is not None and tile.label is None))
+        shard.add(tile)
+
+    def _encoded(self, pixels: NDArray[Any]) -> bytes:
+        match self._cut.format:
+            case "png":
+                return encode_png(pixels)
+            case "jpeg":
+                data: bytes = simplejpeg.encode_jpeg(pixels, self._cut.quality, "RGB", "420")
+                return data
+            case _:
+                return encode_tiff(pixels)
+
+
+def tile_transform(transform: Transform | None, window: Window) -> list[float] | None:
+    """Move a raster's transform to the upper left corner of a window.
+
+    Args:
+        transform: (a, b, c, d, e, f) of the raster, or None.
+        window: pixels.
+
+    Returns:
+        [a, b, c + a col + b row, d, e, f + d col + e row], or None.
+    """
+    if transform is None:
+        return None
+    a, b, c, d, e, f = transform
+    return [a, b, c + a * window.col + b * window.row, d, e, f + d * window.col + e * window.row]
+
+
+def _meta(scene: Scene, window: Window) -> dict[str, Any]:
+    return {
+        "source": scene.name,
+        "window": list(window),
+        "size": [window.height, window.width],
+        "crs": scene.info.crs,
+        "transform": tile_transform(scene.info.transform, window),
+    }
+
+
+def _label_ids(
+    label: RasterReader, window: Window, valid: NDArray[np.bool_], classfile: ClassFile
+) -> tuple[NDArray[np.uint8], Unknown]:
+    """Read class ids of a window; pixels without data, in image or label, are ignored."""
+    bands = (1, 2, 3) if classfile.masks == "rgb" else (1,)
+    values = label.read(window, bands)
+    usable = valid & label.valid(window)
+    ids = np.full(usable.shape, IGNORE, np.uint8)
+    raw = values[usable][:, None, :] if classfile.masks == "rgb" else values[usable]
+    found, unknown = ids_from_values(raw, classfile)
+    ids[usable] = found[:, 0]
+    return ids, unknown
+
+
+def _place(path: str, window: Window) -> str:
+    return f"{path} at row {window.row}, column {window.col}"

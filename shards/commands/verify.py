@@ -1,0 +1,96 @@
+"""Reading a whole data set again, to find what is damaged or contradicts the index."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mkd.dataset.index import DatasetIndex, read_index, shard_fault
+from mkd.storage.folder import Folder
+from shards.inputs.class_file import IGNORE
+from shards.process_pool import each
+from shards.progress import counted, progress, some
+from shards.reading.shard_check import Checked, ShardTask, check_shard
+
+
+def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
+    """Read every byte of a data set and compare it with its records and its index.
+
+    Args:
+        folder: a data set, path or URL.
+        workers: processes, each checking whole shards.
+
+    Returns:
+        One sentence a problem; empty when all is well.
+
+    Raises:
+        ValueError: no data set there at all, or a place that does not answer.
+    """
+    place = Folder(folder)
+    index, sizes = read_index(place, shards=False), place.sizes()
+    known = {shard.file for shard in index.shards}
+    foreign = sorted(name for name in sizes if name.endswith(".tar") and name not in known)
+    problems = [f"{name} is not in the index: remove it" for name in foreign if not name.startswith(".")]
+    faults = {shard.file: shard_fault(shard.file, shard, sizes.get(shard.file)) for shard in index.shards}
+    tasks = [
+        ShardTask(place.url, shard, index.num_classes, index.bands, index.dtype)
+        for shard in index.shards
+        if shard.file in sizes
+    ]
+    results = progress(each(check_shard, tasks, workers), len(tasks), "verify")
+    found_in = {found.file: found for found in results}  # in any order
+    found = [found_in[shard.file] for shard in index.shards if shard.file in found_in]
+    keys: set[str] = set()
+    for shard in index.shards:
+        problems += [faults[shard.file]] if faults[shard.file] else []
+        if shard.file in found_in:
+            problems += found_in[shard.file].problems + _twice(found_in[shard.file], keys)
+    if not problems:  # else these follow from them
+        problems += _sum_problems(index, found)
+    return problems + _size_problems(found)
+
+
+def _twice(found: Checked, keys: set[str]) -> list[str]:
+    """Tell keys that other tiles have; note those of this shard."""
+    twice = []
+    for key in found.keys:
+        if key in keys:
+            twice.append(key)
+        keys.add(key)
+    return [f"{found.file}: keys {some(twice)} occur a second time"] if twice else []
+
+
+def _size_problems(found: Sequence[Checked]) -> list[str]:
+    """Tell tiles of another size than most of the set's: no batch can hold both."""
+    sizes = sum((shard.sizes for shard in found), Counter[tuple[int, int]]())
+    (usual, number), total = (sizes.most_common(1) or [((0, 0), 0)])[0], sizes.total()
+    if 2 * number <= total:  # pictures of any size, which are read one by one
+        return []
+    return [
+        f"{shard.file}, {shard.first[size]}: {counted(tiles, 'tile')} of {size[0]} x {size[1]} pixels, {number:,} of "
+        f"the set's {total:,} tiles are {usual[0]} x {usual[1]} (height x width): make all of one size, or read them "
+        "with batch=1"
+        for shard in found
+        for size, tiles in sorted(shard.sizes.items())
+        if size != usual
+    ]
+
+
+def _sum_problems(index: DatasetIndex, found: Sequence[Checked]) -> list[str]:
+    counts = sum((shard.counts for shard in found), np.zeros(256, np.int64))
+    seen = [size for shard in found for size in shard.sizes]
+    largest = tuple(max((size[axis] for size in seen), default=0) for axis in (0, 1))
+    by_class = tuple(int(count) for count in counts[: index.num_classes])
+    problems = []
+    if by_class != index.histogram:
+        problems.append(
+            f"pixels a class are {list(by_class)}, the index says {list(index.histogram)}: pack it again"
+        )
+    if int(counts[IGNORE]) != index.ignored_pixels:
+        problems.append(f"ignored pixels are {int(counts[IGNORE])}, the index says {index.ignored_pixels}")
+    if largest != index.largest:
+        problems.append(f"the greatest height and width are {largest}, the index says {index.largest}")
+    return problems

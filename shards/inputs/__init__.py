@@ -1,0 +1,1 @@
+"""What is packed: class files, image lists, rasters, masks and their encoding."""

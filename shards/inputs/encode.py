@@ -1,0 +1,139 @@
+"""Between files, pixels and the members of a shard: checked decoding, deterministic encoding."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from mkd.geo.palette import ids_from_rgb
+from shards.inputs.class_file import IGNORE, ClassFile
+
+Unknown = Mapping[int, int] | Mapping[tuple[int, int, int], int]
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One tile as a shard holds it: encoded members, not pixels.
+
+    Args:
+        key: name without dots.
+        image: JPEG, PNG or TIFF file.
+        extension: "jpg", "png" or "tif".
+        label: PNG of uint8 ids, 255 = ignored; None = unlabelled.
+        meta: KEY.json without "labelled", which follows from `label`; "size" is [height, width] in pixels.
+        counts: (256,) int64, pixels of each label id; None when unlabelled.
+        bands: bands of the image.
+        dtype: "uint8" or "uint16".
+    """
+
+    key: str
+    image: bytes
+    extension: str
+    label: bytes | None
+    meta: Mapping[str, Any]
+    counts: NDArray[np.int64] | None
+    bands: int = 3
+    dtype: str = "uint8"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.meta["size"]
+        return int(height), int(width)
+
+
+def tile_from(
+    key: str,
+    image: bytes,
+    extension: str,
+    ids: NDArray[np.uint8] | None,
+    meta: Mapping[str, Any],
+    bands: int = 3,
+    dtype: str = "uint8",
+) -> Tile:
+    """Make a tile; a label without a single labelled pixel is dropped, as it could teach nothing."""
+    counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
+    if ids is None or counts is None or not counts[:IGNORE].any():
+        return Tile(key, image, extension, None, meta, None, bands, dtype)
+    return Tile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
+
+
+def legal_key(name: str) -> str:
+    """Make a WebDataset key of a name: no dots, as the first dot ends the key, and no folders."""
+    return name.replace("/", "__").replace(".", "_")
+
+
+def encode_png(array: NDArray[np.uint8]) -> bytes:
+    """Encode pixels as PNG, the same bytes each time.
+
+    Args:
+        array: (H, W) or (H, W, 3) uint8.
+
+    Returns:
+        A PNG file.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG", compress_level=3)  # twice as fast as 6, as small
+    return buffer.getvalue()
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode a whole picture file.
+
+    Args:
+        data: the file.
+        name: what to call it in an error.
+
+    Returns:
+        A loaded picture in its own mode.
+
+    Raises:
+        ValueError: not a picture, truncated or damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large for a tile: cut it into tiles with `shards tile`") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be decoded: it is no picture, or empty ({len(data):,} bytes)"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise whatever their format's library does
+        raise ValueError(f"{name} cannot be decoded ({error}): is it truncated? copy it again") from error
+    return picture
+
+
+def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:
+    """Turn raw mask values into class ids.
+
+    Args:
+        values: (H, W) whole numbers for ids and palette, (H, W, 3) uint8 colours for rgb.
+        classfile: the encoding.
+
+    Returns:
+        ids: (H, W) uint8, 255 where ignored or unknown.
+        unknown: pixels of each value or colour which the class file does not know.
+    """
+    if classfile.masks == "rgb":
+        ids, colours = ids_from_rgb(values.astype(np.uint8), classfile.palette, classfile.ignore_colours)
+        return ids, colours
+    known = classfile.ids
+    if known is None:
+        known = {**{index: index for index in range(len(classfile.classes))}, IGNORE: IGNORE}
+    table = np.full(65536, -1, np.int16)
+    table[list(known)] = list(known.values())
+    raw = values.astype(np.int64)
+    mapped = np.where((raw >= 0) & (raw <= 65535), table[np.clip(raw, 0, 65535)], -1)
+    wrong, counts = np.unique(raw[mapped < 0], return_counts=True)
+    unknown = {int(value): int(count) for value, count in zip(wrong, counts, strict=True)}
+    return np.where(mapped < 0, IGNORE, mapped).astype(np.uint8), unknown

@@ -1,0 +1,132 @@
+"""What a data set is made of: sizes and times of its inputs, to know what is there already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from mkd.dataset.index import INDEX_NAME, read_index
+from mkd.storage.folder import Folder, place_and_name
+from shards.inputs.class_file import star_pattern
+
+
+class Stamp(NamedTuple):
+    """An input file's size in bytes, and a mark that changes when it is written anew (time, ETag)."""
+
+    size: int
+    changed: str
+
+
+class Tree:
+    """Files below a folder, local or remote, found by listing each folder at most once."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._files: dict[str, dict[str, Stamp]] = {}
+        self._folders: dict[str, list[str]] = {}
+
+    def stamps(self, names: Iterable[str]) -> dict[str, Stamp]:
+        """Return the stamp of each file that is there; missing ones are left out."""
+        found = {}
+        for name in names:
+            place, _, file = name.rpartition("/")
+            self._list(place)
+            if file in self._files[place]:
+                found[name] = self._files[place][file]
+        return found
+
+    def matching(self, pattern: str) -> list[str]:
+        """Return the relative paths that match a pattern with stars, sorted; hidden files are left out."""
+        expression = star_pattern(pattern)
+        found: list[str] = []
+        self._descend("", pattern.split("/"), found)
+        return sorted(name for name in set(found) if expression.fullmatch(name))
+
+    def _descend(self, place: str, pieces: list[str], found: list[str]) -> None:
+        """Go only into folders that the pattern's next piece allows."""
+        if not pieces[1:]:
+            self._list(place)
+            found += [_join(place, name) for name in self._files[place] if not name.startswith(".")]
+        elif pieces[0] == "**":
+            self._descend(place, pieces[1:], found)
+            for name in self._inside(place):
+                self._descend(_join(place, name), pieces, found)
+        elif "*" not in pieces[0]:
+            self._descend(_join(place, pieces[0]), pieces[1:], found)
+        else:
+            for name in self._inside(place):
+                if star_pattern(pieces[0]).fullmatch(name):
+                    self._descend(_join(place, name), pieces[1:], found)
+
+    def _inside(self, place: str) -> list[str]:
+        self._list(place)
+        return [name for name in self._folders[place] if not name.startswith(".")]
+
+    def _list(self, place: str) -> None:
+        if place not in self._files:
+            rows = self.folder.listing(place)
+            self._files[place] = {row.name: Stamp(row.size, row.changed) for row in rows if not row.folder}
+            self._folders[place] = sorted(row.name for row in rows if row.folder)
+
+
+def stamp(path: str) -> Stamp:
+    """Return the stamp of one file, a path or URL.
+
+    Raises:
+        ValueError: no such file.
+    """
+    place, file = place_and_name(path)
+    found = Tree(place).stamps([file])
+    if not found:
+        raise ValueError(f"no file at {path}: correct the path")
+    return found[file]
+
+
+def identity(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp] = MappingProxyType({})) -> str:
+    """Hash what a data set is made of: arguments, names and sizes; a copy of the inputs is the same."""
+    return _digest([arguments, {name: told.size for name, told in stamps.items()}])
+
+
+def unit_fingerprint(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp], *more: Any) -> str:
+    """Hash what one shard is made of, times of the files included: 16 hex digits."""
+    return _digest([arguments, stamps, more])[:16]
+
+
+def is_done(folder: Folder, inputs_sha256: str) -> bool:
+    """Say whether a folder already holds the data set of these inputs.
+
+    Args:
+        folder: where a data set is to be written.
+        inputs_sha256: `identity` of the inputs of the command that asks.
+
+    Returns:
+        True when it is there, False when there is none.
+
+    Raises:
+        ValueError: another data set is there, or a damaged one.
+    """
+    if not folder.exists(INDEX_NAME):
+        return False
+    try:
+        index = read_index(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} holds a damaged data set ({error}): remove its {INDEX_NAME} to mend it by the same command"
+        ) from None
+    if index.provenance.get("inputs_sha256") == inputs_sha256:
+        return True
+    raise ValueError(
+        f"{folder} already holds the data set {index.name!r} made of other inputs: "
+        "choose another --out, or remove it"
+    )
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}/{name}" if place else name

@@ -1,0 +1,197 @@
+"""Which files of a folder, local or remote, belong to a data set: patterns, split lists and slices."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mkd.storage.folder import Folder, place_and_name
+from shards.inputs.class_file import ClassFile, mask_name
+from shards.inputs.encode import legal_key
+from shards.inputs.fingerprint import Tree
+from shards.progress import counted, some
+
+
+class Item(NamedTuple):
+    """One image to pack: tile key, source name, and paths relative to the data set's folder."""
+
+    key: str
+    name: str
+    image: str
+    mask: str | None
+
+
+def list_items(
+    source: Tree,
+    classfile: ClassFile,
+    split: str | None = None,
+    keys: str | os.PathLike[str] | None = None,
+    only: str | None = None,
+) -> list[Item]:
+    """List what is to be packed, in order of the images' relative paths.
+
+    Args:
+        source: folder laid out as the class file says.
+        classfile: patterns of images and masks.
+        split: one of the class file's splits.
+        keys: instead of `split`, a file with one image a line.
+        only: slice "A:B" of what is left.
+
+    Returns:
+        At least one item; every mask exists.
+
+    Raises:
+        ValueError: a folder, image, mask, split or list that is not there, or two images with one key.
+    """
+    if split is not None and keys is not None:
+        raise ValueError(f"both split {split!r} and keys {keys} are given: choose one of them")
+    images = find_images(source, classfile)
+    if split is not None:
+        images = in_split(images, source, classfile, split)
+    if keys is not None:
+        images = in_list(images, *place_and_name(str(keys)))
+    if only is not None:
+        images = in_slice(images, only)
+    names = source_names(images, classfile)
+    masks = find_masks(images, source, classfile)
+    return [Item(legal_key(names[image]), names[image], image, mask) for image, mask in masks.items()]
+
+
+def find_images(source: Tree, classfile: ClassFile) -> list[str]:
+    """List the images of a data set.
+
+    Args:
+        source: folder laid out as the class file says.
+        classfile: with the pattern of images.
+
+    Returns:
+        POSIX paths relative to the folder, sorted; hidden files are left out.
+
+    Raises:
+        ValueError: no such folder, or no image in it.
+    """
+    if source.folder.local is not None and not source.folder.local.is_dir():
+        raise ValueError(f"no folder at {source.folder}: give the data set's folder as --source")
+    images = source.matching(classfile.images)
+    if not images:
+        raise ValueError(
+            f"no image in {source.folder} matches {classfile.images!r} of {classfile.path}: {_layout(classfile)}"
+        )
+    return images
+
+
+def in_split(images: Sequence[str], source: Tree, classfile: ClassFile, split: str) -> list[str]:
+    """Keep the images of one of the class file's splits: a list file, or a pattern.
+
+    Raises:
+        ValueError: a split, list or image that does not exist.
+    """
+    if split not in classfile.splits:
+        known = ", ".join(classfile.splits) or "none"
+        raise ValueError(
+            f"no split {split!r} in {classfile.path}: it has {known}; use --keys or --slice instead"
+        )
+    place = classfile.splits[split]
+    if place.endswith(".txt"):
+        return in_list(images, source.folder, place)
+    kept = set(source.matching(place))
+    chosen = [image for image in images if image in kept]
+    if not chosen:
+        raise ValueError(
+            f"split {split!r}: no image in {source.folder} matches {place!r} of {classfile.path}"
+        )
+    return chosen
+
+
+def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
+    """Keep the images that a list names: one file name, stem or relative path a line; '#' starts a comment.
+
+    Raises:
+        ValueError: no such list, or a name in it without an image, or with several.
+    """
+    path = folder.name(file)
+    try:
+        text = folder.read(file).decode("utf-8")
+    except (FileNotFoundError, IsADirectoryError):
+        raise ValueError(f"no list of images at {path}: one name a line is expected there") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no list of images: byte {error.start} is not UTF-8 text; give a text file with one name a line"
+        ) from None
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    names = [line for line in lines if line]
+    by_name: dict[str, set[str]] = {}
+    for image in images:
+        file = image.rpartition("/")[2]
+        for called in {image, file, file.rpartition(".")[0], image.rpartition(".")[0]}:
+            by_name.setdefault(called, set()).add(image)
+    absent = [name for name in names if name not in by_name]
+    if absent or not names:
+        raise ValueError(
+            f"{path} names {counted(len(absent), 'image')} not there: {some(absent) or 'it is empty'}"
+        )
+    double = [name for name in names if len(by_name[name]) > 1]
+    if double:
+        raise ValueError(
+            f"{path}: {double[0]!r} names several images ({some(sorted(by_name[double[0]]))}): give paths"
+        )
+    chosen = {image for name in names for image in by_name[name]}
+    return [image for image in images if image in chosen]
+
+
+def in_slice(images: Sequence[str], part: str) -> list[str]:
+    """Keep a Python slice "A:B" of the images in their order.
+
+    Raises:
+        ValueError: no slice, or an empty one.
+    """
+    match = re.fullmatch(r"(-?\d+)?:(-?\d+)?", part)
+    if match is None:
+        raise ValueError(f"slice {part!r} is not of the form A:B, such as 0:80 or 80: (numbers of images)")
+    start, stop = (None if text is None else int(text) for text in match.groups())
+    chosen = list(images[start:stop])
+    if not chosen:
+        raise ValueError(f"slice {part!r} of {counted(len(images), 'image')} is empty")
+    return chosen
+
+
+def find_masks(images: Sequence[str], source: Tree, classfile: ClassFile) -> dict[str, str | None]:
+    """Name the mask of each image; None throughout for an unlabelled set.
+
+    Raises:
+        ValueError: masks that are not there, naming the first.
+    """
+    if classfile.mask is None:
+        return dict.fromkeys(images)
+    masks = {image: mask_name(classfile, image) for image in images}
+    there = source.stamps(masks.values())
+    absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in there]
+    if absent:
+        raise ValueError(
+            f"{source.folder} lacks {counted(len(absent), 'mask')}: {some(absent)}; {_layout(classfile)}"
+        )
+    return dict(masks)
+
+
+def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
+    """Give each image its source name: the path below the pattern's fixed folders, without suffix.
+
+    Raises:
+        ValueError: two images whose names make the same tile key.
+    """
+    fixed = classfile.images.split("*")[0].rpartition("/")[0]
+    names: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for image in images:
+        names[image] = image[len(fixed) :].lstrip("/").rpartition(".")[0]
+        key = legal_key(names[image])
+        if key in owners:
+            raise ValueError(f"{owners[key]} and {image} would share the key {key!r}: rename one of them")
+        owners[key] = image
+    return names
+
+
+def _layout(classfile: ClassFile) -> str:
+    return f"images are {classfile.images!r}, masks {classfile.mask!r}; see `source` in {classfile.path}"

@@ -1,0 +1,156 @@
+"""The orthomosaics and label rasters to be cut, paired and checked before anything is written."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from mkd.geo.raster_info import RasterInfo, grid_difference
+from shards.inputs.class_file import ClassFile
+from shards.inputs.encode import legal_key
+from shards.inputs.raster_source import matching, open_raster
+from shards.progress import counted
+
+PathLike = str | os.PathLike[str]
+
+_DTYPES = ("uint8", "uint16")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An orthomosaic and its label raster, paths or URLs; `name` is the file's stem, `bands` what is kept."""
+
+    name: str
+    image: str
+    label: str | None
+    info: RasterInfo
+    bands: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.info.height, self.info.width
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Paths or URLs of image and label by a name that no other scene's file has."""
+        both = {f"image {self.name}": self.image, f"label {self.name}": self.label}
+        return {name: path for name, path in both.items() if path is not None}
+
+
+def list_scenes(
+    source: PathLike | Sequence[PathLike],
+    labels: PathLike | Sequence[PathLike] | None,
+    classfile: ClassFile,
+    bands: Sequence[int] | None = None,
+) -> list[Scene]:
+    """Pair orthomosaics with their labels and check that they fit, before anything is written.
+
+    Args:
+        source: paths, URLs, or patterns with stars.
+        labels: one for each source, or a pattern with {stem}; None = unlabelled.
+        classfile: how labels are encoded.
+        bands: bands to keep, counted from 1; None = all but alpha.
+
+    Returns:
+        At least one scene; all have as many bands of the same type.
+
+    Raises:
+        ValueError: a raster that is missing, double, of a wrong kind, or not on its image's grid.
+    """
+    images = [path for entry in _several(source) for path in matching(entry)]
+    stems = Counter(legal_key(_stem(path)) for path in images)
+    double = [stem for stem, count in stems.items() if count > 1]
+    if double:
+        raise ValueError(
+            f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
+        )
+    masks = _labels(images, labels)
+    scenes = [_scene(image, mask, classfile, bands) for image, mask in zip(images, masks, strict=True)]
+    for scene in scenes[1:]:
+        if _kind(scene) != _kind(scenes[0]):
+            raise ValueError(
+                f"{scenes[0].image} has {_kind(scenes[0])}, {scene.image} {_kind(scene)}: choose --bands that "
+                "all have, or make one data set of each kind"
+            )
+    return scenes
+
+
+def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None) -> Scene:
+    with open_raster(image) as reader:
+        info = reader.info
+    kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
+    if not all(1 <= band <= info.bands for band in kept):
+        raise ValueError(
+            f"{image} has bands 1..{info.bands}, --bands asks for {','.join(map(str, kept))}: choose others"
+        )
+    if info.dtype not in _DTYPES or len(kept) < 3:
+        raise ValueError(
+            f"{image} has {counted(len(kept), 'band')} of {info.dtype}: tiles need 3 or more bands (red, green, "
+            "blue, ..) of uint8 or uint16; choose with --bands (grey: 1,1,1), or convert it, such as with "
+            "gdal_translate -ot Byte -scale"
+        )
+    if label is not None:
+        with open_raster(label) as reader:
+            _check_label(label, reader.info, image, info, classfile)
+    return Scene(_stem(image), image, label, info, kept)
+
+
+def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:
+    difference = grid_difference(other, info)
+    if difference is not None:
+        raise ValueError(
+            f"{image} and its label {label} differ in {difference}: bring the label onto the image's grid"
+        )
+    bands = 3 if classfile.masks == "rgb" else 1
+    if info.bands < bands or np.dtype(info.dtype).kind not in "ui":
+        raise ValueError(
+            f"label {label} has {counted(info.bands, 'band')} of {info.dtype}, but masks: {classfile.masks} "
+            f"in {classfile.path} needs {counted(bands, 'band')} of whole numbers"
+        )
+
+
+def _kind(scene: Scene) -> str:
+    return f"{counted(len(scene.bands), 'band')} of {scene.info.dtype}"
+
+
+def _several(paths: PathLike | Sequence[PathLike]) -> list[str]:
+    return [str(paths)] if isinstance(paths, (str, os.PathLike)) else [str(path) for path in paths]
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(path).stem
+
+
+def _labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> list[str | None]:
+    if labels is None:
+        return [None] * len(images)
+    given = _several(labels)
+    for label in given:
+        if unknown := set(re.findall(r"\{.*?\}", label)) - {"{stem}"}:
+            raise ValueError(
+                f"--labels {label!r} has {sorted(unknown)[0]}: only {{stem}} is known, the name of the image's file "
+                "without its ending"
+            )
+    if len(given) == 1 and "{stem}" in given[0]:
+        return [_beside(image, given[0].replace("{stem}", _stem(image))) for image in images]
+    if len(given) != len(images):
+        raise ValueError(
+            f"{counted(len(given), 'label raster')} for {counted(len(images), 'source')}: give one each, in "
+            "the same order, or a pattern with {stem}"
+        )
+    return [str(path) for path in given]
+
+
+def _beside(image: str, label: str) -> str:
+    """Place a label in its image's folder, unless it says its own."""
+    if "://" in label or label.startswith("/"):
+        return label
+    parent, slash, _ = image.rpartition("/")
+    return f"{parent}{slash}{label}"

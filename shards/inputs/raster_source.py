@@ -1,0 +1,81 @@
+"""Rasters on a disk or behind any fsspec URL, opened for reading by windows."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from mkd.geo.raster import RasterReader
+from mkd.storage.folder import Folder, place_and_name
+from shards.inputs.fingerprint import Stamp, Tree
+
+_WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
+
+
+def open_raster(path: str) -> RasterReader:
+    """Open a raster; masks beside a remote one are found too.
+
+    Args:
+        path: path or URL.
+
+    Raises:
+        ValueError: no raster there, one that needs a world file at a URL, or a place that refuses or does not answer.
+    """
+    folder, name = place_and_name(path)
+    if folder.local is not None:
+        return RasterReader(folder.local / name)
+    sizes = folder.sizes()
+    if name not in sizes:
+        raise ValueError(f"no raster at {path}: give the URL of a GeoTIFF")
+
+    def opener(asked: str) -> BinaryIO:
+        if asked not in sizes:
+            raise FileNotFoundError(asked)
+        return folder.open(asked, sizes[asked])
+
+    reader = RasterReader(path, opener)
+    worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]
+    beside = next((world for world in worlds if world in sizes), None)
+    if reader.info.transform is None and beside is not None:
+        reader.close()
+        raise ValueError(
+            f"{path} has its place on Earth in {beside}, which GDAL does not read from a URL: put it into the raster "
+            "with gdal_translate, or cut a local copy"
+        )
+    return reader
+
+
+def matching(entry: str) -> list[str]:
+    """List the rasters that a path, URL or pattern with stars means, sorted.
+
+    Raises:
+        ValueError: a pattern that matches none, or one with ? or brackets.
+    """
+    if re.search(r"[?\[\]]", entry) and not glob.glob(glob.escape(entry)):
+        raise ValueError(
+            f"--source {entry!r} has '?' or brackets: only * is a pattern here, use it or give the names"
+        )
+    if "*" not in entry:
+        return [entry]
+    if "://" not in entry:
+        found = sorted(glob.glob(entry, recursive=True))
+    else:
+        fixed = entry.partition("*")[0].rpartition("/")[0]
+        names = Tree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
+        found = [f"{fixed}/{name}" for name in names]
+    if not found:
+        raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
+    return found
+
+
+def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
+    """Return size and time of each raster, listing each folder once."""
+    trees: dict[str, Tree] = {}
+    stamps = {}
+    for path in paths:
+        folder, name = place_and_name(path)
+        tree = trees.setdefault(folder.url, Tree(folder))
+        stamps[path] = tree.stamps([name])[name]
+    return stamps

@@ -1,0 +1,51 @@
+"""Mask values that a class file does not know, gathered over all masks before anyone is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from shards.inputs.encode import Unknown
+from shards.progress import counted, some
+
+_LISTED = 8
+
+
+@dataclass
+class UnknownValues:
+    """Pixels and files of each unknown value (a whole number, or a colour)."""
+
+    pixels: Counter[int | tuple[int, int, int]] = field(default_factory=Counter)
+    files: dict[int | tuple[int, int, int], list[str]] = field(default_factory=dict)
+
+    def add(self, unknown: Unknown, file: str) -> None:
+        """Note the unknown values of one mask, or of one window of a label raster."""
+        self.pixels.update(unknown)
+        for value in unknown:
+            files = self.files.setdefault(value, [])
+            if file not in files[-1:]:
+                files.append(file)
+
+    def sentence(self, classfile: str, masks: str) -> str:
+        """Say values, their pixels and files, and what to do; "" when there are none.
+
+        Args:
+            classfile: path of the class file.
+            masks: its kind of masks.
+        """
+        if not self.pixels:
+            return ""
+        rgb = masks == "rgb"
+        listed = [
+            f"{value}: {counted(pixels, 'pixel')} in {some(self.files[value], 2)}"
+            for value, pixels in self.pixels.most_common(_LISTED)
+        ]
+        if len(self.pixels) > _LISTED:
+            listed.append(f"and {len(self.pixels) - _LISTED} more")
+        noun, key, ignored = (
+            ("colour", "ignore_colours", "[r, g, b]") if rgb else ("value", "ids", "VALUE: 255")
+        )
+        return (
+            f"masks hold {counted(len(self.pixels), noun)} which {classfile} does not know "
+            f"({'; '.join(listed)}): add them there, or ignore them ({key}: {ignored}), or correct the masks"
+        )

@@ -1,0 +1,199 @@
+"""What is being built: `build.json`, written first, so that parts and a later merge agree."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+from mkd.storage.folder import Folder
+from shards.inputs.class_file import ClassFile, Colour
+
+BUILD_NAME = "build.json"
+FORMAT = "mkd-build"
+VERSION = 1
+
+
+class Budget(NamedTuple):
+    """Shares of the labelled and of the unlabelled tiles that may be bad, 0..1."""
+
+    labelled: float = 0.0
+    unlabelled: float = 0.001
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a build makes.
+
+    Attributes:
+        name: data set name; shards are NAME-000000.tar, ...
+        classes: class names.
+        palette: one (r, g, b) a class.
+        provenance: what the index will tell: options, source, "inputs_sha256".
+        budget: how many tiles may be bad.
+        title: the command's name.
+        classfile: path of the class file, and
+        masks: its kind of masks; both for messages only.
+        units: fingerprint of each unit of work, in order of the shards' numbers.
+        place: where the inputs are, in full; copies of them elsewhere make the same build.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    provenance: Mapping[str, Any]
+    budget: Budget
+    title: str
+    classfile: str
+    masks: str
+    units: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
+
+    def file(self, number: int) -> str:
+        """Name a shard."""
+        return f"{self.name}-{number:06d}.tar"
+
+
+def describe_build(
+    title: str, name: str, classfile: ClassFile, provenance: Mapping[str, Any], budget: Budget, place: str
+) -> Description:
+    """Describe a build of `pack` or `tile`, not yet its units; the arguments are the attributes.
+
+    Raises:
+        ValueError: a budget outside 0..1.
+    """
+    for option, share in (
+        ("--max-bad-labelled", budget.labelled),
+        ("--max-bad", budget.unlabelled),
+    ):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{option} {share}: give a share of the tiles, 0..1")
+    return Description(
+        name=name,
+        classes=classfile.classes,
+        palette=classfile.palette,
+        provenance=provenance,
+        budget=budget,
+        title=title,
+        classfile=classfile.path,
+        masks=classfile.masks,
+        place=place,
+    )
+
+
+def settle(folder: Folder, wanted: Description, alone: bool, replace_other: bool = False) -> str:
+    """Write what is being built, unless it stands there.
+
+    Inputs may have been mended since: shards whose inputs changed are made again. Other options or another source are
+    another build, whose shards cost somebody hours.
+
+    Args:
+        folder: locked by this job.
+        wanted: what this job builds.
+        alone: whether no other part is at work.
+        replace_other: an earlier build of something else is dropped instead of refused.
+
+    Returns:
+        Name of the data set that was being built there, "" when there was none.
+
+    Raises:
+        ValueError: an earlier build of something else is there, or other parts are building it.
+    """
+    found = read_build(folder) if folder.exists(BUILD_NAME) else None
+    if found == wanted:
+        return wanted.name
+    if found is not None and not alone and replace(found, budget=wanted.budget) != wanted:
+        raise ValueError(
+            f"other parts build {found.name!r} of other inputs or options in {folder}: start all parts with the "
+            "same command, or choose another --out"
+        )
+    if found is not None and not replace_other and (difference := _difference(found, wanted)):
+        raise ValueError(
+            f"{folder} holds an unfinished build of something else ({difference}): give the same command to go on "
+            "with it, --replace to drop its shards, or choose another --out"
+        )
+    write_build(folder, wanted)
+    return found.name if found is not None else ""
+
+
+def _difference(found: Description, wanted: Description) -> str:
+    """Say in which option two builds differ, "" when they are one, whose inputs were mended maybe."""
+    if found.units == wanted.units:
+        return ""
+    there, here = _options(found), _options(wanted)
+    different = [key for key in here if there.get(key, here[key]) != here[key]]
+    return f"{different[0]} {there[different[0]]} there, {here[different[0]]} here" if different else ""
+
+
+def _options(build: Description) -> dict[str, Any]:
+    told = json.loads(json.dumps(dict(build.provenance)))  # as it comes back from a file
+    place = {"source": build.place} if build.place else {}
+    follow = ("source", "origin", "inputs_sha256", "uncovered_pixels")  # what follows from the inputs
+    return {"name": build.name, **{key: told[key] for key in told if key not in follow}, **place}
+
+
+def read_build(folder: Folder) -> Description:
+    """Read what is being built in a folder.
+
+    Raises:
+        ValueError: nothing is, or the file is damaged.
+    """
+    path = folder.name(BUILD_NAME)
+    try:
+        content = json.loads(folder.read(BUILD_NAME))
+    except FileNotFoundError:
+        raise ValueError(f"nothing is being built in {folder}: it has no {BUILD_NAME}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): remove it and build again") from None
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is damaged (it holds a {type(content).__name__}, not an object): remove it and build again"
+        )
+    found = (content.pop("format", None), content.pop("version", None))
+    if found != (FORMAT, VERSION):
+        raise ValueError(f"{path} is of format {found}, this program reads {FORMAT} {VERSION}: build again")
+    try:
+        return Description(
+            **{
+                **content,
+                "classes": tuple(content["classes"]),
+                "palette": tuple((r, g, b) for r, g, b in content["palette"]),
+                "budget": Budget(*content["budget"]),
+                "units": tuple(content["units"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): remove it and build again") from None
+
+
+def write_build(folder: Folder, description: Description) -> None:
+    """Write it whole; several parts of one build may write it at the same time."""
+    text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(description)}, indent=1) + "\n"
+    if folder.local is None:
+        folder.write(BUILD_NAME, text)
+        return
+    own = f".tmp-{BUILD_NAME}-{socket.gethostname()}-{os.getpid()}"
+    folder.write(own, text)
+    os.replace(folder.local / own, folder.local / BUILD_NAME)
+
+
+def part_of(part: str | None) -> tuple[int, int] | None:
+    """Read "I/N": part I, counted from 1, of N.
+
+    Raises:
+        ValueError: not of this form, or outside 1..N.
+    """
+    if part is None:
+        return None
+    number, _, count = part.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"--part {part}: give I/N with I from 1 to N, such as 3/16")
+    return int(number), int(count)
+
+
+def share_of(items: Sequence[Any], part: tuple[int, int] | None) -> Sequence[Any]:
+    """Return the items of a part: each N-th."""
+    return items if part is None else items[part[0] - 1 :: part[1]]

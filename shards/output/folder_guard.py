@@ -1,0 +1,58 @@
+"""Which folders a build may write to, and which files there are its own to remove."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from mkd.dataset.index import INDEX_NAME
+from mkd.storage.folder import Folder
+from shards.output.build_manifest import BUILD_NAME, read_build
+from shards.output.folder_lock import PREFIX
+
+QUARANTINE_NAME = "quarantine.jsonl"
+_DRAFT = ".tmp-"
+
+
+def claim(folder: Folder, name: str = "") -> None:
+    """Make a folder, and refuse one with files that are not of a build there.
+
+    Args:
+        folder: where something is to be built.
+        name: of the shards that may lie there, left over from a stopped run; "" = those that `build.json` tells of.
+
+    Raises:
+        ValueError: other files are there, or a file is in the place of the folder.
+        OSError: a place that cannot be written.
+    """
+    if folder.local is not None:
+        try:
+            folder.local.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(
+                f"{folder} is a file, or lies below one: choose a new or an empty folder as --out"
+            ) from None
+    found = sorted(row.name for row in folder.listing() if not row.name.startswith((_DRAFT, PREFIX)))
+    notes: tuple[str, ...] = ()
+    if not name and BUILD_NAME in found:
+        name, notes = read_build(folder).name, (BUILD_NAME, QUARANTINE_NAME)
+    others = [each for each in found if each not in notes and not (name and _shard_of(name).fullmatch(each))]
+    if others:
+        raise ValueError(
+            f"{folder} holds other files ({', '.join(others[:3])}), which are not of this build and stay as they "
+            "are: choose an empty folder"
+        )
+
+
+def remove_stray(folder: Folder, name: str, keep: Collection[str] = ()) -> None:
+    """Remove drafts, shards and records of data set ``name``, except the named files; foreign files stay."""
+    shard = _shard_of(name)
+    for found in sorted(folder.sizes()):
+        file = found.removeprefix(_DRAFT)
+        draft = file != found and file.startswith((BUILD_NAME, INDEX_NAME, QUARANTINE_NAME))
+        if draft or (shard.fullmatch(file) and found not in keep):
+            folder.remove(found)
+
+
+def _shard_of(name: str) -> re.Pattern[str]:
+    return re.compile(re.escape(name) + r"-\d{6,}\.(tar|json)")

@@ -1,0 +1,173 @@
+"""Writing one shard: a tar with fixed metadata, hashed as it is written, and its record beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import Counter
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_record import Entry, Member, ShardRecord, write_record
+from mkd.storage.folder import Folder
+from shards.inputs.class_file import IGNORE
+from shards.inputs.encode import Tile, Unknown
+from shards.output.tar_format import ending, header, members, padding
+
+_WRITE = 4 << 20  # bytes gathered for one hash and one write
+
+
+class ShardFile:
+    """One shard being written: a context; its tar and then its record are in place after a clean exit.
+
+    The same tiles in the same order give the same bytes.
+
+    Args:
+        folder: where to write; None = only count and hash, to compare with what stands somewhere.
+        file: name of the tar.
+        classes: number of classes.
+        unit: fingerprint of what the shard is made of.
+
+    Attributes:
+        record: what was written, after the exit.
+    """
+
+    record: ShardRecord
+
+    def __init__(self, folder: Folder | None, file: str, classes: int, unit: str = "") -> None:
+        self.file, self._folder, self._classes, self._unit = file, folder, classes, unit
+        self._stack = ExitStack()
+        self._out: BinaryIO | None = None
+        self._tiles: dict[str, Entry] = {}
+        self._labelled = self._size = self._waiting = 0
+        self._parts: list[bytes] = []
+        self._digest = hashlib.sha256()
+        self._counts = np.zeros(256, np.int64)
+        self._kind: tuple[int, str] | None = None
+        self._quarantine: list[dict[str, Any]] = []
+        self._left_out: Counter[str] = Counter()
+
+    def __enter__(self) -> ShardFile:
+        """Return the shard itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put tar and record in place, or drop the tar after an error."""
+        if kind is None:
+            self._close()
+        else:
+            self.drop()
+
+    def drop(self) -> None:
+        """Remove what was written so far."""
+        with suppress(OSError):  # a full disk, again; what was written is removed in any case
+            self._stack.__exit__(_Dropped, _Dropped(), None)
+
+    def __len__(self) -> int:
+        """Count the tiles so far."""
+        return len(self._tiles)
+
+    def add(self, tile: Tile) -> None:
+        """Append a tile; label ids are below the number of classes, or 255.
+
+        Raises:
+            ValueError: a key that is there already, or an image of another kind than the shard's first.
+            OSError: a full disk, with the path.
+        """
+        if tile.key in self._tiles:
+            raise ValueError(f"key {tile.key} occurs twice in {self.file}: give the files different names")
+        if self._kind is not None and self._kind != (tile.bands, tile.dtype):
+            bands, dtype = self._kind
+            raise ValueError(
+                f"tile {tile.key} has {tile.bands} bands of {tile.dtype}, those before it in {self.file} have {bands} "
+                f"of {dtype}: build one data set of each kind"
+            )
+        self._kind = (tile.bands, tile.dtype)
+        if tile.counts is not None:
+            assert not tile.counts[self._classes : IGNORE].any(), "ids are checked before they are packed"
+            self._counts += tile.counts
+        found = {}
+        for extension, data in members(tile):
+            self._put(header(f"{tile.key}.{extension}", len(data)))
+            found[extension] = Member(self._size, len(data), zlib.crc32(data))
+            self._put(data)
+            self._put(padding(len(data)))
+        self._tiles[tile.key] = Entry(tile.key, tile.size, found)
+        self._labelled += tile.label is not None
+        if self._waiting >= _WRITE:
+            self._flush()
+
+    def quarantine(
+        self, source: str, reason: str, labelled: bool, unknown: Unknown | None = None, unread: bool = False
+    ) -> None:
+        """Note a bad tile that is left out.
+
+        Args:
+            source: file (and window).
+            reason: what was found.
+            labelled: whether it would have had a label.
+            unknown: pixels of mask values which the class file does not know.
+            unread: the system could not read it, this time: the same command tries again.
+        """
+        bad: dict[str, Any] = {"source": source, "reason": reason, "labelled": labelled}
+        if unread:
+            bad["unread"] = True
+        if unknown:
+            bad["unknown"] = [[value, pixels] for value, pixels in unknown.items()]
+        self._quarantine.append(bad)
+
+    def left_out(self, name: str, number: int = 1) -> None:
+        """Count something else worth telling, such as "blank"; a number of 0 makes the name appear."""
+        self._left_out[name] += number
+
+    def _put(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        self._waiting += len(data)
+
+    def _flush(self) -> None:
+        data = b"".join(self._parts)
+        self._parts, self._waiting = [], 0
+        self._digest.update(data)
+        if self._folder is None:
+            return
+        try:
+            if self._out is None:
+                self._out = self._stack.enter_context(self._folder.writing(self.file, large=True))
+            self._out.write(data)
+        except OSError as error:
+            raise OSError(
+                f"{self._folder.name(self.file)}: cannot be written ({error.strerror or error}); mend it, start again"
+            ) from None
+
+    def _close(self) -> None:
+        if self._tiles:
+            self._put(ending(self._size))
+            self._flush()
+        digest = self._digest.hexdigest() if self._tiles else ""
+        self.record = ShardRecord(
+            info=ShardInfo(self.file, len(self._tiles), self._labelled, self._size, digest),
+            tiles=tuple(self._tiles.values()),
+            histogram=tuple(np.trim_zeros(self._counts[:IGNORE], "b").tolist()),
+            ignored_pixels=int(self._counts[IGNORE]),
+            bands=self._kind[0] if self._kind else 3,
+            dtype=self._kind[1] if self._kind else "uint8",
+            unit=self._unit,
+            quarantine=tuple(self._quarantine),
+            left_out=dict(sorted(self._left_out.items())),
+        )
+        if self._folder is not None:
+            self._stack.close()
+            if not self._tiles:
+                self._folder.remove(self.file)
+            write_record(self._folder, self.record)
+
+
+class _Dropped(Exception):
+    """Tells an open file that it is not wanted."""

@@ -1,0 +1,57 @@
+"""What the commands say while they work: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from mkd.dataset.index import DatasetIndex
+
+Say = Callable[[str], None]
+T = TypeVar("T")
+_EVERY = 10.0  # seconds between two plain lines
+
+
+def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
+    """Pass items on and show how many of them are done, on stderr.
+
+    Args:
+        items: what to pass on.
+        total: how many there will be.
+        title: what is being done.
+
+    Returns:
+        An iterator over the items.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console  # 0.1 s, which worker processes need not wait
+        from rich.progress import track as rich_track
+
+        yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
+        return
+    told = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - told > _EVERY:
+            told = time.monotonic()
+            print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
+        yield item
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun: "1 tile", "2,000 tiles"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def some(values: Iterable[object], limit: int = 5) -> str:
+    """List the first values and say how many more there are."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more
+
+
+def describe(index: DatasetIndex) -> str:
+    """Sum up a data set: "130 tiles (26 labelled) in 1 shard, 12.3 MB"."""
+    tiles = f"{counted(index.samples, 'tile')} ({index.labelled:,} labelled)"
+    return f"{tiles} in {counted(len(index.shards), 'shard')}, {index.bytes / 1e6:.1f} MB"

@@ -1,0 +1,1 @@
+"""Shards read back: checks of their content, pixel statistics, contact sheets."""

@@ -1,0 +1,62 @@
+"""Pixels of a shard's image members, whatever their kind, in all their bands and bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+from shards.inputs.encode import decode
+
+
+def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
+    """Decode an image member, JPEG with the decoder that training uses.
+
+    Args:
+        data: the file.
+        extension: "jpg", "png" or "tif".
+        name: what to call it in an error.
+
+    Returns:
+        (H, W, C) uint8 or uint16; C is 3 for JPEG and PNG.
+
+    Raises:
+        ValueError: not a whole picture of this kind, or a JPEG or PNG that is not 8-bit RGB.
+    """
+    if extension == "png":
+        picture = decode(data, name)
+        if picture.mode != "RGB":
+            raise ValueError(f"{name}: the image is of mode {picture.mode}, not RGB")
+        return np.asarray(picture)
+    try:
+        if extension == "tif":
+            from mkd.geo.raster import decode_tiff
+
+            return decode_tiff(data)
+        if simplejpeg.decode_jpeg_header(data)[2] == "Gray":
+            raise ValueError("the image is grey, not RGB")
+        pixels: NDArray[Any] = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be decoded ({error}): copy it again, or pack it again") from None
+    return pixels
+
+
+def label_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a label member.
+
+    Args:
+        data: the file, a PNG.
+        name: what to call it in an error.
+
+    Returns:
+        (H, W) uint8 class ids, 255 = ignored.
+
+    Raises:
+        ValueError: not a whole grey PNG of 8 bits.
+    """
+    picture = decode(data, name)
+    if picture.mode != "L":
+        raise ValueError(f"{name}: the label is of mode {picture.mode}, needs uint8 ids (L): pack it again")
+    return np.asarray(picture)

@@ -1,0 +1,213 @@
+"""One shard against its record and its index: every byte, every sample."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_record import Entry, Member, ShardRecord, read_record
+from mkd.storage.folder import Folder
+from shards.inputs.class_file import IGNORE
+from shards.reading.pixels import image_pixels, label_pixels
+from shards.reading.shard_reader import meta_of
+
+IMAGES = {"jpg", "png", "tif"}
+
+
+class ShardTask(NamedTuple):
+    """One shard to be checked: URL of its folder, what the index says of it, classes, bands and type."""
+
+    url: str
+    info: ShardInfo
+    classes: int
+    bands: int
+    dtype: str
+
+
+@dataclass
+class Checked:
+    """What was found in a shard: problems, keys, pixels of each label id 0..255, sizes of tiles.
+
+    `sizes` counts the tiles of each (height, width), `first` names one of each size.
+    """
+
+    file: str
+    problems: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    first: dict[tuple[int, int], str] = field(default_factory=dict)
+    labelled: int = 0
+
+
+class _Hashed(io.RawIOBase):
+    """A file that is hashed while it is read."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.size = file, hashlib.sha256(), 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        self.size += len(data)
+        return data
+
+
+Contents = dict[str, tuple[Member, bytes]]
+
+
+def check_shard(task: ShardTask) -> Checked:
+    """Read a shard once, from end to end.
+
+    Raises:
+        ValueError: a place that refuses, or does not answer.
+    """
+    found, info, folder = Checked(task.info.file), task.info, Folder(task.url)
+    record = _record(folder, info, found.problems)
+    try:
+        digest = _read(folder, task, record, found)
+    except OSError as error:
+        found.problems.append(
+            f"{info.file} cannot be read ({error.strerror or error}): check the disk, or copy it again"
+        )
+        return found
+    if digest != info.sha256:
+        found.problems.append(
+            f"{info.file} has SHA-256 {digest[:12]}..., the index says {info.sha256[:12]}...: copy it again"
+        )
+    _check_counts(found, info, record)
+    return found
+
+
+def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: Checked) -> str:
+    """Check the tiles of a shard, one after the other; return the SHA-256 of the whole file."""
+    info = task.info
+    with folder.open(info.file, info.bytes) as plain:
+        file = _Hashed(plain)
+        for number, (key, contents) in enumerate(_groups(file, info.file, found.problems)):
+            entry = record.tiles[number] if record is not None and number < len(record.tiles) else None
+            _check_place(key, contents, entry, info.file, found.problems)
+            try:
+                _check_tile(key, contents, task, found)
+            except ValueError as error:
+                found.problems.append(str(error))
+        while file.read(1 << 20):  # the end of the tar, or all behind a damage
+            pass
+    return file.digest.hexdigest()
+
+
+def _record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord | None:
+    try:
+        record = read_record(folder, info.file)
+    except ValueError as error:
+        problems.append(str(error))
+        return None
+    if record.info != info:
+        problems.append(f"the record of {info.file} says other things than the index: build it again")
+        return None
+    return record
+
+
+def _groups(file: _Hashed, name: str, problems: list[str]) -> Iterator[tuple[str, Contents]]:
+    """Give the members of a tar, those of a tile together, with their places; note a damaged tar."""
+    key, contents = "", Contents()
+    try:
+        with tarfile.open(fileobj=file, mode="r|") as tar:
+            for member in tar:
+                stem, _, extension = member.name.partition(".")
+                if stem != key and contents:
+                    yield key, contents
+                    contents = {}
+                key, stream = stem, tar.extractfile(member)
+                data = b"" if stream is None else stream.read()
+                place = Member(member.offset_data, len(data), zlib.crc32(data))
+                contents[extension] = (place, data)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        problems.append(f"shard {name} cannot be read ({error}): copy it again, or pack it again")
+        return
+    if contents:
+        yield key, contents
+
+
+def _check_place(key: str, contents: Contents, entry: Entry | None, file: str, problems: list[str]) -> None:
+    """Compare a tile's members with the offset index."""
+    if entry is None:
+        return
+    if entry.key != key or {name: place for name, (place, _) in contents.items()} != entry.members:
+        problems.append(
+            f"{file}, {key}: its offset index says tile {entry.key}, or other places, sizes or CRC-32 of its "
+            "members: copy shard and record again"
+        )
+
+
+def _check_tile(key: str, contents: Contents, task: ShardTask, found: Checked) -> None:
+    """Decode a tile and add it to what was found.
+
+    Raises:
+        ValueError: the first problem of this tile.
+    """
+    name = f"{task.info.file}, {key}"
+    images = sorted(IMAGES & set(contents))
+    if set(contents) - {*IMAGES, "label.png", "json"} or len(images) != 1 or "json" not in contents:
+        raise ValueError(
+            f"{name}: members {sorted(contents)}, needs one of jpg, png and tif, json and maybe label.png"
+        )
+    found.keys.append(key)
+    found.labelled += "label.png" in contents
+    pixels = image_pixels(contents[images[0]][1], images[0], f"{name}.{images[0]}")
+    height, width, bands = pixels.shape
+    found.sizes[height, width] += 1
+    found.first.setdefault((height, width), key)
+    if (bands, str(pixels.dtype)) != (task.bands, task.dtype):
+        raise ValueError(
+            f"{name}: the image has {bands} bands of {pixels.dtype}, the index says {task.bands} of {task.dtype}"
+        )
+    meta = meta_of(key, {"json": contents["json"][1]}, task.info.file)
+    _check_meta(meta, [height, width], "label.png" in contents, name)
+    if "label.png" in contents:
+        _check_label(contents["label.png"][1], [height, width], task, name, found)
+
+
+def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: str) -> None:
+    if meta.get("size") != size:
+        raise ValueError(f"{name}: the image is {size}, its json says {meta.get('size')} (height, width)")
+    if meta.get("labelled") is not labelled:
+        raise ValueError(f"{name}: its json says labelled {meta.get('labelled')}, which is not so")
+
+
+def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found: Checked) -> None:
+    ids = label_pixels(data, f"{name}.label.png")
+    counts = np.bincount(ids.ravel(), minlength=256)
+    found.counts += counts
+    if list(ids.shape) != size:
+        raise ValueError(f"{name}: the label is {list(ids.shape)}, the image {size} (height, width)")
+    wrong = [int(value) for value in np.flatnonzero(counts[:IGNORE]) if value >= task.classes]
+    if wrong:
+        raise ValueError(f"{name}: label ids {wrong}, allowed are 0..{task.classes - 1} and {IGNORE}")
+
+
+def _check_counts(found: Checked, info: ShardInfo, record: ShardRecord | None) -> None:
+    if (len(found.keys), found.labelled) != (info.samples, info.labelled):
+        found.problems.append(
+            f"{info.file} holds {len(found.keys)} tiles ({found.labelled} labelled), the index says "
+            f"{info.samples} ({info.labelled})"
+        )
+    if record is None:
+        return
+    said = np.zeros(256, np.int64)
+    said[: len(record.histogram)] = record.histogram
+    said[IGNORE] = record.ignored_pixels
+    if (said != found.counts).any():
+        found.problems.append(
+            f"{info.file}: its record counts other label pixels than it holds: build it again"
+        )

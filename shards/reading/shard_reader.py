@@ -1,0 +1,148 @@
+"""Reading a data set back: members as they are, or decoded samples, in the order of the shards."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkd.dataset.index import ShardInfo, read_index
+from mkd.dataset.sample import Sample
+from mkd.dataset.shard_record import Member, fault_of, record_of
+from mkd.storage.folder import Folder
+from shards.inputs.encode import Tile
+from shards.reading.pixels import image_pixels, label_pixels
+
+Kind = tuple[int, str]  # bands and type of images
+Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its first dot
+_IMAGES = ("jpg", "png", "tif")
+
+
+def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[Group]:
+    """Give the members of one shard, those of a tile together; each is compared with the shard's record.
+
+    Args:
+        folder: the data set.
+        info: what its index says of the shard.
+        wanted: read only the content of members with this extension; "" = all.
+
+    Returns:
+        Key and {extension: content}, such as {"png": ..., "label.png": ..., "json": ...}.
+
+    Raises:
+        ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
+    """
+    name, record = folder.name(info.file), record_of(folder, info)
+    advice = f"run 'shards verify {folder}', copy the shard again or build it again"
+    try:
+        with folder.open(info.file, info.bytes) as file:
+            for key, _, members in record.tiles:
+                group = {}
+                for kind, member in members.items():
+                    read = wanted in ("", kind)
+                    group[kind] = _content(file, member) if read else b""
+                    if fault := fault_of(kind, group[kind], member) if read else "":
+                        raise ValueError(f"{name}, {key}: {fault}; {advice}")
+                yield key, group
+    except OSError as error:
+        raise ValueError(f"shard {name} cannot be read ({error.strerror or error}): {advice}") from None
+
+
+def _content(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> Tile:
+    """Make a tile of its members.
+
+    Args:
+        key: the tile's.
+        group: content by extension.
+        shard: what to call the shard in an error.
+        kind: bands and type of the data set's images.
+
+    Raises:
+        ValueError: members that are missing, surplus or damaged, naming shard and key.
+    """
+    extras = set(group) - {*_IMAGES, "label.png", "json"}
+    images = [extension for extension in _IMAGES if extension in group]
+    if extras or len(images) != 1 or "json" not in group:
+        raise ValueError(
+            f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png"
+        )
+    label, meta = group.get("label.png"), meta_of(key, group, shard)
+    return Tile(key, group[images[0]], images[0], label, meta, _counts(label, key, shard), *kind)
+
+
+def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:
+    """Decode a tile's KEY.json.
+
+    Raises:
+        ValueError: no JSON object, naming shard and key.
+    """
+    try:
+        meta = json.loads(group["json"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"{shard}, {key}: KEY.json cannot be read ({error!r}): pack the data set again"
+        ) from error
+    if not isinstance(meta, dict):
+        raise ValueError(
+            f"{shard}, {key}: KEY.json holds {type(meta).__name__}, not an object: pack it again"
+        )
+    return meta
+
+
+def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[Tile]:
+    """Give the tiles of a data set, members not decoded (labels are, for their counts)."""
+    place = folder if isinstance(folder, Folder) else Folder(folder)
+    index = read_index(place)
+    for shard in index.shards:
+        for key, group in read_groups(place, shard):
+            yield tile_of(key, group, place.name(shard.file), (index.bands, index.dtype))
+
+
+def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:
+    """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
+    for shard in shards:
+        for key, group in read_groups(folder, shard, wanted="json"):
+            yield key, meta_of(key, group, folder.name(shard.file)), "label.png" in group
+
+
+def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:
+    """Give the decoded tiles of a data set.
+
+    Args:
+        folder: a data set.
+
+    Returns:
+        Samples: image (H, W, C) uint8 or uint16, label (H, W) uint8 or None.
+
+    Raises:
+        ValueError: no data set, or a damaged one.
+    """
+    for tile in read_tiles(folder):
+        yield Sample(tile.key, pixels(tile), label_ids(tile), dict(tile.meta))
+
+
+def pixels(tile: Tile) -> NDArray[Any]:
+    """Decode a tile's image: (H, W, C) uint8, or uint16 when it is a TIFF of 16 bits."""
+    return image_pixels(tile.image, tile.extension, f"{tile.key}.{tile.extension}")
+
+
+def label_ids(tile: Tile) -> NDArray[np.uint8] | None:
+    """Decode a tile's label: (H, W) uint8 ids, or None when it has none."""
+    if tile.label is None:
+        return None
+    return label_pixels(tile.label, f"{tile.key}.label.png")
+
+
+def _counts(label: bytes | None, key: str, shard: str) -> NDArray[np.int64] | None:
+    if label is None:
+        return None
+    return np.bincount(label_pixels(label, f"{shard}, {key}.label.png").ravel(), minlength=256)

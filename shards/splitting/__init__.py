@@ -1,0 +1,1 @@
+"""Which tile belongs to train, val or test: spatial blocks, neighbours, assignment."""

@@ -1,0 +1,75 @@
+"""What the version before the move of the packages left behind goes on: run folders, data sets, models, messages.
+
+The fixture was written by `make_fixture.py` with that version's own code; nothing in it knows today's names.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mkd.teacher import protocol
+from shards.__main__ import main as shards
+from tests.helpers.runs import launch, rows
+
+HERE = Path(__file__).parent
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # figures are compared
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The last version's folders, unpacked."""
+    root = tmp_path_factory.mktemp("version1")
+    with tarfile.open(HERE / "version1.tar.xz") as tar:
+        tar.extractall(root, filter="data")
+    return root
+
+
+@pytest.mark.parametrize("stage", ["supervised", "kd", "semi"])
+def test_a_killed_run_of_the_last_version_goes_on(left, monkeypatch, capsys, stage):
+    """Today's code takes up the checkpoint and gives the losses and validations that the last version gave."""
+    monkeypatch.chdir(left)
+    words = json.loads((left / "commands.json").read_text())[stage]
+    status, said = launch(stage, *words, f"out=runs/{stage}"), capsys.readouterr().out
+    assert status == 0, said
+    assert "going on from step 2 of 6" in said
+    expected = [json.loads(line) for line in (left / "expected" / f"{stage}.jsonl").read_text().splitlines()]
+    found = rows(left / "runs" / stage)
+    assert len(found) == len(expected) > 6
+    for mine, theirs in zip(found, expected, strict=True):
+        theirs.pop("img_s", None)
+        assert mine.keys() == theirs.keys()
+        for key, value in theirs.items():  # another processor rounds otherwise
+            assert mine[key] == (
+                pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float) else value
+            ), key
+
+
+def test_data_sets_and_models_of_the_last_version_are_read(left, monkeypatch, capsys):
+    """`shards verify` finds every byte in place; `launch/evaluate.py` scores a model on a data set."""
+    monkeypatch.chdir(left)
+    assert shards(["verify", "sets/labelled", "sets/unlabelled", "sets/val", "sets/source"]) == 0
+    out = left / "results.json"
+    typed = ["model=models/target/model", "data=sets/val", f"out={out}", "device=cpu"]
+    assert launch("evaluate", *typed) == 0, capsys.readouterr().err
+    assert set(json.loads(out.read_text())["iou"]) == {"field", "road", "water"}
+
+
+def test_messages_of_the_last_version_are_read_and_written():
+    """A student and a service of two versions understand each other: the same JSON, the same Arrow schemas."""
+    messages = json.loads((HERE / "messages.json").read_text())
+    readers = {
+        "request": protocol.read_ask,
+        "answer": protocol.read_reply,
+        "header": lambda raw: protocol.read_header(protocol.unpack(raw)),
+        "weights": lambda raw: protocol.read_parcel(protocol.unpack(raw), 2**30),
+    }
+    for kind, read in readers.items():
+        raw = messages[kind].encode()
+        assert protocol.pack(read(raw)) == raw, kind
+    schemas = {"image_schema": protocol.image_schema, "answer_schema": protocol.answer_schema}
+    for kind, schema in schemas.items():
+        assert schema(64, 32).serialize().to_pybytes().hex() == messages[kind], kind
+    assert messages["protocol"] == protocol.PROTOCOL

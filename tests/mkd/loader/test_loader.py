@@ -1,0 +1,324 @@
+"""Batches hold the tiles as packed, in the plan's order, from any step on; damage names shard and key."""
+
+import gc
+import json
+import logging
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mkd.loader.bad_tiles import Losses
+from mkd.loader.batch import Batch
+from mkd.loader.loader import TileSet, in_order, stream
+from mkd.loader.sampler import Plan
+from tests.helpers.plain import encoded, members_of, write_plain
+from tests.helpers.s3 import mortal_server
+from tests.helpers.shards import pictures
+
+COUNTS = [4, 4, 2]
+
+
+def pack(folder, pairs, labelled=True, counts=COUNTS, change=None, **more):
+    """Write pairs as PNG tiles; `change` maps a tile's number to members that replace or (None) remove its own."""
+    tiles = [members_of(image, ids if labelled else None) for image, ids in pairs]
+    for n, members in (change or {}).items():
+        tiles[n] = {k: v for k, v in (tiles[n] | members).items() if v is not None}
+    return write_plain(folder, tiles, [ids.shape for _, ids in pairs], counts, **more)
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Ten labelled 8 x 8 tiles in three shards, and the pixels that went in."""
+    pairs = pictures(10)
+    return pack(tmp_path / "set", pairs), pairs
+
+
+def assert_tiles(batch, pairs):
+    """Check that a batch holds the tiles that its ids name."""
+    for image, label, (_, n) in zip(batch.images, batch.labels, batch.ids, strict=True):
+        np.testing.assert_array_equal(image.movedim(0, -1), pairs[n][0], err_msg=f"image {n}")
+        np.testing.assert_array_equal(label, pairs[n][1], err_msg=f"label {n}")
+
+
+def read_all(folder, labelled=True, start=0, stop=3, workers=0, losses=None):
+    tiles = TileSet(folder, labelled)
+    return list(stream(tiles, Plan(tiles.counts, 4, seed=1), start, stop, workers, losses))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_batches_are_the_tiles_as_packed(packed, ranks, workers):
+    """Each step's batch holds the plan's tiles, pixel for pixel, labels with their 255s."""
+    folder, pairs = packed
+    for rank in range(ranks):
+        tiles, plan = TileSet(folder, True), Plan(COUNTS, 4, 7, rank, ranks)
+        batches = list(stream(tiles, plan, 0, 6, workers))
+        assert [b.ids for b in batches] == list(plan.steps(0, 6))
+        for batch in batches:
+            assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.uint8)
+            assert_tiles(batch, pairs)
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 6])
+def test_goes_on_at_any_step(packed, start):
+    """A stream entered at step k gives what the whole stream gives from there."""
+    whole, rest = read_all(packed[0], stop=6), read_all(packed[0], start=start, stop=6)
+    assert [b.ids for b in rest] == [b.ids for b in whole[start:]]
+    for batch in rest:
+        assert_tiles(batch, packed[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("batch", "sizes"), [(4, [4, 4, 2]), (5, [5, 5]), (100, [10])])
+def test_in_order_gives_each_tile_once(packed, batch, sizes, workers):
+    """Evaluation reads all tiles once in the order of the shards; only the last batch may be smaller."""
+    folder, pairs = packed
+    batches = list(in_order(TileSet(folder, True), batch, workers))
+    assert [len(b.ids) for b in batches] == sizes
+    assert [n for b in batches for _, n in b.ids] == list(range(10))
+    for each in batches:
+        assert_tiles(each, pairs)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tiles_of_two_sizes_are_one_sentence(tmp_path, workers):
+    """A tile of another size than its batch is named: padding would tie a view to its batch mates."""
+    pairs = pictures(3, [(4, 6), (7, 3), (4, 6)])
+    tiles = TileSet(pack(tmp_path / "set", pairs, counts=[3]), True)
+    words = r"plain-000000.tar:tile0001: it is 7 x 3 pixels, others of its batch are 4 x 6: pack tiles of one size"
+    with pytest.raises(ValueError, match=words):
+        list(in_order(tiles, 3, workers))
+    singles = list(in_order(tiles, 1, workers))
+    assert [tuple(b.images.shape) for b in singles] == [(1, 3, 4, 6), (1, 3, 7, 3), (1, 3, 4, 6)]
+    for batch in singles:
+        assert_tiles(batch, pairs)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unlabelled_tiles_have_label_zero(tmp_path, workers):
+    """Without labels the map is 0 everywhere, whether labels lie in the shard or not."""
+    for labelled in (True, False):
+        folder = pack(tmp_path / f"set{labelled}", pictures(2, (4, 4)), labelled, [2])
+        (batch,) = in_order(TileSet(folder, labelled=False), 2, workers)
+        assert batch.labels.shape == (2, 4, 4)
+        assert (batch.labels == 0).all()
+
+
+def test_jpeg_and_grey_images_become_rgb(tmp_path):
+    """A JPEG comes within its compression's error, a grey PNG in three equal channels."""
+    flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    change = {0: {"png": None, "jpg": encoded(flat, "JPEG")}, 1: {"png": encoded(grey)}}
+    tiles = TileSet(pack(tmp_path / "set", pictures(10), change=change), True)
+    assert np.abs(tiles[0, 0][0].movedim(0, -1).numpy().astype(int) - flat).max() <= 4
+    np.testing.assert_array_equal(tiles[0, 1][0], np.broadcast_to(grey, (3, 8, 8)))
+
+
+def test_one_tile_by_its_number(packed):
+    """Random access gives one tile, its channels one after the other in memory, and its KEY.json with the key."""
+    tiles = TileSet(packed[0], True)
+    image, label, item = tiles[5, 9]
+    assert (len(tiles), item, image.is_contiguous()) == (10, (5, 9), True)
+    np.testing.assert_array_equal(image.movedim(0, -1), packed[1][9][0])
+    np.testing.assert_array_equal(label, packed[1][9][1])
+    assert tiles.meta(9) == {"source": "s", "key": "tile0009"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_needed_shards_are_opened(packed, tmp_path, workers):
+    """Reading from the first shard works while the others are gone: nothing is opened ahead of its use."""
+    tiles = TileSet(packed[0], True)
+    for shard in tiles.index.shards[1:]:
+        (tmp_path / "set" / shard.file).unlink()
+        (tmp_path / "set" / shard.file.replace(".tar", ".json")).unlink()
+    plan = Plan([4], 4, 0)  # of the first shard alone
+    assert_tiles(next(stream(tiles, plan, 7, 8, workers)), packed[1])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_moved_batch_is_independent_of_the_loader(packed, workers):
+    """`to` keeps contents and ids, lays channels one after the other, and shares no memory with the buffers."""
+    tiles = TileSet(packed[0], True)
+    moved = []
+    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, workers):
+        moved.append(batch.to(torch.device("cpu")))
+        assert moved[-1].images.data_ptr() != batch.images.data_ptr()
+        assert moved[-1].labels.data_ptr() != batch.labels.data_ptr()
+    gc.collect()
+    for batch in moved:
+        assert batch.images.is_contiguous()
+        assert_tiles(batch, packed[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_batch_on_the_gpu_is_right_though_its_buffer_is_filled_again(packed):
+    """While the GPU is busy, a buffer may be taken as soon as `to` has returned."""
+    tiles, device = TileSet(packed[0], True), torch.device("cuda")
+    busy, moved = torch.rand(4096, 4096, device=device), []
+    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, 2):
+        busy = busy @ busy
+        moved.append(batch.to(device))
+    for batch in moved:
+        assert_tiles(Batch(batch.images.cpu(), batch.labels.cpu(), batch.ids), packed[1])
+
+
+def test_unlabelled_data_is_refused_where_labels_are_needed(tmp_path):
+    """A set without labels is refused before anything is read, with the count of tiles that lack one."""
+    folder = pack(tmp_path / "set", pictures(3), False, [3])
+    with pytest.raises(ValueError, match=rf"{folder}: 3 of 3 tiles have no label; give a data set"):
+        TileSet(folder, labelled=True)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(4, "uint8"), (3, "uint16")])
+def test_other_bands_and_bits_are_refused(tmp_path, bands, dtype):
+    """Networks take 8-bit RGB: another data set is refused with what it holds and what to do."""
+    folder = pack(tmp_path / "set", pictures(2), counts=[2], bands=bands, dtype=dtype)
+    with pytest.raises(
+        ValueError, match=f"its images have {bands} bands of {dtype};.*shards tile --bands 1,2,3"
+    ):
+        TileSet(folder, labelled=False)
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path):
+    """No index, no data set: the sentence names the folder."""
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        TileSet(str(tmp_path), labelled=True)
+
+
+def half(picture):
+    return picture[: len(picture) // 2]
+
+
+GOOD = members_of(*pictures(1)[0])
+DAMAGE = {  # other members of a tile, and what the sentence must say besides shard and key
+    "truncated PNG": ({"png": half(GOOD["png"])}, "image cannot be decoded"),
+    "truncated JPEG": (
+        {"png": None, "jpg": encoded(pictures(1, (64, 64))[0][0], "JPEG")[:900]},
+        "cannot be decoded",
+    ),
+    "no picture": ({"png": b"<html>not found</html>"}, "image cannot be decoded"),
+    "empty picture": ({"png": b""}, "image cannot be decoded"),
+    "truncated label": ({"label.png": half(GOOD["label.png"])}, "label cannot be decoded"),
+    "no image": ({"png": None}, r"\['json', 'label.png'\]; an image and its label"),
+    "other label": ({"label.png": encoded(np.zeros((5, 8), np.uint8))}, "label .*5 x 8.*8 x 8"),
+    "other image": ({"png": encoded(np.zeros((9, 8, 3), np.uint8))}, "image .*9 x 8 x 3.*8 x 8 x 3"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_labelled_tile_is_one_sentence(tmp_path, kind, workers):
+    """A labelled tile that cannot be used stops the run with one line: shard, key, what is wrong, what is allowed."""
+    change, words = DAMAGE[kind]
+    folder = pack(tmp_path / "set", pictures(10), change={2: change})
+    with pytest.raises(ValueError, match=f"{folder}/plain-000000.tar:tile0002: .*{words}") as error:
+        read_all(folder, workers=workers)
+    assert "\n" not in str(error.value)
+    assert "shards verify" in str(error.value)
+    assert "1 of 10 tiles are lost in this epoch and 0 may be" in str(error.value)
+    with pytest.raises(ValueError, match="tile0002"):
+        TileSet(folder, True)[0, 2]
+
+
+def test_a_larger_tile_than_the_index_says_is_refused(tmp_path):
+    """Buffers are as large as the index says; a tile beyond that is damage, not a write past its slot."""
+    folder = pack(tmp_path / "set", pictures(10), largest=(8, 7))
+    with pytest.raises(ValueError, match="is 8 x 8, but the index says at most 8 x 7"):
+        read_all(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lost_tile_is_replaced_by_the_next_of_its_shard(tmp_path, workers, caplog):
+    """Within the budget: the next readable tile stands in, pairs stay the plan's, and it is listed and said."""
+    pairs = pictures(10)
+    change = {
+        n: {"png": half(GOOD["png"])} for n in (2, 3, 8)
+    }  # 2 and 3 end their shard: round to its beginning
+    folder, path = pack(tmp_path / "set", pairs, change=change), tmp_path / "quarantine.jsonl"
+    losses = Losses(folder, False, 10, 0.3, path)
+    with caplog.at_level(logging.WARNING):
+        batches = read_all(folder, labelled=False, stop=5, workers=workers, losses=losses)
+    assert [b.ids for b in batches] == list(Plan(COUNTS, 4, seed=1).steps(0, 5))
+    shown = {2: 0, 3: 0, 8: 9}
+    for batch in batches:
+        for image, (_, n) in zip(batch.images, batch.ids, strict=True):
+            np.testing.assert_array_equal(image.movedim(0, -1), pairs[shown.get(n, n)][0])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {(r["epoch"], r["sample"], r["replaced_by"]) for r in rows} == {
+        (epoch, n, other) for epoch in (0, 1) for n, other in shown.items()
+    }
+    assert sum("is taken in its place" in r.getMessage() for r in caplog.records) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_over_the_budget_the_run_stops(tmp_path, workers):
+    """The loss that is one too many ends the stream, at the same step with any number of workers."""
+    change = {n: {"png": b"x"} for n in (2, 5, 8)}
+    folder, path = pack(tmp_path / "set", pictures(10), change=change), tmp_path / "quarantine.jsonl"
+    tiles, plan = TileSet(folder, False), Plan(COUNTS, 2, seed=1)
+    lost_at = [n for n in range(5) if {2, 5, 8} & {s for _, s in plan.step(n)}]
+    batches = stream(tiles, plan, 0, 5, workers, Losses(folder, False, 10, 0.2, path, "data.max_bad=0.2"))
+    for _ in range(lost_at[-1]):
+        next(batches)
+    with pytest.raises(ValueError, match=r"3 of 10 tiles are lost .* 2 may be \(data\.max_bad=0\.2\)"):
+        next(batches)
+    assert len(path.read_text().splitlines()) == 3
+
+
+def test_a_shard_without_a_readable_tile_ends_the_run(tmp_path):
+    """There is nothing to take instead: the sentence names the tile and says so."""
+    change = {n: {"png": b"x"} for n in range(4)}
+    folder = pack(tmp_path / "set", pictures(10), change=change)
+    with pytest.raises(ValueError, match=r"tile000\d: .*nor can any other tile of its shard"):
+        read_all(folder, labelled=False, losses=Losses(folder, False, 10, 1.0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_flipped_byte_is_noticed(packed, tmp_path, workers):
+    """A byte that a bad disk changed inside an image is damage, though it might still decode."""
+    path = tmp_path / "set" / "plain-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{path}:tile0000"):
+        read_all(packed[0], workers=workers)
+
+
+def test_a_truncated_shard_is_refused_at_once(packed, tmp_path):
+    """A shard that is shorter than the index says stops before any tile is read, naming it and both sizes."""
+    path = tmp_path / "set" / "plain-000000.tar"
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(ValueError, match=f"{path} has 2000 bytes, the index says {size}"):
+        TileSet(packed[0], labelled=True)
+
+
+def test_a_picture_of_the_library_is_the_same(packed):
+    """The slow way, Pillow over a tar opened by hand, gives the same pixels as the stream."""
+    import tarfile
+
+    with tarfile.open(f"{packed[0]}/plain-000002.tar") as tar:
+        by_hand = np.asarray(Image.open(tar.extractfile("tile0009.png")))
+    np.testing.assert_array_equal(TileSet(packed[0], True)[0, 9][0].movedim(0, -1), by_hand)
+
+
+@pytest.mark.slow
+def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
+    """Two processes read from a server that is killed and comes back: each batch comes once, in order, whole."""
+    with mortal_server(tmp_path / "server", monkeypatch) as server:
+        pairs = pictures(100)
+        tiles = TileSet(pack("s3://bkt/set", pairs, counts=[40, 1, 59]), True)
+        plan, seen = Plan(tiles.counts, 4, seed=3), []
+        for batch in stream(tiles, plan, 0, 200, 2):  # beyond what is read ahead
+            assert_tiles(batch, pairs)
+            seen.append(batch.ids)
+            if len(seen) == 30:
+                server.kill()
+                back = threading.Timer(1, server.start)
+                back.start()
+        back.join()
+    assert seen == list(plan.steps(0, 200))

@@ -1,0 +1,154 @@
+"""One process writes a run folder: a second start is refused, a dead owner is no obstacle, a displaced one stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mkd.train.run import run_lock as module
+from mkd.train.run.checkpoint import Checkpoints
+from mkd.train.run.run_lock import Displaced, Owner
+from tests.helpers.loops import run, step_and_feed, write_sets
+from tests.helpers.runs import fit_in, phase_of
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "owner.json"
+
+
+@pytest.fixture
+def patience(monkeypatch):
+    """Do not wait long for a process to die."""
+    monkeypatch.setattr(module, "DYING", 0.2)
+
+
+def quiet(text):
+    raise AssertionError(text)
+
+
+def claimed(path, **other):
+    """Write the claim of another process: of a child of ours that lives, but for what is given; return the child."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    mine = Owner(path)
+    path.write_text(json.dumps({**mine.me, "pid": child.pid, "started": module._started(child.pid), **other}))
+    return child
+
+
+@pytest.fixture
+def living(path):
+    child = claimed(path)
+    yield child
+    child.kill()
+    child.wait()
+
+
+def test_a_living_owner_is_not_disturbed(path, living, patience):
+    """One sentence with its number, host and start, and what to do; the file stays."""
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=f"process {living.pid} on .* since .*which lives; end that one"
+    ) as e:
+        Owner(path).take(quiet)
+    assert "\n" not in str(e.value)
+    assert path.read_bytes() == before
+
+
+def test_a_killed_owner_is_no_obstacle(path, living):
+    """Right after kill -9, and before anybody has asked for its status, the next start takes the folder."""
+    living.send_signal(signal.SIGKILL)
+    Owner(path).take(quiet)
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_an_owner_that_is_dying_is_waited_for(path, living):
+    """A process that needs a moment to end is no reason to refuse."""
+    subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {living.pid}"])
+    began = time.monotonic()
+    Owner(path).take(quiet)
+    assert time.monotonic() - began < module.DYING
+
+
+def test_another_process_of_the_same_number(path):
+    """Numbers come again: a process that was started at another time is not the owner."""
+    child = claimed(path, started=1)
+    Owner(path).take(quiet)
+    child.kill()
+    child.wait()
+
+
+def test_another_host_is_taken_over_from_aloud(path, living):
+    """A dead node cannot tell that it is dead; the line names process, host and Slurm job."""
+    claim = json.loads(path.read_text()) | {"host": "node7", "job": "812", "restart": "1"}
+    path.write_text(json.dumps(claim))
+    said = []
+    Owner(path).take(said.append)
+    assert len(said) == 1
+    assert f"taken over from process {living.pid} on node7" in said[0]
+    assert "Slurm job 812, requeued 1 times; if that still runs" in said[0]
+    assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_the_slurm_job_is_in_the_file(path, monkeypatch):
+    """Job and number of requeues, if any."""
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    Owner(path).take(quiet)
+    assert {k: json.loads(path.read_text())[k] for k in ("job", "restart")} == {"job": "77", "restart": "2"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 3}'])
+def test_a_broken_file_is_no_owner(path, text):
+    """What no version of this program has written says nothing."""
+    path.write_text(text)
+    Owner(path).take(quiet)
+
+
+def test_leaving(path, living):
+    """The owner's file goes when it leaves; another one's stays."""
+    mine = Owner(path)
+    mine.leave()
+    assert path.exists()
+    living.kill()
+    mine.take(quiet)
+    assert mine.lost() is None
+    mine.leave()
+    assert not path.exists()
+    assert "taken over by an unknown process" in mine.lost()
+    mine.leave()
+
+
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_a_displaced_run_writes_nothing_more(tmp_path, monkeypatch, capsys, torchrun):
+    """At the next validation or checkpoint it says who took the folder, and ends; under torchrun for good, with 0."""
+    if torchrun:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    data, taken = write_sets(tmp_path), []
+    step, feed = step_and_feed("supervised", 0, data["labelled"], None)
+    updated = step.updated
+    monkeypatch.setattr(step, "updated", lambda: updated() or taken.append(1))
+
+    def who():
+        return "run was taken over by process 7" if len(taken) >= 5 else None
+
+    with pytest.raises(Displaced) as end:
+        fit_in(tmp_path / "run", step, feed, phase_of(), taken=who)
+    assert end.value.code == (0 if torchrun else 2)
+    assert capsys.readouterr().out.splitlines()[-1] == "run was taken over by process 7"
+    assert len(taken) == 6
+    assert Checkpoints(tmp_path / "run" / "checkpoints" / "student").load()["step"] == 3
+    run(tmp_path / "run", data, "supervised")  # whoever has it goes on
+
+
+def test_a_displaced_run_does_not_go_back(tmp_path):
+    """A rollback is a write too."""
+    taken = []
+    checkpoints = Checkpoints(tmp_path, taken=lambda: "taken" if taken else None)
+    checkpoints.save({"step": 3}, good=True)
+    taken.append(1)
+    with pytest.raises(ValueError, match="taken"):
+        checkpoints.go_back(lambda state: None)

@@ -1,0 +1,194 @@
+"""Splits on disk: tiles go where they should unchanged, and the leak check reads what was written."""
+
+import numpy as np
+import pytest
+
+import shards.splitting.blocks
+from mkd.dataset.index import read_index
+from mkd.geo.grid import tile_windows
+from shards.commands.split import split
+from shards.commands.verify import verify
+from shards.inputs.encode import encode_png, tile_from
+from shards.output.dataset_writer import ShardWriter
+from shards.reading.shard_reader import read_dataset, read_tiles
+
+CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
+
+
+def make(folder, sources="ab", windows=True, labelled=lambda number: True):
+    """Write a data set of 8 x 8 tiles: 64 x 64 rasters, or single images; the third class is in one tile."""
+    rng = np.random.default_rng(0)
+    with ShardWriter(folder, "toy", CLASSES, PALETTE, 50) as writer:
+        for source in sources:
+            for number, window in enumerate(tile_windows(64, 64, 8, 8) if windows else [None]):
+                place = "" if window is None else f"_{window.row:03d}_{window.col:03d}"
+                ids = rng.integers(0, 2, (8, 8), np.uint8)
+                ids[0, 0] = 2 if (source, number) == ("a", 0) else 255
+                image = encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8))
+                meta = {
+                    "source": source,
+                    "window": window and list(window),
+                    "size": [8, 8],
+                    "crs": None,
+                    "transform": None,
+                }
+                writer.add(tile_from(source + place, image, "png", ids if labelled(number) else None, meta))
+        writer.finish({"command": "test"})
+    return folder
+
+
+def tiles_of(folder):
+    """Give image, label and json of each tile, as stored."""
+    return {tile.key: (tile.image, tile.label, tile.meta) for tile in read_tiles(folder)}
+
+
+def test_a_block_split_moves_tiles_unchanged_and_leaks_nothing(tmp_path):
+    """Parts hold the source's tiles byte for byte, no block is in two parts, and the report is stored."""
+    source, said = make(tmp_path / "all"), []
+    report = split(source, tmp_path / "out", by="block", block=16, seed=3, say=said.append)
+    before = tiles_of(source)
+    blocks = {}
+    for part in ("train", "val", "test"):
+        assert verify(report[part]) == []
+        for key, tile in tiles_of(report[part]).items():
+            assert tile == before[key]
+            row, col, *_ = tile[2]["window"]
+            blocks.setdefault((tile[2]["source"], row // 16, col // 16), set()).add(part)
+        provenance = read_index(report[part]).provenance
+        assert provenance["test_tiles_touching_training"] == 0 == report["touching"]
+        assert (provenance["part"], provenance["by"], provenance["block"], provenance["seed"]) == (
+            part,
+            "block",
+            16,
+            3,
+        )
+        assert provenance["source_index_sha256"] == read_index(source).sha256()
+        assert provenance["dropped"] == report["dropped"]
+    assert all(len(parts) == 1 for parts in blocks.values())
+    assert "test tiles touching a training tile: 0" in said
+
+
+def test_the_leak_check_counts_what_was_written(tmp_path, monkeypatch):
+    """If planning forgot to leave out touching tiles, the number would not be 0: it is not assumed."""
+    source, said = make(tmp_path / "all"), []
+    monkeypatch.setattr(shards.splitting.blocks, "touching", lambda tiles, others: set())
+    report = split(source, tmp_path / "out", by="block", block=16, seed=3, say=said.append)
+    train, test = ([sample.meta for sample in read_dataset(report[part])] for part in ("train", "test"))
+    slow = sum(
+        any(
+            one["source"] == other["source"]
+            and abs(one["window"][0] - other["window"][0]) <= 8
+            and abs(one["window"][1] - other["window"][1]) <= 8
+            for other in train
+        )
+        for one in test
+    )
+    assert report["touching"] == slow > 0
+    assert f"test tiles touching a training tile: {slow}" in said
+
+
+def test_a_split_by_source_keeps_sources_whole(tmp_path):
+    """No source is in two parts, with windows or, as single images, without."""
+    for name, windows in (("rasters", True), ("images", False)):
+        source, said = make(tmp_path / name, sources="abcdefghij", windows=windows), []
+        report = split(
+            source, tmp_path / f"{name}_out", by="source", fractions=(0.5, 0.2, 0.3), say=said.append
+        )
+        found = [{s.meta["source"] for s in read_dataset(report[part])} for part in ("train", "val", "test")]
+        assert [len(sources) for sources in found] == [5, 2, 3]
+        assert len(set.union(*found)) == 10
+        assert report["touching"] == (0 if windows else None), "contact of images without a place is unknown"
+        assert any("each image counts as a source of its own" in line for line in said) is (not windows)
+
+
+def test_a_part_of_share_zero_is_not_made(tmp_path):
+    """With fractions 0.5, 0, 0.5 there is no validation set."""
+    source = make(tmp_path / "all")
+    report = split(source, tmp_path / "out", by="source", fractions=(0.5, 0, 0.5), say=lambda line: None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train"]
+    assert "val" not in report
+
+
+def test_few_shots_of_a_split_set(tmp_path):
+    """N tiles keep their labels, the others lose them, nested for one seed; absent classes are named."""
+    source, said = make(tmp_path / "all", labelled=lambda number: number % 2 == 0), []
+    before, kept = tiles_of(source), []
+    for number in (3, 10):
+        out = tmp_path / f"n{number}"
+        report = split(source, out, labelled=number, seed=1, say=said.append)
+        assert sorted(path.name for path in out.iterdir()) == ["labelled", "unlabelled"]
+        shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
+        kept.append(set(shots))
+        assert len(shots) == number
+        assert set(shots) | set(rest) == set(before)
+        assert not set(shots) & set(rest)
+        assert all(tile == before[key] and tile[1] is not None for key, tile in shots.items())
+        for key, (image, label, meta) in rest.items():
+            assert label is None
+            assert image == before[key][0]
+            assert meta == {**before[key][2], "labelled": False}
+        assert verify(report["labelled"]) == verify(report["unlabelled"]) == []
+    assert kept[0] < kept[1]
+    assert report["touching"] is None
+    assert report["absent"] == ["rare"]
+    assert "classes absent among the 10 labelled tiles: rare" in said
+
+
+def test_few_shots_beside_a_block_split(tmp_path):
+    """With --by and --labelled the shots come from the training part."""
+    source = make(tmp_path / "all")
+    report = split(source, tmp_path / "out", by="block", block=16, labelled=4, say=lambda line: None)
+    train = tiles_of(report["train"])
+    shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
+    assert len(shots) == 4
+    assert set(shots) | set(rest) == set(train)
+
+
+def test_splitting_again_does_nothing_and_an_interrupted_split_is_made_again(tmp_path):
+    """The same split is known; when one part is gone, all are made again, byte for byte."""
+    source, said = make(tmp_path / "all"), []
+
+    def run(**options):
+        return split(source, tmp_path / "out", by="block", block=16, say=said.append, **options)
+
+    first = run()
+    before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.*"))}
+    assert run() == {**first, "done_before": True}
+    (tmp_path / "out/val/index.json").unlink()
+    assert run() == first
+    assert {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.*"))} == before
+    with pytest.raises(ValueError, match="made of other inputs"):
+        run(seed=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, "give --by block or --by source, or --labelled N"),
+        ({"by": "tile"}, "allowed are block and source"),
+        ({"by": "block", "block": 64}, "2 blocks or sources cannot fill 3 parts"),
+        ({"by": "block", "block": 0}, "--block 0"),
+        ({"by": "block", "block": 4}, "0 blocks or sources cannot fill"),
+        ({"by": "source", "fractions": (0.5, 0.5)}, "--fractions 0.5,0.5: give three shares"),
+        ({"by": "source", "fractions": (0.5, 0.2, 0.2)}, "with sum 1"),
+        (
+            {"by": "source", "fractions": (float("nan"), 0.5, 0.5)},
+            "--fractions nan,0.5,0.5: give three shares",
+        ),
+        ({"by": "source", "fractions": (0, 0.5, 0.5)}, "train above 0"),
+        ({"labelled": 129}, "--labelled 129: .* are 128"),
+    ],
+)
+def test_what_cannot_be_split_is_told(tmp_path, options, words):
+    """Each impossible request is one sentence, and nothing is written."""
+    source = make(tmp_path / "all")
+    with pytest.raises(ValueError, match=words):
+        split(source, tmp_path / "out", say=lambda line: None, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_blocks_need_windows(tmp_path):
+    """Single images have no place in a raster, so blocks make no sense for them."""
+    source = make(tmp_path / "all", windows=False)
+    with pytest.raises(ValueError, match=r"2 tiles have no window .* such as a: use --by source"):
+        split(source, tmp_path / "out", by="block", say=lambda line: None)
