@@ -60,7 +60,7 @@ class Honest(threading.Thread):
         self.ended.set()
         self.join(60)
         self.teacher.close()
-        tally = self.teacher.tally
+        tally = self.teacher.stats
         found = self.errors + [f"{tally.retries} requests asked again"] * bool(tally.retries)
         return self.answers, found + self.said[1:]
 

@@ -29,7 +29,7 @@ class _Order(NamedTuple):
     share: int
 
 
-class Ahead:
+class Prefetcher:
     """Reads orders of samples in threads and keeps each tile until it is taken.
 
     Args:
@@ -45,7 +45,7 @@ class Ahead:
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def order(self, samples: Sequence[int], share: int) -> None:
+    def request(self, samples: Sequence[int], share: int) -> None:
         """Ask for samples that one request reads; one that is asked for twice can be taken twice.
 
         Args:

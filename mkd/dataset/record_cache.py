@@ -8,13 +8,13 @@ from collections import OrderedDict
 from concurrent.futures import Future
 
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.shard_record import Entry, record_of
+from mkd.dataset.shard_record import TileRecord, record_of
 from mkd.storage.folder import Folder
 
 KEPT = 300_000  # tiles whose places are remembered, about 0.2 KB each: 256 shards of 1,000; others are read again
 
 
-class Offsets:
+class RecordCache:
     """Entries of tiles by shard and row, for several threads.
 
     Args:
@@ -27,7 +27,7 @@ class Offsets:
         self._lock, self._tiles = threading.Lock(), 0
         self._shards: OrderedDict[int, list[bytes] | Future[list[bytes]]] = OrderedDict()
 
-    def entry(self, shard: int, row: int) -> Entry:
+    def entry(self, shard: int, row: int) -> TileRecord:
         """Return key, size and members of a tile; these are plain tuples of a `Member`'s three numbers.
 
         Raises:
@@ -39,7 +39,7 @@ class Offsets:
                 self._shards.move_to_end(shard)
         if not isinstance(rows, list):
             rows = self._rows(shard)
-        return Entry._make(marshal.loads(rows[row]))
+        return TileRecord._make(marshal.loads(rows[row]))
 
     def _rows(self, shard: int) -> list[bytes]:
         """Return the entries of a shard packed, a fifth of their size as objects; one thread reads them."""

@@ -23,7 +23,7 @@ class Member(NamedTuple):
     crc32: int
 
 
-class Entry(NamedTuple):
+class TileRecord(NamedTuple):
     """One tile of a shard: key, (height, width) in pixels, members by extension such as "jpg", "label.png"."""
 
     key: str
@@ -48,7 +48,7 @@ class ShardRecord:
     """
 
     info: ShardInfo
-    tiles: tuple[Entry, ...]
+    tiles: tuple[TileRecord, ...]
     histogram: tuple[int, ...] = ()
     ignored_pixels: int = 0
     bands: int = 3
@@ -146,7 +146,7 @@ def _parse(content: dict[str, Any]) -> ShardRecord:
     samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
     info = ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
     tiles = tuple(
-        Entry(key, (height, width), {name: Member(*member) for name, member in members.items()})
+        TileRecord(key, (height, width), {name: Member(*member) for name, member in members.items()})
         for key, height, width, members in content["tiles"]
     )
     if len(tiles) != info.samples:

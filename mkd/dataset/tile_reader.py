@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import LABEL, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.tile_source import Damaged, Data, TileSource, Wanted
+from mkd.dataset.tile_source import DamagedTile, Data, TileRequest, TileSource
 from mkd.storage.folder import Folder
 
 TOGETHER = 16  # tiles that are read before they are decoded: they stay in the processor's cache
 
 Size = tuple[int, int]
-Slot = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # flat places of image and label, from `Layout.slot`
+Slot = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # flat places of image and label, from `BufferLayout.slot`
 _Work = tuple[
-    int, Wanted, str, Data, NDArray[np.uint8]
+    int, TileRequest, str, Data, NDArray[np.uint8]
 ]  # place in the answer, tile, member, content, where to
 
 
-class Lost(NamedTuple):
+class BadTile(NamedTuple):
     """A tile that cannot be used: one sentence that names shard and key, and the sample taken in its place."""
 
     reason: str
@@ -65,7 +65,7 @@ class TileReader:
 
         Args:
             sample: 0 <= sample < samples of the data set.
-            slot: where to; see `Layout.slot`.
+            slot: where to; see `BufferLayout.slot`.
 
         Returns:
             H and W in pixels.
@@ -74,11 +74,11 @@ class TileReader:
             Damaged: it cannot be read or decoded.
         """
         found = self._decoded([sample], [slot])[0]
-        if isinstance(found, Damaged):
+        if isinstance(found, DamagedTile):
             raise found
         return found
 
-    def fill_all(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[tuple[Size, Lost | None]]:
+    def fill_all(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[tuple[Size, BadTile | None]]:
         """Decode some tiles, with the next readable tile of the shard in the place of each damaged one.
 
         Args:
@@ -91,25 +91,25 @@ class TileReader:
         Raises:
             Damaged: no tile of a shard can be read.
         """
-        done: list[tuple[Size, Lost | None]] = []
+        done: list[tuple[Size, BadTile | None]] = []
         for first in range(0, len(samples), TOGETHER):
             some, places = samples[first : first + TOGETHER], slots[first : first + TOGETHER]
             for sample, slot, found in zip(some, places, self._decoded(some, places), strict=True):
                 done.append(
-                    self._replaced(sample, slot, found) if isinstance(found, Damaged) else (found, None)
+                    self._replaced(sample, slot, found) if isinstance(found, DamagedTile) else (found, None)
                 )
         return done
 
-    def _decoded(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[Size | Damaged]:
+    def _decoded(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[Size | DamagedTile]:
         """Prepare and read all tiles, then decode them: each of the three finds its code in the processor's cache."""
         asked = [self._asked(sample) for sample in samples]
-        found: list[Size | Damaged] = []
+        found: list[Size | DamagedTile] = []
         work: list[_Work] = []
         for each, tile, (image, label) in zip(asked, self.source.read_all(asked), slots, strict=True):
             if not isinstance(tile, dict):
                 found.append(tile)
                 continue
-            assert isinstance(each, Wanted), "what was not asked for is not read"
+            assert isinstance(each, TileRequest), "what was not asked for is not read"
             (height, width), kind = each.entry.size, each.kinds[0]
             area, place = height * width, len(found)
             if self.labelled:  # first, so that of two faults the image's is told
@@ -127,7 +127,7 @@ class TileReader:
                 found[place] = self._damaged(each.shard, each.entry.key, what)
         return found
 
-    def _asked(self, sample: int) -> Wanted | Damaged:
+    def _asked(self, sample: int) -> TileRequest | DamagedTile:
         """Choose the members of a tile that are needed."""
         shard, entry = self.source.find(sample)
         height, width = entry.size
@@ -138,10 +138,10 @@ class TileReader:
             limit = "{} x {}".format(*self.index.largest)
             what = f"is {height} x {width}, but the index says at most {limit}"
         else:
-            return Wanted(sample, shard, entry, (kind, LABEL) if self.labelled else (kind,))
+            return TileRequest(sample, shard, entry, (kind, LABEL) if self.labelled else (kind,))
         return self._damaged(shard, entry.key, what)
 
-    def _replaced(self, sample: int, slot: Slot, damage: Damaged) -> tuple[Size, Lost]:
+    def _replaced(self, sample: int, slot: Slot, damage: DamagedTile) -> tuple[Size, BadTile]:
         """Decode another tile of the shard.
 
         Raises:
@@ -149,10 +149,10 @@ class TileReader:
         """
         for other in self._after(sample):
             try:
-                return self.fill(other, slot), Lost(str(damage), other)
-            except Damaged:
+                return self.fill(other, slot), BadTile(str(damage), other)
+            except DamagedTile:
                 continue
-        raise Damaged(f"{damage}; nor can any other tile of its shard")
+        raise DamagedTile(f"{damage}; nor can any other tile of its shard")
 
     def _after(self, sample: int) -> Iterator[int]:
         """Yield the other samples of a shard, from the next one on and round to its beginning."""
@@ -162,6 +162,6 @@ class TileReader:
         yield from range(sample + 1, end)
         yield from range(start, sample)
 
-    def _damaged(self, shard: int, key: str, what: str) -> Damaged:
+    def _damaged(self, shard: int, key: str, what: str) -> DamagedTile:
         place = self.source.folder.name(self.index.shards[shard].file)
-        return Damaged(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")
+        return DamagedTile(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.prefetch import Ahead, Span
-from mkd.dataset.record_cache import Offsets
+from mkd.dataset.prefetch import Prefetcher, Span
+from mkd.dataset.record_cache import RecordCache
 from mkd.dataset.shard_cache import ShardCache
-from mkd.dataset.shard_record import Entry, Member, fault_of
+from mkd.dataset.shard_record import Member, TileRecord, fault_of
 from mkd.storage.folder import Folder
 
 MAX_OPEN = 512  # shard files kept open: a batch of 256 reads so many, and as many when it comes to new ones
@@ -30,16 +30,16 @@ Members = dict[str, Data]  # content by extension, such as "jpg" and "label.png"
 log = logging.getLogger(__name__)
 
 
-class Damaged(ValueError):
+class DamagedTile(ValueError):
     """A tile that cannot be read: one sentence that names shard and key, and says what to do."""
 
 
-class Wanted(NamedTuple):
+class TileRequest(NamedTuple):
     """Members of a tile to be read: its sample number, its shard, what the record says of it, and which members."""
 
     sample: int
     shard: int
-    entry: Entry
+    entry: TileRecord
     kinds: Sequence[str]
 
 
@@ -67,20 +67,20 @@ class TileSource:
         self.folder, self.index = folder, index
         self._ends = list(accumulate(index.shards.samples))
         self._starts = [0, *self._ends]
-        self._offsets = Offsets(folder, index)
+        self._offsets = RecordCache(folder, index)
         self._files: OrderedDict[int, int] = OrderedDict()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = MAX_OPEN if limit < 0 else min(MAX_OPEN, max(limit // 2, 1))
         self._space, self._used = memoryview(bytearray(SPACE)), 0
         remote = folder.local is None
         self._cache = ShardCache(cache, cache_bytes) if remote and cache is not None else None
-        self._ahead = Ahead(self._fetch) if remote else None
+        self._ahead = Prefetcher(self._fetch) if remote else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as arguments."""
         return TileSource, self._arguments
 
-    def find(self, sample: int) -> tuple[int, Entry]:
+    def find(self, sample: int) -> tuple[int, TileRecord]:
         """Return the shard of a tile, and key, (height, width) and members from the shard's record.
 
         Raises:
@@ -89,10 +89,10 @@ class TileSource:
         shard = bisect_right(self._ends, sample)
         return shard, self._offsets.entry(shard, sample - self._starts[shard])
 
-    def entry(self, sample: int) -> Entry:
+    def entry(self, sample: int) -> TileRecord:
         """Return key, (height, width) and members of a tile, each a `Member`; see `find`."""
         key, size, members = self.find(sample)[1]
-        return Entry(key, size, {kind: Member(*member) for kind, member in members.items()})
+        return TileRecord(key, size, {kind: Member(*member) for kind, member in members.items()})
 
     def read(self, sample: int, kinds: Sequence[str]) -> dict[str, bytes]:
         """Read members of one tile.
@@ -112,12 +112,12 @@ class TileSource:
         lacking = [kind for kind in kinds if kind not in entry.members]
         if lacking:
             raise self._damaged(shard, entry, f"holds {sorted(entry.members)}, no {lacking[0]!r}")
-        (tile,) = self.read_all([Wanted(sample, shard, entry, kinds)])
-        if isinstance(tile, Damaged):
+        (tile,) = self.read_all([TileRequest(sample, shard, entry, kinds)])
+        if isinstance(tile, DamagedTile):
             raise tile
         return {kind: bytes(data) for kind, data in tile.items()}
 
-    def read_all(self, wanted: Sequence[Wanted | Damaged]) -> list[Members | Damaged]:
+    def read_all(self, wanted: Sequence[TileRequest | DamagedTile]) -> list[Members | DamagedTile]:
         """Read members of some tiles.
 
         Args:
@@ -130,7 +130,7 @@ class TileSource:
             ValueError: a place that refuses or does not answer.
         """
         self._used = 0
-        return [each if isinstance(each, Damaged) else self._tile(each) for each in wanted]
+        return [each if isinstance(each, DamagedTile) else self._tile(each) for each in wanted]
 
     def prefetch(self, samples: Sequence[int]) -> None:
         """Begin to read tiles that `read` is asked for soon, neighbours at once; local ones need it not."""
@@ -141,7 +141,7 @@ class TileSource:
         for shard, group in groupby(sorted(samples), key=lambda sample: self.locate(sample)[0]):
             runs += _runs(group, self._tile_bytes(shard))
         for run in sorted(runs, key=lambda run: min(first[sample] for sample in run)):
-            self._ahead.order(run, self._tile_bytes(self.locate(run[0])[0]))
+            self._ahead.request(run, self._tile_bytes(self.locate(run[0])[0]))
 
     def close(self) -> None:
         """Close files and stop reading ahead."""
@@ -160,12 +160,12 @@ class TileSource:
         info = self.index.shards[shard]
         return info.bytes // info.samples
 
-    def _damaged(self, shard: int, entry: Entry, fault: str) -> Damaged:
+    def _damaged(self, shard: int, entry: TileRecord, fault: str) -> DamagedTile:
         place = self.folder.name(self.index.shards[shard].file)
         advice = f"run 'shards verify {self.folder}', copy the shard again or build it again"
-        return Damaged(f"{place}:{entry.key}: {fault}; {advice}")
+        return DamagedTile(f"{place}:{entry.key}: {fault}; {advice}")
 
-    def _tile(self, wanted: Wanted) -> Members | Damaged:
+    def _tile(self, wanted: TileRequest) -> Members | DamagedTile:
         try:
             tile, fault = self._local(wanted) if self._ahead is None else self._remote(wanted, self._ahead)
         except FileNotFoundError:
@@ -174,7 +174,7 @@ class TileSource:
             fault = error.strerror or str(error)
         return self._damaged(wanted.shard, wanted.entry, fault) if fault else tile
 
-    def _local(self, wanted: Wanted) -> tuple[Members, str]:
+    def _local(self, wanted: TileRequest) -> tuple[Members, str]:
         """Read a tile; also return "" or what is wrong with its first bad member."""
         _, shard, entry, kinds = wanted
         tile, fault = dict[str, Data](), ""
@@ -189,7 +189,7 @@ class TileSource:
             fault = fault or fault_of(kind, data, member)
         return tile, fault
 
-    def _remote(self, wanted: Wanted, ahead: Ahead) -> tuple[Members, str]:
+    def _remote(self, wanted: TileRequest, ahead: Prefetcher) -> tuple[Members, str]:
         """Take a tile that was read ahead, or read it; what came damaged is read again."""
         sample, shard, entry, kinds = wanted
         members = [entry.members[kind] for kind in kinds]

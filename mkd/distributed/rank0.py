@@ -8,7 +8,7 @@ from typing import Any
 from mkd.distributed.world import World
 
 
-def by_first(world: World, work: Callable[[], Any]) -> Any:
+def run_on_rank0(world: World, work: Callable[[], Any]) -> Any:
     """Let rank 0 do something, such as writing a file, and return what it returns on all ranks, when it is done.
 
     Args:
@@ -21,7 +21,7 @@ def by_first(world: World, work: Callable[[], Any]) -> Any:
     if world.ranks == 1:
         return work()
     found, problem = None, None
-    if world.first:
+    if world.is_main:
         try:
             found = work()
         except (ValueError, OSError) as error:
@@ -32,7 +32,7 @@ def by_first(world: World, work: Callable[[], Any]) -> Any:
     return found
 
 
-def same_file(world: World, path: Path) -> str:
+def check_same_file(world: World, path: Path) -> str:
     """Return a file's SHA-256 (hex).
 
     Raises:

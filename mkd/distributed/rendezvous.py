@@ -31,10 +31,10 @@ def find_store(rank: int, ranks: int, timeout: timedelta) -> Store | None:
         return None
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(host, port, is_master=False, timeout=timeout, wait_for_workers=False)
-    return PrefixStore(meet(store, rank, ranks, timeout), store)
+    return PrefixStore(rendezvous(store, rank, ranks, timeout), store)
 
 
-def meet(store: Store, rank: int, ranks: int, timeout: timedelta) -> str:
+def rendezvous(store: Store, rank: int, ranks: int, timeout: timedelta) -> str:
     """Return the name of the round that all ranks of this start are in."""
     if rank == 0:
         name = f"mkd/{secrets.token_hex(8)}"

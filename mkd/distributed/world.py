@@ -42,11 +42,11 @@ class World:
     control: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this rank writes files."""
         return self.rank == 0
 
-    def total(self, t: Tensor) -> Tensor:
+    def all_reduce_sum(self, t: Tensor) -> Tensor:
         """Return the sum over ranks, without gradient; with one rank ``t`` itself.
 
         Args:
@@ -104,11 +104,11 @@ class World:
         if self.ranks == 1:
             return value
         text = torch.frombuffer(
-            bytearray(json.dumps(value).encode() if self.first else b" "), dtype=torch.uint8
+            bytearray(json.dumps(value).encode() if self.is_main else b" "), dtype=torch.uint8
         )
         size = torch.tensor(len(text))
         dist.broadcast(size, 0, group=self.control)
-        if not self.first:
+        if not self.is_main:
             text = torch.empty(int(size), dtype=torch.uint8)
         dist.broadcast(text, 0, group=self.control)
         return json.loads(bytes(text.tolist()))
@@ -118,7 +118,7 @@ class World:
         if self.ranks > 1:
             dist.barrier(group=self.control)
 
-    def agree(self, tensors: Iterable[Tensor], what: str) -> None:
+    def check_equal(self, tensors: Iterable[Tensor], what: str) -> None:
         """Check that tensors are equal bit for bit on all ranks, by a 64-bit hash.
 
         Args:
@@ -138,7 +138,7 @@ class World:
                 "ranks; go on from the last checkpoint, and check that all nodes run the same software"
             )
 
-    def agreed(self, flag: int) -> Callable[[], int]:
+    def all_reduce_max(self, flag: int) -> Callable[[], int]:
         """Ask for the largest flag of all ranks without waiting for it.
 
         Returns:

@@ -36,7 +36,7 @@ def confusion(
         with autocast(device):
             logits = model(item.images.float() / 255)
         matrix.update(logits.argmax(dim=1), item.labels)
-    matrix.matrix = world.total(matrix.matrix)
+    matrix.matrix = world.all_reduce_sum(matrix.matrix)
     return matrix
 
 

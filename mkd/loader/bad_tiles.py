@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import append_line
-from mkd.dataset.tile_reader import Lost
+from mkd.dataset.tile_reader import BadTile
 
 log = logging.getLogger(__name__)
 LISTS = "quarantine*.jsonl"
 
 
-class Losses:
+class BadTileBudget:
     """The lost tiles of one stream, epoch by epoch.
 
     Each rank appends to a list of its own, since lines that several nodes append to one file may overwrite each other.
@@ -45,7 +45,7 @@ class Losses:
         self._lost: set[tuple[int, int]] = set()
         self._said: set[int] = set()
 
-    def add(self, epoch: int, sample: int, lost: Lost) -> None:
+    def add(self, epoch: int, sample: int, lost: BadTile) -> None:
         """Count a lost tile.
 
         Raises:

@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from mkd.loader.workers.pool import Filled, Pair
-from mkd.loader.workers.shared_buffers import Layout
+from mkd.loader.workers.pool import DecodedBatch, Pair
+from mkd.loader.workers.shared_buffers import BufferLayout
 
 
 @dataclass
@@ -53,7 +53,7 @@ def planar(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.contiguous_format)
 
 
-def odd_one(filled: Filled) -> int | None:
+def odd_one(filled: DecodedBatch) -> int | None:
     """Return the slot of a tile that is not of its batch's size, the one that most tiles have; None: all are of one.
 
     No batch holds both: padding would let a tile's view depend on its batch mates.
@@ -62,7 +62,7 @@ def odd_one(filled: Filled) -> int | None:
     return next((slot for slot, size in enumerate(filled.sizes) if size != usual), None)
 
 
-def as_batch(filled: Filled, layout: Layout) -> Batch:
+def as_batch(filled: DecodedBatch, layout: BufferLayout) -> Batch:
     """Return a filled buffer as tensors, without a copy.
 
     All tiles have one size, see `odd_one`.

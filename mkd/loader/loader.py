@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.tile_reader import DataSet, TileReader
-from mkd.loader.bad_tiles import Losses
+from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch, as_batch, odd_one, planar
-from mkd.loader.sampler import Plan
-from mkd.loader.workers.pool import Block, Filled, Pair, Pool, read_ahead
-from mkd.loader.workers.shared_buffers import Layout
+from mkd.loader.sampler import Sampler
+from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, read_ahead
+from mkd.loader.workers.shared_buffers import BufferLayout
 
 AHEAD = 64  # batches of `in_order` that are read ahead together
 
@@ -62,7 +62,7 @@ class TileSet:
 
     @property
     def counts(self) -> list[int]:
-        """Samples of each shard: what a `Plan` is made of."""
+        """Samples of each shard: what a `Sampler` is made of."""
         return self.index.shards.samples
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class TileSet:
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
         size = self.reader.fill(item[1], layout.slot(buffer, 0))
-        batch = as_batch(Filled([item], buffer, [size], {}), layout)
+        batch = as_batch(DecodedBatch([item], buffer, [size], {}), layout)
         return planar(batch.images[0]), batch.labels[0], item
 
     def meta(self, sample: int) -> dict[str, Any]:
@@ -86,9 +86,9 @@ class TileSet:
         meta: dict[str, Any] = json.loads(bytes(self.reader.source.read(sample, ("json",))["json"]))
         return {**meta, "key": self.reader.source.entry(sample).key}
 
-    def layout(self, slots: int) -> Layout:
+    def layout(self, slots: int) -> BufferLayout:
         """Return the layout of a buffer for so many tiles."""
-        return Layout(slots, *self.index.largest)
+        return BufferLayout(slots, *self.index.largest)
 
     @cached_property
     def reader(self) -> TileReader:
@@ -97,7 +97,7 @@ class TileSet:
 
 
 def stream(
-    tiles: TileSet, plan: Plan, start: int, stop: int, workers: int, losses: Losses | None = None
+    tiles: TileSet, plan: Sampler, start: int, stop: int, workers: int, losses: BadTileBudget | None = None
 ) -> Iterator[Batch]:
     """Yield this rank's batches of steps ``start`` .. ``stop - 1``.
 
@@ -142,19 +142,21 @@ def share_of(count: int, rank: int, ranks: int) -> range:
 
 
 def _batches(
-    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: Losses | None
+    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: BadTileBudget | None
 ) -> Iterator[Batch]:
     layout = tiles.layout(slots)
-    checked = partial(_checked, tiles, layout, losses or Losses(tiles.folder, tiles.labelled, len(tiles)))
+    checked = partial(
+        _checked, tiles, layout, losses or BadTileBudget(tiles.folder, tiles.labelled, len(tiles))
+    )
     if workers == 0:
         yield from map(checked, _decode_here(tiles, blocks, layout))
         return
-    with Pool(tiles.data, layout, workers) as pool:
+    with DecodingPool(tiles.data, layout, workers) as pool:
         # `map` keeps no batch, as a loop would: its buffer is free as soon as the caller lets go of it.
         yield from map(checked, pool.batches(blocks))
 
 
-def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: Layout) -> Iterator[Filled]:
+def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout) -> Iterator[DecodedBatch]:
     """Decode in this process, with the same code as `mkd.loader.workers.worker_main`."""
 
     def announce(block: Block) -> None:
@@ -165,10 +167,10 @@ def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: Layout) -> Ite
         slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
         done = tiles.reader.fill_all([sample for _, sample in pairs], slots)
         lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
-        yield Filled(pairs, buffer, [size for size, _ in done], lost)
+        yield DecodedBatch(pairs, buffer, [size for size, _ in done], lost)
 
 
-def _checked(tiles: TileSet, layout: Layout, losses: Losses, filled: Filled) -> Batch:
+def _checked(tiles: TileSet, layout: BufferLayout, losses: BadTileBudget, filled: DecodedBatch) -> Batch:
     """Count what was lost, and make tensors of a buffer.
 
     Raises:
@@ -182,7 +184,7 @@ def _checked(tiles: TileSet, layout: Layout, losses: Losses, filled: Filled) -> 
     return as_batch(filled, layout)
 
 
-def _odd(tiles: TileSet, filled: Filled, slot: int) -> str:
+def _odd(tiles: TileSet, filled: DecodedBatch, slot: int) -> str:
     """Say which tile has another size than the others of its batch."""
     sample = filled.lost[slot].replaced_by if slot in filled.lost else filled.pairs[slot][1]
     shard, entry = tiles.reader.source.find(sample)

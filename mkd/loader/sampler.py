@@ -24,7 +24,7 @@ class _Epoch(NamedTuple):
     first: int
 
 
-class Plan:
+class Sampler:
     """The order in which a data set's samples are read.
 
     The stream of positions p = 0, 1, .. is endless; with N samples, epoch e is positions eN .. (e+1)N - 1. Step k of a

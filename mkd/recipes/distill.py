@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mkd.atomic import written_aside
 from mkd.config import schema
-from mkd.distributed.rank0 import by_first, same_file
+from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from mkd.distributed.world import World
 from mkd.loader.augment import Geometry, generators
 from mkd.loader.loader import in_order, share_of
@@ -19,7 +19,7 @@ from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.model_folder import load_model
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.recipes import factories
-from mkd.recipes.run import Run, labelled_index, meet
+from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 
@@ -28,7 +28,7 @@ FISHER = "fisher.safetensors"  # in a run folder
 
 def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
-    world, clock = meet(config)
+    world, clock = join_ranks(config)
     index = labelled_index(config)
     arch = factories.architecture(config.model)
     with torch.device("meta"):
@@ -50,23 +50,25 @@ def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None
     world, kd = run.world, config.kd
     teacher = _teacher(config, run, source)
     student = _student(config, run.index.num_classes, teacher)
-    refers = {"teacher/model.safetensors": same_file(world, run.folder / "teacher" / "model.safetensors")}
+    refers = {
+        "teacher/model.safetensors": check_same_file(world, run.folder / "teacher" / "model.safetensors")
+    }
     ewc = None
     if kd.ewc_weight > 0:
         ewc = _consolidation(config, run, source, teacher, student)
-        refers[FISHER] = same_file(world, run.folder / FISHER)
+        refers[FISHER] = check_same_file(world, run.folder / FISHER)
     teacher.to(world.device)
     step = KdStep(student, teacher, factories.ohem(config.ohem), kd.temperature, kd.weight, ewc, world)
     phase = run.phase("student", config.epochs, config.steps, run.index.samples, config.optim.lr)
     phase = replace(phase, refers=refers)
-    weights = run.fit(phase, step, run.feed(unlabelled=kd.tiles == "all"))
+    weights = run.fit(phase, step, run.batch_stream(unlabelled=kd.tiles == "all"))
     run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
 
 
 def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> DeepLabV3Plus:
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
-    if by_first(run.world, (folder / "model.yaml").is_file):
+    if run_on_rank0(run.world, (folder / "model.yaml").is_file):
         # channels-last as after training: another layout rounds otherwise
         return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
     kd = config.kd
@@ -92,7 +94,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     step = SupervisedStep(model, factories.ohem(config.ohem), frozen, run.world)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
     phase = run.phase("teacher", kd.teacher_epochs, None, run.index.samples, lr)
-    model.load_state_dict(run.fit(phase, step, run.feed(unlabelled=False)))
+    model.load_state_dict(run.fit(phase, step, run.batch_stream(unlabelled=False)))
     run.write_model(
         model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
     )
@@ -128,7 +130,7 @@ def _consolidation(
     data = str(kd.source_data) if on_source else config.data.labelled
     assert model is not None
     device = run.world.device
-    if not by_first(run.world, (run.folder / FISHER).is_file):
+    if not run_on_rank0(run.world, (run.folder / FISHER).is_file):
         whose = {id(student): "the student's start", id(teacher): "the teacher"}.get(
             id(model), "the source model"
         )
@@ -151,13 +153,13 @@ def _consolidation(
 def _estimate_fisher(config: schema.KdRun, run: Run, model: DeepLabV3Plus, data: str) -> None:
     """Write the Fisher of a model on a data set into the run folder, estimated by all ranks together."""
     model.requires_grad_(True)
-    fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.total)
+    fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.all_reduce_sum)
 
     def write() -> None:
         with written_aside(run.folder / FISHER) as aside:
             aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
 
-    by_first(run.world, write)
+    run_on_rank0(run.world, write)
 
 
 def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mkd.atomic import write_text
 from mkd.config.schema import EvaluateRun
-from mkd.distributed.rank0 import by_first
+from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import find_world
 from mkd.inference.evaluator import confusion, results
 from mkd.loader.loader import TileSet
@@ -36,7 +36,7 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         "versions": versions(),
     }
     found = {**results(matrix, card.classes, provenance), "samples": index.samples}
-    by_first(world, lambda: write_text(Path(config.out), json.dumps(found, indent=1) + "\n"))
+    run_on_rank0(world, lambda: write_text(Path(config.out), json.dumps(found, indent=1) + "\n"))
     return found
 
 

@@ -13,12 +13,12 @@ from mkd.distributed.engine import Engine
 from mkd.distributed.world import World
 from mkd.inference.evaluator import confusion
 from mkd.loader.augment import Geometry
-from mkd.loader.bad_tiles import Losses
+from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.loader import TileSet
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.deeplab import Architecture, DeepLabV3Plus
-from mkd.train.batches import Feed
+from mkd.train.batches import BatchStream
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
 from mkd.train.steps.supervised import Ohem
@@ -36,19 +36,21 @@ def ohem(config: schema.OhemConfig) -> Ohem:
     return Ohem(config.threshold, config.min_kept)
 
 
-def feed(data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path) -> Feed:
+def batch_stream(
+    data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path
+) -> BatchStream:
     """Open the training tiles; ``unlabelled`` adds the second stream; what they lose is listed in the run folder."""
     path = folder / ("quarantine.jsonl" if world.ranks == 1 else f"quarantine-rank{world.rank}.jsonl")
     tiles, other = open_tiles(data, data.labelled, labelled=True), None
-    lost, other_lost = Losses(tiles.folder, True, len(tiles), path=path), None
+    lost, other_lost = BadTileBudget(tiles.folder, True, len(tiles), path=path), None
     if unlabelled:
         place = data.pseudo or data.unlabelled
         assert place is not None
         other = open_tiles(data, place, labelled=data.pseudo is not None)
         key = f"data.max_bad={data.max_bad}"
-        other_lost = Losses(other.folder, False, len(other), data.max_bad, path, key)
+        other_lost = BadTileBudget(other.folder, False, len(other), data.max_bad, path, key)
     geometry = Geometry(data.crop, (data.scale[0], data.scale[1]), data.aerial)
-    return Feed(tiles, other, data.batch, seed, geometry, world, data.workers, (lost, other_lost))
+    return BatchStream(tiles, other, data.batch, seed, geometry, world, data.workers, (lost, other_lost))
 
 
 def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:

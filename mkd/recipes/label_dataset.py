@@ -20,11 +20,11 @@ from mkd.model_folder import ModelCard, weights_digest
 from mkd.recipes import factories
 from mkd.semi.entropy import filter_pseudo_labels
 from mkd.teacher.local import Autocast, logits_of
-from shards.inputs.encode import tile_from
+from shards.inputs.encode import encode_tile
 from shards.inputs.fingerprint import identity, unit_fingerprint
-from shards.output.build_manifest import Budget, Description
+from shards.output.build_manifest import Budget, BuildManifest
 from shards.output.builder import Unit, build
-from shards.output.shard_writer import ShardFile
+from shards.output.shard_writer import ShardWriter
 from shards.progress import describe
 
 
@@ -56,7 +56,7 @@ def label(config: schema.TeacherLabel) -> None:
 
 def _plan(
     config: schema.TeacherLabel, card: ModelCard, tiles: TileSet, version: str
-) -> tuple[Description, list[Unit]]:
+) -> tuple[BuildManifest, list[Unit]]:
     """Return what is built: a shard for each shard of the data set."""
     index, units, first = tiles.index, list[Unit](), 0
     asked = {"command": "label", "confidence": config.confidence, "tile_entropy": config.tile_entropy}
@@ -68,7 +68,7 @@ def _plan(
     about = {**made_of, "source": index.name, "inputs_sha256": whole}
     budget = Budget(labelled=config.max_bad)
     name = f"{index.name}-pseudo"
-    return Description(name, card.classes, card.palette, about, budget, "label", "", ""), units
+    return BuildManifest(name, card.classes, card.palette, about, budget, "label", "", ""), units
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class _Labeller:
     batch: int
     version: str
 
-    def __call__(self, samples: tuple[int, int], shard: ShardFile) -> None:
+    def __call__(self, samples: tuple[int, int], shard: ShardWriter) -> None:
         for name in ("above_tile_entropy", "nothing_kept"):
             shard.left_out(name, 0)
         waiting: list[_Tile] = []
@@ -107,7 +107,7 @@ class _Labeller:
         if waiting:
             self._add(waiting, shard)
 
-    def _read(self, samples: range, shard: ShardFile) -> Iterator[_Tile]:
+    def _read(self, samples: range, shard: ShardWriter) -> Iterator[_Tile]:
         """Yield the tiles that can be read; the shard learns of the others."""
         source = self.tiles.reader.source
         source.prefetch(samples)
@@ -123,7 +123,7 @@ class _Labeller:
                 continue
             yield _Tile(entry.key, kind, members[kind], json.loads(members["json"]), pixels)
 
-    def _add(self, tiles: list[_Tile], shard: ShardFile) -> None:
+    def _add(self, tiles: list[_Tile], shard: ShardWriter) -> None:
         """Label tiles of one size and add those of which something is left."""
         images = torch.from_numpy(np.stack([t.pixels for t in tiles])).permute(0, 3, 1, 2).contiguous()
         logits = logits_of(self.model, images.to(self.device), self.autocast)
@@ -137,4 +137,4 @@ class _Labeller:
                 continue
             meta = {k: v for k, v in tile.meta.items() if k != "labelled"}
             meta["pseudo"] = {"score": score, "kept": kept, "version": self.version}
-            shard.add(tile_from(tile.key, tile.image, tile.kind, ids, meta))
+            shard.add(encode_tile(tile.key, tile.image, tile.kind, ids, meta))

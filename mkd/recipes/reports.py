@@ -14,7 +14,7 @@ from mkd.dataset.index import read_index
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder
-from mkd.report.model import Evaluation, Panel, Report, Row, Run
+from mkd.report.model import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
 from mkd.report.thumbnails import map_view
@@ -48,7 +48,11 @@ def experiment_report(
         Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
         for r in results["rows"]
     ]
-    runs = [Run(n, run_folder(config, n, s) / "metrics.jsonl", s) for n in config.runs for s in config.seeds]
+    runs = [
+        RunMetrics(n, run_folder(config, n, s) / "metrics.jsonl", s)
+        for n in config.runs
+        for s in config.seeds
+    ]
     found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
     facts = {"test tiles": str(found["samples"]), "seeds": ", ".join(str(s) for s in config.seeds)}
     if "seconds" in results:

@@ -12,27 +12,27 @@ from mkd.config import schema
 from mkd.config.load import to_yaml
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.distributed.engine import Engine
-from mkd.distributed.rank0 import by_first
+from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.model_folder import ModelCard, save_model
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.recipes import factories
 from mkd.recipes.run_folder import difference, open_run, versions
-from mkd.train.batches import Feed
+from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.phase import Phase, Step
-from mkd.train.pseudo.monitor import Health
+from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
-from mkd.train.run.run_lock import Owner
-from mkd.train.run.startup_timer import StartUp
-from mkd.train.run.stop_request import Stop, end_with_torchrun
+from mkd.train.run.run_lock import RunLock
+from mkd.train.run.startup_timer import StartupTimer
+from mkd.train.run.stop_request import StopRequest, end_with_torchrun
 from mkd.train.steps.supervised import SupervisedStep
 
 
 def supervised(config: schema.SupervisedRun) -> Path:
     """Train the baseline without distillation; return the run folder."""
-    world, clock = meet(config)
+    world, clock = join_ranks(config)
     arch = factories.architecture(config.model)
     index = labelled_index(config)
     if config.student_init in ("random", "imagenet"):
@@ -46,14 +46,14 @@ def supervised(config: schema.SupervisedRun) -> Path:
             return run.folder
         step = SupervisedStep(model, factories.ohem(config.ohem), world=world)
         phase = run.phase("student", config.epochs, config.steps, index.samples, config.optim.lr)
-        weights = run.fit(phase, step, run.feed(unlabelled=False))
+        weights = run.fit(phase, step, run.batch_stream(unlabelled=False))
         run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
     return run.folder
 
 
-def meet(config: schema.RunConfig) -> tuple[World, StartUp]:
+def join_ranks(config: schema.RunConfig) -> tuple[World, StartupTimer]:
     """Find this process's place among the ranks, on a clock that runs since the start."""
-    clock = StartUp()
+    clock = StartupTimer()
     end_with_torchrun()
     world = find_world(config.device)
     if world.ranks > 1 and world.local_rank == 0:
@@ -79,15 +79,17 @@ class Run:
             started with different configs.
     """
 
-    def __init__(self, config: schema.RunConfig, world: World, index: DatasetIndex, clock: StartUp) -> None:
+    def __init__(
+        self, config: schema.RunConfig, world: World, index: DatasetIndex, clock: StartupTimer
+    ) -> None:
         """Open the folder; no tile is read yet."""
         self.config, self.world, self.index, self.clock = config, world, index, clock
         factories.micro_batches(config.data, world.ranks)
         _check_same(config, world)
-        self.folder = Path(by_first(world, lambda: str(open_run(config))))
-        self.journal = Journal(self.folder, tuple(index.classes), world.first)
-        self.stop = Stop(world, self.folder / "stop")
-        self.owner = Owner(self.folder / "owner.json")
+        self.folder = Path(run_on_rank0(world, lambda: str(open_run(config))))
+        self.journal = Journal(self.folder, tuple(index.classes), world.is_main)
+        self.stop = StopRequest(world, self.folder / "stop")
+        self.owner = RunLock(self.folder / "owner.json")
 
     def __enter__(self) -> "Run":
         """Become the folder's owner, unless the run has ended, and hear wishes to stop from now on.
@@ -95,7 +97,7 @@ class Run:
         Raises:
             ValueError: the process that writes the folder lives.
         """
-        by_first(self.world, lambda: None if self._has_model() else self.owner.take(self.journal.say))
+        run_on_rank0(self.world, lambda: None if self._has_model() else self.owner.acquire(self.journal.say))
         self.stop.__enter__()
         return self
 
@@ -104,12 +106,12 @@ class Run:
     ) -> None:
         """Hear them no more, and give the folder up."""
         self.stop.__exit__(kind, error, trace)
-        if self.world.first:
-            self.owner.leave()
+        if self.world.is_main:
+            self.owner.release()
 
     def ended(self) -> bool:
         """Whether the run's model folder is there; says so."""
-        done: bool = by_first(self.world, self._has_model)
+        done: bool = run_on_rank0(self.world, self._has_model)
         if done:
             self.journal.say(f"{self.folder}: this run has ended; its model is {self.folder / 'model'}")
         return done
@@ -119,15 +121,15 @@ class Run:
 
     def say(self, text: str) -> None:
         """Print a line that is about this rank alone."""
-        if self.world.first:
+        if self.world.is_main:
             self.journal.say(text)
         else:
             print(f"rank {self.world.rank}: {text}", flush=True)
 
-    def feed(self, unlabelled: bool) -> Feed:
+    def batch_stream(self, unlabelled: bool) -> BatchStream:
         """Open the training tiles; ``unlabelled`` adds the second stream."""
         self.clock.done("model")
-        feed = factories.feed(self.config.data, self.config.seed, self.world, unlabelled, self.folder)
+        feed = factories.batch_stream(self.config.data, self.config.seed, self.world, unlabelled, self.folder)
         self.clock.done("data")
         return feed
 
@@ -139,15 +141,20 @@ class Run:
         """Return the checkpoints of a phase."""
         folder, c = self.folder / "checkpoints" / phase.name, self.config
         background = self.world.device.type == "cuda"
-        return Checkpoints(folder, self.world.first, c.keep_every, c.keep, background, self.owner.lost)
+        return Checkpoints(folder, self.world.is_main, c.keep_every, c.keep, background, self.owner.lost)
 
     def fit(
-        self, phase: Phase, step: Step, feed: Feed, validated: bool = True, health: Health | None = None
+        self,
+        phase: Phase,
+        step: Step,
+        feed: BatchStream,
+        validated: bool = True,
+        health: PseudoLabelMonitor | None = None,
     ) -> dict[str, Tensor]:
         """Train one phase and return the chosen weights."""
         assert isinstance(step.model, DeepLabV3Plus)
         what = f"{phase.name} phase: the weights at its start"
-        self.world.agree([t.to(self.world.device) for t in step.model.state_dict().values()], what)
+        self.world.check_equal([t.to(self.world.device) for t in step.model.state_dict().values()], what)
         streams = 1 if health is None and feed.unlabelled is None else 2
         engine = factories.engine(self.config, step.model, self.world, phase, streams)
         validate = factories.validator(self.config.data, self.world) if validated else None
@@ -170,7 +177,7 @@ class Run:
         finally:
             self.journal.end()
 
-    def _introduce(self, phase: Phase, feed: Feed, engine: Engine, unvalidated: bool) -> None:
+    def _introduce(self, phase: Phase, feed: BatchStream, engine: Engine, unvalidated: bool) -> None:
         """Say what is about to be trained, and how."""
         ranks, passes, say = self.world.ranks, phase.micro_batches, self.journal.say
         say(
@@ -206,7 +213,7 @@ class Run:
             "versions": versions(),
         }
         card = ModelCard(model.architecture, tuple(self.index.classes), tuple(self.index.palette), about)
-        by_first(self.world, lambda: save_model(self.folder / name, weights, card))
+        run_on_rank0(self.world, lambda: save_model(self.folder / name, weights, card))
 
 
 def _check_same(config: schema.RunConfig, world: World) -> None:

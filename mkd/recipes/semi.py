@@ -10,26 +10,26 @@ from torch import Tensor, nn
 
 from mkd.config import schema
 from mkd.distributed.engine import autocast
-from mkd.distributed.rank0 import by_first
+from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import TIMEOUT
 from mkd.model_folder import ModelCard
 from mkd.models.deeplab import DeepLabV3Plus
 from mkd.recipes import factories
-from mkd.recipes.run import Run, labelled_index, meet
+from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import Teacher
 from mkd.teacher.local import LocalTeacher
-from mkd.train.batches import Feed
+from mkd.train.batches import BatchStream
 from mkd.train.phase import Phase
-from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
-from mkd.train.pseudo.monitor import Collapsed, Health
+from mkd.train.pseudo.monitor import Collapsed, PseudoLabelMonitor
 from mkd.train.steps.semi import SemiStep
 
 
 def semi(config: schema.SemiRun) -> Path:
     """Train the semi-supervised stage; return the run folder."""
-    world, clock = meet(config)
+    world, clock = join_ranks(config)
     index, start = labelled_index(config), config.semi.start
     model, card = factories.load_checked("semi.start", start)
     factories.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
@@ -45,7 +45,7 @@ def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCa
     """Train in an open run folder."""
     s, world = config.semi, run.world
     model.to(world.device)
-    feed = run.feed(unlabelled=True)
+    feed = run.batch_stream(unlabelled=True)
     assert feed.unlabelled is not None
     tiles = len(feed.unlabelled)
     phase = run.phase("semi", config.epochs, config.steps, tiles, config.optim.lr)
@@ -78,9 +78,9 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
     # Here, because most runs need no pyarrow.
     from mkd.recipes.teacher_service import WEIGHTS, identity_of, read_pem
     from mkd.teacher.client.flight_client import Access
-    from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms, new_session
+    from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher, new_session
 
-    terms = Terms(
+    terms = ClientConfig(
         endpoints=t.endpoints,
         session=run.world.broadcast(new_session()),
         rank=run.world.rank,
@@ -92,7 +92,7 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         weights_file=run.folder / WEIGHTS,
     )
     access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
-    gather, wished = run.world.gather, run.stop.wished
+    gather, wished = run.world.gather, run.stop.is_set_here
     return RemoteTeacher(
         model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather, wished
     )
@@ -109,16 +109,18 @@ def _token(config: schema.SemiRun, run: Run) -> str | None:
     return read_token(str(path))
 
 
-def _pseudo_feed(config: schema.SemiRun, run: Run, phase: Phase, feed: Feed, teacher: Teacher) -> PseudoFeed:
+def _pseudo_feed(
+    config: schema.SemiRun, run: Run, phase: Phase, feed: BatchStream, teacher: Teacher
+) -> PseudoFeed:
     good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
     say, world = run.journal.say, run.world
-    health = Health(run.index.classes, run.index.histogram, say, teacher.tally, good, world)
-    ledger = Ledger(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
+    health = PseudoLabelMonitor(run.index.classes, run.index.histogram, say, teacher.stats, good, world)
+    ledger = AuditLog(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
     size = config.data.batch // world.ranks
     return PseudoFeed(feed.candidates, size, teacher, health, say, ledger, world)
 
 
-def _fit(run: Run, phase: Phase, step: SemiStep, feed: Feed) -> dict[str, Tensor]:
+def _fit(run: Run, phase: Phase, step: SemiStep, feed: BatchStream) -> dict[str, Tensor]:
     """Train to the end; at a collapse go back to the good checkpoint and on with half the weight of L_cons."""
     health = step.pseudo.health
     while True:
@@ -127,7 +129,7 @@ def _fit(run: Run, phase: Phase, step: SemiStep, feed: Feed) -> dict[str, Tensor
         except Collapsed as collapse:
             count = health.rollbacks + 1
             change = partial(_with_rollbacks, count=count)
-            at = by_first(run.world, partial(run.checkpoints(phase).go_back, change))
+            at = run_on_rank0(run.world, partial(run.checkpoints(phase).go_back, change))
             run.journal.say(f"{collapse}; rollback {count} to step {at}, semi.weight is halved from there on")
 
 

@@ -21,7 +21,7 @@ from mkd.models.deeplab import DeepLabV3Plus
 from mkd.recipes import factories
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token
-from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server.batcher import Batcher
 from mkd.teacher.server.metrics import describe
 from mkd.teacher.server.service import Limits, TeacherServer
@@ -113,7 +113,7 @@ def status(config: schema.TeacherStatus) -> None:
     """
     access = Access(None, read_token(config.token_file), read_pem("tls_ca", config.tls_ca))
     try:
-        found = Caller(config.endpoint, access).status()
+        found = FlightClient(config.endpoint, access).status()
     except (OSError, ValueError) as error:
         raise ValueError(f"endpoint={config.endpoint}: {error}") from None
     print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
@@ -171,11 +171,11 @@ def _start_of(run: str | None) -> str:
         ) from None
 
 
-def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.Header:
+def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.WeightsVersion:
     """Take up the weights that a run has published, when there are any; return whose weights the model has."""
     path = None if run is None else Path(run) / WEIGHTS
     if path is None or not path.is_file():
-        return protocol.Header("", 0, 0)
+        return protocol.WeightsVersion("", 0, 0)
     state, header = weights.read_file(path, weights.layout(model))
     model.load_state_dict(state)
     return header

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from mkd.report.figures import INK, MUTED, inline_svg, new_figure
-from mkd.report.model import Run
+from mkd.report.model import RunMetrics
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 COLOURS = ["#2b6cb0", "#dd7a1e", "#2f855a", "#97539b", "#c0483f", "#8a6d3b"]
@@ -23,7 +23,7 @@ MAX_POINTS = 300
 
 
 @dataclass(frozen=True)
-class Phase:
+class PhaseCurves:
     """The curves of one phase of one run: name of a number to its steps and values."""
 
     name: str
@@ -44,7 +44,7 @@ class CurveCard:
     remarks: list[str] = field(default_factory=list)
 
 
-def read_phases(run: Run) -> tuple[list[Phase], int]:
+def read_phases(run: RunMetrics) -> tuple[list[PhaseCurves], int]:
     """Read a run's curves.
 
     A step that was written twice (a run that went on from a checkpoint) counts as written last.
@@ -73,10 +73,10 @@ def read_phases(run: Run) -> tuple[list[Phase], int]:
         for name, value in record.items():
             if isinstance(value, (int, float)) and name not in ("phase", "step", "epoch"):
                 curves.setdefault(name, {})[step] = float(value)
-    return [Phase(name, run.seed, _sorted(curves)) for name, curves in phases.items()], unread
+    return [PhaseCurves(name, run.seed, _sorted(curves)) for name, curves in phases.items()], unread
 
 
-def draw_curves(runs: Sequence[Run]) -> list[CurveCard]:
+def draw_curves(runs: Sequence[RunMetrics]) -> list[CurveCard]:
     """Draw a card for each phase of each run name; runs of one name (several seeds) share their cards.
 
     Args:
@@ -88,7 +88,7 @@ def draw_curves(runs: Sequence[Run]) -> list[CurveCard]:
     Raises:
         ValueError: a run's file does not exist.
     """
-    groups: dict[tuple[str, str], list[Phase]] = {}
+    groups: dict[tuple[str, str], list[PhaseCurves]] = {}
     unread: dict[str, int] = {}
     for run in runs:
         phases, bad = read_phases(run)
@@ -126,7 +126,7 @@ def _sorted(curves: dict[str, dict[float, float]]) -> dict[str, Series]:
     return {name: (array[:, 0], array[:, 1]) for name, array in pairs.items()}
 
 
-def _card(name: str, phases: list[Phase]) -> CurveCard:
+def _card(name: str, phases: list[PhaseCurves]) -> CurveCard:
     parts = [part for part in ("loss", "val_miou", "kept") if any(p.named(part) for p in phases)]
     title = f"{name}: {phases[0].name}" + (f", {len(phases)} seeds" if len(phases) > 1 else "")
     remarks = [] if "val_miou" in parts else ["No validation was run."]
@@ -151,7 +151,7 @@ def _card(name: str, phases: list[Phase]) -> CurveCard:
     return CurveCard(title, inline_svg(figure, f"Training curves of {title}. {' '.join(told)}"), remarks)
 
 
-def _draw_terms(plot: Axes, phases: list[Phase], prefix: str, scale: float) -> None:
+def _draw_terms(plot: Axes, phases: list[PhaseCurves], prefix: str, scale: float) -> None:
     names = {name: name.removeprefix(prefix).strip("_/") for phase in phases for name in phase.named(prefix)}
     order, others = ["", *TERM_COLOURS], cycle(COLOURS[3:])
     ranks = {name: order.index(term) if term in order else len(order) for name, term in names.items()}
@@ -168,7 +168,7 @@ def _draw_terms(plot: Axes, phases: list[Phase], prefix: str, scale: float) -> N
     plot.legend(**place, ncols=4, frameon=False, handlelength=1.2, fontsize=8.5, labelcolor=INK)
 
 
-def _use_log_if_wide(plot: Axes, phases: list[Phase]) -> None:
+def _use_log_if_wide(plot: Axes, phases: list[PhaseCurves]) -> None:
     """Terms whose typical sizes differ a hundredfold can only be read together on a logarithmic axis."""
     lines = [values for phase in phases for _, values in phase.named("loss").values()]
     typical = [float(np.nanmedian(values)) for values in lines]
@@ -177,7 +177,7 @@ def _use_log_if_wide(plot: Axes, phases: list[Phase]) -> None:
         plot.yaxis.set_major_formatter("{x:g}")
 
 
-def _draw_validation(plot: Axes, phases: list[Phase]) -> str:
+def _draw_validation(plot: Axes, phases: list[PhaseCurves]) -> str:
     best: list[float] = []
     for phase in (phase for phase in phases if "val_miou" in phase.series):
         steps, values = phase.series["val_miou"]

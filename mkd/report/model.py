@@ -110,7 +110,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunMetrics:
     """A run's `metrics.jsonl`; runs of one name are drawn together, told apart by their seed."""
 
     name: str
@@ -161,7 +161,7 @@ class Report:
     facts: Mapping[str, str] = field(default_factory=dict)
     rows: Sequence[Row] = ()
     evaluations: Sequence[Evaluation] = ()
-    runs: Sequence[Run] = ()
+    runs: Sequence[RunMetrics] = ()
     panels: Sequence[Panel] = ()
     map: MapView | None = None
     configs: Mapping[str, str] = field(default_factory=dict)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mkd.report.model import Colour, Evaluation, MapView, Panel, Report, Run
+from mkd.report.model import Colour, Evaluation, MapView, Panel, Report, RunMetrics
 
 
 def report_of_run(
@@ -51,7 +51,7 @@ def report_of_run(
         classes=tuple(model.get("classes", ())),
         palette=tuple(_colour(channels) for channels in model.get("palette", ())),
         evaluations=evaluations,
-        runs=[Run(folder.name, metrics)] if metrics.is_file() else [],
+        runs=[RunMetrics(folder.name, metrics)] if metrics.is_file() else [],
         panels=panels,
         map=map,
         configs={"config.yaml": config.read_text(encoding="utf-8")} if config.is_file() else {},

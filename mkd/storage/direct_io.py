@@ -19,7 +19,7 @@ _buffers: list[
 ] = []  # of closed files, for the next ones; they begin at a page, as the disk wants it
 
 
-class Drained(io.RawIOBase):
+class DirectFile(io.RawIOBase):
     """A file whose bytes go to the disk as they come, so that little is left to wait for at its end.
 
     They do not stay in memory: a large build crowds out nothing that others read. A file system that cannot do this

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from mkd.atomic import written_aside
-from mkd.storage.direct_io import Drained
-from mkd.storage.remote_file import RangeFile
-from mkd.storage.retry_policy import answer, raise_final, short
+from mkd.storage.direct_io import DirectFile
+from mkd.storage.remote_file import RemoteFile
+from mkd.storage.retry_policy import answer, raise_if_permanent, short
 
 PATIENCE = 300.0  # seconds for which an error that passes is tried again
 # A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
@@ -60,7 +60,7 @@ class Folder:
             return
         import fsspec  # 0.1 s, which processes that read local files need not wait
 
-        from mkd.storage.presigned import SignedRanges
+        from mkd.storage.presigned import PresignedRanges
 
         kind = self.url.partition("://")[0]
         options = _S3 if kind in _S3_KINDS else {}
@@ -72,7 +72,7 @@ class Folder:
                 "one that an installed fsspec package knows"
             ) from None
         self._root = root.rstrip("/")
-        self._signed = SignedRanges(self._fs) if options else None
+        self._signed = PresignedRanges(self._fs) if options else None
 
     def __str__(self) -> str:
         """Return the URL or path."""
@@ -145,7 +145,7 @@ class Folder:
             return open(self.local / name, "rb")
         if size is None:
             size = int(self._patiently(lambda: self._fs.info(self._path(name)), name)["size"])
-        return cast(BinaryIO, RangeFile(partial(self.read, name), size))
+        return cast(BinaryIO, RemoteFile(partial(self.read, name), size))
 
     @contextmanager
     def writing(self, name: str, large: bool = False) -> Iterator[BinaryIO]:
@@ -161,7 +161,7 @@ class Folder:
         """
         if self.local is not None:
             with written_aside(self.local / name) as aside:
-                with Drained(aside) if large else open(aside, "wb") as file:
+                with DirectFile(aside) if large else open(aside, "wb") as file:
                     yield cast(BinaryIO, file)
             return
         buffer = io.BytesIO()
@@ -220,7 +220,7 @@ class Folder:
             try:
                 return call()
             except Exception as error:  # each file system has errors of its own
-                raise_final(error, self.name(name))
+                raise_if_permanent(error, self.name(name))
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise ValueError(

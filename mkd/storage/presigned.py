@@ -25,7 +25,7 @@ class _OldSignatureError(Exception):
     """A URL that was signed some time ago is not taken."""
 
 
-class SignedRanges:
+class PresignedRanges:
     """Reads ranges of objects for several threads, each with a connection that is kept.
 
     It knows one good answer and no errors: where there is none, the caller asks s3fs, whose errors say what is wrong.

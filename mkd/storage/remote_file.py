@@ -11,7 +11,7 @@ BLOCK = 4 << 20  # bytes a request
 KEPT = 8  # blocks in memory: a row of raster windows needs a few places of the file at a time
 
 
-class RangeFile(io.RawIOBase):
+class RemoteFile(io.RawIOBase):
     """A remote file read by ranges, the blocks read last kept; each request is as patient as who reads it."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:

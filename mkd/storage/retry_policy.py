@@ -23,7 +23,7 @@ _KEYS = (  # what errors are called, or their codes, when it is the keys that ar
 _ADVICE = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights on this bucket"
 
 
-def raise_final(error: Exception, path: str) -> None:
+def raise_if_permanent(error: Exception, path: str) -> None:
     """Raise what no waiting mends: a missing file as it is, a refusal as one sentence; return for what may pass.
 
     Args:

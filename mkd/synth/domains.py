@@ -1,6 +1,6 @@
 """The two domains of the procedural landscapes: a drone in the dry season and a satellite in summer."""
 
-from mkd.synth.layout import Plan, Use
+from mkd.synth.layout import LayoutPlan, Use
 from mkd.synth.style import Style, Texture
 
 # --- target: a drone in the dry season, low warm sun
@@ -30,7 +30,7 @@ _TARGET_GROUNDS = {
     ),
 }
 TARGET = Style(
-    plan=Plan(
+    plan=LayoutPlan(
         district=92.0,
         shares={
             Use.CROP: 0.28,
@@ -110,7 +110,7 @@ _INTERMEDIATE_GROUNDS = {
     ),
 }
 INTERMEDIATE = Style(
-    plan=Plan(
+    plan=LayoutPlan(
         district=120.0,
         shares={
             Use.CROP: 0.2,

@@ -26,7 +26,7 @@ _PHOTOGRAPH = 300.0  # side of one photograph of the mosaic, pixels
 
 
 @dataclass(frozen=True)
-class Scene:
+class Landscape:
     """A rendered landscape: image uint8 (H, W, 3), label uint8 (H, W), ground sampling in metres, domain."""
 
     image: npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ def _expose(rng: np.random.Generator, colour: FloatArray, style: Style) -> npt.N
     return np.rint(colour).clip(0, 255).astype(np.uint8)
 
 
-def render(domain: str, height: int, width: int, seed: int) -> Scene:
+def render(domain: str, height: int, width: int, seed: int) -> Landscape:
     """Render a landscape; the same arguments give the same bytes.
 
     Args:
@@ -108,10 +108,10 @@ def render(domain: str, height: int, width: int, seed: int) -> Scene:
     plant(rng, canvas)
     _light(rng, canvas, elevation)
     label = np.array(style.to_class, np.uint8)[canvas.cover]
-    return Scene(_expose(rng, canvas.colour, style), label, style.gsd, domain)
+    return Landscape(_expose(rng, canvas.colour, style), label, style.gsd, domain)
 
 
-def write_orthomosaic(scene: Scene, folder: str | os.PathLike[str], name: str) -> tuple[str, str]:
+def write_orthomosaic(scene: Landscape, folder: str | os.PathLike[str], name: str) -> tuple[str, str]:
     """Write a scene as two GeoTIFFs: ``images/NAME.tif`` and, with a colour table, ``labels/NAME.tif``.
 
     Args:

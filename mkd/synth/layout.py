@@ -44,7 +44,7 @@ class Line(IntEnum):
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayoutPlan:
     """What a domain asks of a layout: district size, share of each use, half widths of the roads; metres."""
 
     district: float

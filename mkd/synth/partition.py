@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mkd.synth.layout import FAR, Layout, Line, Parcel, Plan, Polygon, Use, span
+from mkd.synth.layout import FAR, Layout, LayoutPlan, Line, Parcel, Polygon, Use, span
 
 # Length and breadth of a parcel, metres; a use that is absent fills its whole district.
 _PARCEL = {
@@ -61,7 +61,7 @@ def _clip(corners: Polygon, nx: float, ny: float, offset: float) -> Polygon:
 class _Tree:
     """The arrays of a Layout while they grow."""
 
-    def __init__(self, rng: np.random.Generator, plan: Plan) -> None:
+    def __init__(self, rng: np.random.Generator, plan: LayoutPlan) -> None:
         self.rng, self.plan, self.depth = rng, plan, 0
         self.planes: list[tuple[float, float, float, float]] = []
         self.lines: list[int] = []
@@ -174,7 +174,7 @@ def _subdivide(tree: _Tree, district: _Piece, use: Use) -> None:
         tree.parcels.append(Parcel(other if rng.random() < chance else use, piece.corners, piece.angle))
 
 
-def build_layout(rng: np.random.Generator, plan: Plan, width: float, height: float) -> Layout:
+def build_layout(rng: np.random.Generator, plan: LayoutPlan, width: float, height: float) -> Layout:
     """Plan a landscape of ``width`` by ``height`` metres.
 
     Args:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mkd.synth.layout import Plan, Use
+from mkd.synth.layout import LayoutPlan, Use
 
 Colour = tuple[float, float, float]  # sRGB, 0..255
 
@@ -77,7 +77,7 @@ class Style:
     ``noise`` the sensor's standard deviation, 0..255; ``blur`` the passes of the optics' filter.
     """
 
-    plan: Plan
+    plan: LayoutPlan
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
     to_class: tuple[int, ...]

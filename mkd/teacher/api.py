@@ -10,7 +10,7 @@ from mkd.semi.entropy import PseudoLabels, TileLimit
 
 
 @dataclass
-class Tally:
+class TeacherStats:
     """What a teacher's answers cost and were worth since the start; a reader takes differences.
 
     Attributes:
@@ -47,7 +47,7 @@ class Teacher(Protocol):
         ...
 
     @property
-    def tally(self) -> Tally:
+    def stats(self) -> TeacherStats:
         """Counts since the start."""
         ...
 

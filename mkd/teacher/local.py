@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
-from mkd.teacher.api import Tally
+from mkd.teacher.api import TeacherStats
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -43,7 +43,7 @@ class LocalTeacher:
         self.ema = EMA(student, max_decay)
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
         self.model = average_network(student, self.ema)
-        self.depth, self.tally, self._gather = 0, Tally(), gather
+        self.depth, self.stats, self._gather = 0, TeacherStats(), gather
         self._submitted: dict[int, tuple[Tensor, float]] = {}
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:

@@ -1,7 +1,7 @@
 """What travels between students and teachers: Arrow record batches with small JSON beside them; no pickle.
 
 One DoExchange stream carries requests of one tile size. Every message is checked before anything is allocated for
-it: what does not fit raises WireError with one sentence.
+it: what does not fit raises ProtocolError with one sentence.
 """
 
 import json
@@ -21,16 +21,16 @@ Identity = dict[str, Any]
 WEIGHTS_SCHEMA = pa.schema([("bytes", pa.uint8())])
 
 
-class WireError(ValueError):
+class ProtocolError(ValueError):
     """A message that is not what the protocol says."""
 
 
-class Busy(WireError):
+class Busy(ProtocolError):
     """A right message that cannot be served now; it may be sent again."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """JSON beside a request's images.
 
     Attributes:
@@ -70,7 +70,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Header:
+class WeightsVersion:
     """Whose weights these are; travels with them and stands in their file.
 
     Attributes:
@@ -88,13 +88,13 @@ class Header:
         """The student job's part of the session."""
         return self.session.partition(".")[0]
 
-    def covers(self, other: "Header") -> bool:
+    def covers(self, other: "WeightsVersion") -> bool:
         """Return whether these weights are of the other's session and as new as they."""
         return self.session == other.session and self.version >= other.version
 
 
 @dataclass(frozen=True)
-class Parcel:
+class WeightsHeader:
     """JSON before published weights.
 
     Attributes:
@@ -103,7 +103,7 @@ class Parcel:
         sha256: of the file, hex.
     """
 
-    header: Header
+    header: WeightsVersion
     bytes: int
     sha256: str
 
@@ -148,13 +148,13 @@ def unpack(raw: Any) -> dict[str, Any]:
     """Return the JSON object in bytes or an Arrow buffer."""
     size = 0 if raw is None else raw.size if isinstance(raw, pa.Buffer) else len(raw)
     if not 0 < size <= MAX_JSON:
-        raise WireError(f"a JSON part of {size} bytes; 1 to {MAX_JSON} are allowed")
+        raise ProtocolError(f"a JSON part of {size} bytes; 1 to {MAX_JSON} are allowed")
     try:
         content = json.loads(bytes(raw))
     except (ValueError, RecursionError):
-        raise WireError("a JSON part that is no JSON") from None
+        raise ProtocolError("a JSON part that is no JSON") from None
     if not isinstance(content, dict):
-        raise WireError("a JSON part that is no object")
+        raise ProtocolError("a JSON part that is no object")
     return content
 
 
@@ -164,7 +164,7 @@ def number(content: dict[str, Any], key: str, low: float, high: float) -> float:
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN is in no range; a whole number may be beyond any float.
     if not good or not low <= cast(float, value) <= high:
-        raise WireError(f"{key}={_short(value)}; a number in [{low}, {high}] is allowed")
+        raise ProtocolError(f"{key}={_short(value)}; a number in [{low}, {high}] is allowed")
     return cast(float, value)
 
 
@@ -172,7 +172,7 @@ def integer(content: dict[str, Any], key: str, low: int = 0, high: int = 2**53) 
     """Return a whole number in [low, high]."""
     value = number(content, key, low, high)
     if not isinstance(value, int):
-        raise WireError(f"{key}={value}; a whole number is allowed")
+        raise ProtocolError(f"{key}={value}; a whole number is allowed")
     return value
 
 
@@ -180,39 +180,39 @@ def word(content: dict[str, Any], key: str, longest: int = 80) -> str:
     """Return a text of at most so many characters."""
     value = content.get(key)
     if not isinstance(value, str) or len(value) > longest:
-        raise WireError(f"{key}={_short(value)}; a text of at most {longest} characters is allowed")
+        raise ProtocolError(f"{key}={_short(value)}; a text of at most {longest} characters is allowed")
     return value
 
 
-def read_ask(raw: Any) -> Ask:
+def read_request(raw: Any) -> Request:
     """Return the checked JSON beside a request."""
     c = unpack(raw)
     confidence, limit = (float(number(c, k, 0, 1)) for k in ("confidence", "limit"))
-    return Ask(integer(c, "id"), confidence, limit, word(c, "session"), integer(c, "min_version"))
+    return Request(integer(c, "id"), confidence, limit, word(c, "session"), integer(c, "min_version"))
 
 
 def read_reply(raw: Any) -> Reply:
     """Return the checked JSON beside an answer."""
     c = unpack(raw)
-    header = read_header(c)
+    header = read_weights_version(c)
     reason = word(c, "reason", 2000)
     return Reply(
         integer(c, "id", -1), word(c, "status"), header.session, header.version, header.updates, reason
     )
 
 
-def read_header(c: dict[str, Any]) -> Header:
+def read_weights_version(c: dict[str, Any]) -> WeightsVersion:
     """Return session, version and updates of a JSON object."""
-    return Header(word(c, "session"), integer(c, "version"), integer(c, "updates"))
+    return WeightsVersion(word(c, "session"), integer(c, "version"), integer(c, "updates"))
 
 
-def read_parcel(c: dict[str, Any], most: int) -> Parcel:
+def read_weights_header(c: dict[str, Any], most: int) -> WeightsHeader:
     """Return the checked JSON before weights of at most so many bytes."""
     header = c.get("header")
     if not isinstance(header, dict):
-        raise WireError("weights without header")
+        raise ProtocolError("weights without header")
     size = integer(c, "bytes", 1, most)
-    return Parcel(read_header(header), size, word(c, "sha256", 64))
+    return WeightsHeader(read_weights_version(header), size, word(c, "sha256", 64))
 
 
 def image_schema(height: int, width: int) -> pa.Schema:
@@ -228,15 +228,19 @@ def answer_schema(height: int, width: int) -> pa.Schema:
 
 
 def tile_size(schema: pa.Schema, max_tile: int) -> tuple[int, int]:
-    """Return H, W of a request stream, or raise WireError."""
+    """Return H, W of a request stream, or raise ProtocolError."""
     kind = schema.field(0).type if len(schema) == 1 else None
     if not isinstance(kind, pa.FixedShapeTensorType) or len(kind.shape) != 3:
-        raise WireError("a request stream has one column of uint8 tensors (3,H,W), this one has not")
+        raise ProtocolError("a request stream has one column of uint8 tensors (3,H,W), this one has not")
     _, height, width = kind.shape
     if min(height, width) < 1 or max(height, width) > max_tile:
-        raise WireError(f"tiles of {height} x {width} pixels; sides of 1 to max_tile={max_tile} are allowed")
+        raise ProtocolError(
+            f"tiles of {height} x {width} pixels; sides of 1 to max_tile={max_tile} are allowed"
+        )
     if not schema.equals(image_schema(height, width)):
-        raise WireError("a request stream has one column images of uint8 tensors (3,H,W), this one has not")
+        raise ProtocolError(
+            "a request stream has one column images of uint8 tensors (3,H,W), this one has not"
+        )
     return height, width
 
 
@@ -251,19 +255,19 @@ def tensor_column(array: Tensor, kind: Any) -> pa.Array:
 def tensor_of(column: pa.Array) -> Tensor:
     """Return a checked tensor column as uint8 (B,...) on the bytes that arrived; nobody may write to it."""
     if column.null_count or column.storage.values.null_count:
-        raise WireError("tensors with missing values")
+        raise ProtocolError("tensors with missing values")
     array = column.to_numpy_ndarray()
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # what arrives is writable
 
 
 def whole(batch: pa.RecordBatch | None, most: int) -> pa.RecordBatch:
-    """Return a batch of 1 to ``most`` rows whose buffers hold what it says, or raise WireError."""
+    """Return a batch of 1 to ``most`` rows whose buffers hold what it says, or raise ProtocolError."""
     if batch is None:
-        raise WireError("a message without data")
+        raise ProtocolError("a message without data")
     if not 1 <= batch.num_rows <= most:
-        raise WireError(f"a batch of {batch.num_rows} rows; 1 to {most} are allowed")
+        raise ProtocolError(f"a batch of {batch.num_rows} rows; 1 to {most} are allowed")
     try:
         batch.validate(full=True)
     except pa.ArrowException as error:
-        raise WireError(f"a damaged batch ({_short(str(error))})") from None
+        raise ProtocolError(f"a damaged batch ({_short(str(error))})") from None
     return batch

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from mkd.atomic import written_aside
-from mkd.teacher.protocol import Header, WireError, read_header
+from mkd.teacher.protocol import ProtocolError, WeightsVersion, read_weights_version
 
 Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -29,31 +29,31 @@ def most_bytes(wanted: Layout) -> int:
     return content + 4096 + sum(len(name) + 256 for name in wanted)
 
 
-def to_bytes(state: dict[str, Tensor], header: Header) -> bytes:
+def to_bytes(state: dict[str, Tensor], header: WeightsVersion) -> bytes:
     """Return weights on any device as a safetensors file."""
     about = {"session": header.session, "version": str(header.version), "updates": str(header.updates)}
     return save({name: t.detach().cpu().contiguous() for name, t in state.items()}, about)
 
 
-def from_bytes(blob: bytes, wanted: Layout) -> tuple[dict[str, Tensor], Header]:
+def from_bytes(blob: bytes, wanted: Layout) -> tuple[dict[str, Tensor], WeightsVersion]:
     """Return the weights in a safetensors file and whose they are.
 
     Raises:
-        WireError: it is damaged, or a tensor is missing, too much, or of another shape or dtype.
+        ProtocolError: it is damaged, or a tensor is missing, too much, or of another shape or dtype.
     """
     try:
         about = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])["__metadata__"]
-        header = read_header(
+        header = read_weights_version(
             {"session": about["session"], **{k: int(about[k]) for k in ("version", "updates")}}
         )
         state = load(blob)
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WireError(f"weights that are no safetensors file with a header ({error})") from None
+        raise ProtocolError(f"weights that are no safetensors file with a header ({error})") from None
     found = {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
     if found != wanted:
         names = sorted(n for n in {*found, *wanted} if found.get(n) != wanted.get(n))
         name = names[0]
-        raise WireError(
+        raise ProtocolError(
             f"weights of another network: {len(names)} tensors differ, first {name}: "
             f"{found.get(name, 'not there')} at the student, {wanted.get(name, 'not there')} here"
         )
@@ -71,7 +71,7 @@ def write_file(path: Path, blob: bytes) -> None:
         aside.write_bytes(blob)
 
 
-def read_file(path: Path, wanted: Layout) -> tuple[dict[str, Tensor], Header]:
+def read_file(path: Path, wanted: Layout) -> tuple[dict[str, Tensor], WeightsVersion]:
     """Return the weights of a file.
 
     Raises:
@@ -79,5 +79,5 @@ def read_file(path: Path, wanted: Layout) -> tuple[dict[str, Tensor], Header]:
     """
     try:
         return from_bytes(path.read_bytes(), wanted)
-    except WireError as error:
+    except ProtocolError as error:
         raise ValueError(f"{path}: {error}; delete it, the student publishes again") from None

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mkd.distributed.world import World
 from mkd.loader.augment import Geometry, generators, weak_colour
-from mkd.loader.bad_tiles import Losses
+from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch
 from mkd.loader.loader import TileSet, stream
-from mkd.loader.sampler import Plan
+from mkd.loader.sampler import Sampler
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
 ENDLESS = 2**40  # batches
@@ -21,7 +21,7 @@ FILTERED = 254  # stands for the pixels that a pseudo-label leaves open, while t
 
 
 @dataclass
-class Views:
+class StepBatch:
     """Inputs of one step.
 
     Attributes:
@@ -40,12 +40,12 @@ class Views:
     labels: Tensor
     weak: Tensor | None = None
     inside: Tensor | None = None
-    draws: list[np.random.Generator] | None = None
+    generators: list[np.random.Generator] | None = None
     strong: Tensor | None = None
     pseudo: Tensor | None = None
     counted: Tensor | None = None
 
-    def split(self, count: int) -> list[Views]:
+    def split(self, count: int) -> list[StepBatch]:
         """Return ``count`` micro-batches of equal size, in order; ``count`` divides the number of tiles."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         counted = given.pop("counted", None)
@@ -53,7 +53,7 @@ class Views:
         assert all(len(tiles) % count == 0 for tiles in given.values())
         sizes = {name: len(tiles) // count for name, tiles in given.items()}
         return [
-            Views(
+            StepBatch(
                 **{k: tiles[n * sizes[k] : (n + 1) * sizes[k]] for k, tiles in given.items()}, counted=share
             )
             for n in range(count)
@@ -75,12 +75,12 @@ class Candidates:
     ids: list[tuple[int, int]]
     weak: Tensor
     inside: Tensor
-    draws: list[np.random.Generator]
+    generators: list[np.random.Generator]
     labels: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchStream:
     """Endless deterministic input of a run: ``feed(start, stop)`` yields the views of these steps.
 
     Attributes:
@@ -101,9 +101,9 @@ class Feed:
     geometry: Geometry
     world: World
     workers: int
-    losses: tuple[Losses | None, Losses | None] = (None, None)
+    bad_tiles: tuple[BadTileBudget | None, BadTileBudget | None] = (None, None)
 
-    def __call__(self, start: int, stop: int) -> Iterator[Views]:
+    def __call__(self, start: int, stop: int) -> Iterator[StepBatch]:
         """Yield the views of steps ``start`` .. ``stop - 1``."""
         labelled = self._stream(self.labelled, LABELLED, start, stop)
         if self.unlabelled is None:
@@ -114,7 +114,7 @@ class Feed:
             labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True
         ):
             views, extra = self._labelled(batch), self._candidates(other)
-            views.weak, views.inside, views.draws = extra.weak, extra.inside, extra.draws
+            views.weak, views.inside, views.generators = extra.weak, extra.inside, extra.generators
             yield views
 
     def candidates(self, start: int) -> Generator[Candidates, None, None]:
@@ -123,18 +123,18 @@ class Feed:
         for batch in self._stream(self.unlabelled, UNLABELLED, start, ENDLESS):
             yield self._candidates(batch)
 
-    def plan(self, tiles: TileSet, number: int) -> Plan:
+    def sampler(self, tiles: TileSet, number: int) -> Sampler:
         """Return the order of a stream: ``LABELLED`` or ``UNLABELLED``."""
-        return Plan(tiles.counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
+        return Sampler(tiles.counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
 
     def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
-        return stream(tiles, self.plan(tiles, number), start, stop, self.workers, self.losses[number])
+        return stream(tiles, self.sampler(tiles, number), start, stop, self.workers, self.bad_tiles[number])
 
-    def _labelled(self, batch: Batch) -> Views:
+    def _labelled(self, batch: Batch) -> StepBatch:
         batch = batch.to(self.world.device)
         draws = generators(self.seed, LABELLED, batch.ids)
         images, labels = self.geometry(batch.images, batch.labels, draws)
-        return Views(images.float() / 255, labels)
+        return StepBatch(images.float() / 255, labels)
 
     def _candidates(self, batch: Batch) -> Candidates:
         assert self.unlabelled is not None

@@ -8,28 +8,28 @@ from mkd.distributed.engine import Engine
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.models.dropout import seed_dropout
 from mkd.teacher.api import TeachersGone
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.optim import set_poly_lr
 from mkd.train.phase import Phase, Step
-from mkd.train.pseudo.monitor import Health
+from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
-from mkd.train.run.startup_timer import StartUp
-from mkd.train.run.stop_request import Stop, Stopped
-from mkd.train.trainer import Course
+from mkd.train.run.startup_timer import StartupTimer
+from mkd.train.run.stop_request import Stopped, StopRequest
+from mkd.train.trainer import Trainer
 
 
 def fit(
     phase: Phase,
     step: Step,
-    feed: Callable[[int, int], Iterator[Views]],
+    feed: Callable[[int, int], Iterator[StepBatch]],
     engine: Engine,
     checkpoints: Checkpoints,
     journal: Journal,
     validate: Callable[[nn.Module], ConfusionMatrix] | None,
-    health: Health | None,
-    stop: Stop,
-    clock: StartUp,
+    health: PseudoLabelMonitor | None,
+    stop: StopRequest,
+    clock: StartupTimer,
 ) -> dict[str, Tensor]:
     """Train one phase to its end, going on from its latest checkpoint, and return the chosen weights.
 
@@ -40,7 +40,7 @@ def fit(
         Collapsed: the pseudo-labels have collapsed, and the caller is to go back to the good checkpoint.
         Stopped: as asked, after a checkpoint.
     """
-    course = Course(phase, step, engine, checkpoints, journal, validate, health)
+    course = Trainer(phase, step, engine, checkpoints, journal, validate, health)
     try:
         _train(course, feed, stop, clock)
         return course.result()
@@ -48,9 +48,11 @@ def fit(
         checkpoints.wait()
 
 
-def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: Stop, clock: StartUp) -> None:
+def _train(
+    course: Trainer, feed: Callable[[int, int], Iterator[StepBatch]], stop: StopRequest, clock: StartupTimer
+) -> None:
     phase, step = course.phase, course.step
-    start = course.go_on()
+    start = course.resume()
     step.net = course.engine.net
     step.train()
     inputs = feed(start, phase.steps)
@@ -65,8 +67,8 @@ def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: St
         if phase.logs(done):
             course.log(done, lr, losses)
         if phase.validates(done):
-            course.judge(done)
-        wish = stop.agreed() if done < phase.steps else 0
+            course.validate(done)
+        wish = stop.level_of_all_ranks() if done < phase.steps else 0
         # After the best weights: a kill between the two repeats the validation and chooses the same.
         if phase.saves(done) or wish:
             course.save(done)
@@ -74,7 +76,9 @@ def _train(course: Course, feed: Callable[[int, int], Iterator[Views]], stop: St
             _leave(course, stop, done, wish)
 
 
-def _prepared(course: Course, views: Views, now: int, stop: Stop, clock: StartUp) -> Views:
+def _prepared(
+    course: Trainer, views: StepBatch, now: int, stop: StopRequest, clock: StartupTimer
+) -> StepBatch:
     """Return what a step trains on; teachers that are gone, or a wish heard in the wait, leave a checkpoint."""
     if not clock.told:
         clock.done("data")
@@ -82,14 +86,14 @@ def _prepared(course: Course, views: Views, now: int, stop: Stop, clock: StartUp
         return course.step.prepare(views, now / course.phase.steps)
     except TeachersGone:  # on all ranks, and nothing of this step has happened yet
         # With several ranks the first answer is to the question of the step before.
-        wish = stop.agreed() or stop.agreed()
+        wish = stop.level_of_all_ranks() or stop.level_of_all_ranks()
         course.save(now)
         if wish:
             _leave(course, stop, now, wish)
         raise
 
 
-def _update(course: Course, views: Views, now: int) -> dict[str, Tensor]:
+def _update(course: Trainer, views: StepBatch, now: int) -> dict[str, Tensor]:
     """Do one step: each micro-batch forward and backward, one update; return this rank's shares of the losses.
 
     The batch's loss is the mean over the forward passes. For L_KD and L_cons that is the mean over the pixels of the
@@ -115,11 +119,11 @@ def _update(course: Course, views: Views, now: int) -> dict[str, Tensor]:
     return found
 
 
-def _leave(course: Course, stop: Stop, done: int, wish: int) -> None:
+def _leave(course: Trainer, stop: StopRequest, done: int, wish: int) -> None:
     """End the run at a checkpoint, on all ranks."""
     phase, world = course.phase, course.engine.world
     course.checkpoints.wait()
-    stop.obeyed()
+    stop.acknowledge()
     course.journal.say(f"{phase.name}: stopped at step {done} of {phase.steps}; the same command goes on")
     world.barrier()  # a rank that has ended makes torchrun end those that still write
     raise Stopped(wish)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 
 
 class Step(Protocol):
@@ -24,7 +24,7 @@ class Step(Protocol):
         """Set training mode."""
         ...
 
-    def prepare(self, views: Views, progress: float) -> Views:
+    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
         """Return the views to train on, of this rank's whole part of the batch; all ranks call it together.
 
         Here, before the forward passes, is found what must be known of the whole batch: how many pixels a loss is the
@@ -32,7 +32,7 @@ class Step(Protocol):
         """
         ...
 
-    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses of a micro-batch, by name.
 
         Summed over the ranks, and averaged over the micro-batches, they are the batch's losses.

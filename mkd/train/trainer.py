@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from mkd.distributed.engine import Engine
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.train.phase import Phase, Step
-from mkd.train.pseudo.monitor import Figures, Health
+from mkd.train.pseudo.monitor import Figures, PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
-from mkd.train.run.run_lock import Displaced
+from mkd.train.run.run_lock import LockLost
 
 
 @dataclass
-class Meter:
+class Throughput:
     """Labelled images a second."""
 
     images: int = 0
@@ -38,7 +38,7 @@ class Meter:
 
 
 @dataclass
-class Course:
+class Trainer:
     """A phase under way.
 
     Attributes:
@@ -58,12 +58,12 @@ class Course:
     engine: Engine
     checkpoints: Checkpoints
     journal: Journal
-    validate: Callable[[nn.Module], ConfusionMatrix] | None = None
-    health: Health | None = None
+    evaluate: Callable[[nn.Module], ConfusionMatrix] | None = None
+    monitor: PseudoLabelMonitor | None = None
     best: float = -math.inf
-    meter: Meter = field(default_factory=Meter)
+    meter: Throughput = field(default_factory=Throughput)
 
-    def go_on(self) -> int:
+    def resume(self) -> int:
         """Take up the latest checkpoint; return the next step.
 
         Raises:
@@ -95,29 +95,29 @@ class Course:
             Collapsed: the pseudo-labels have collapsed.
         """
         shares = torch.stack([share.detach().float() for share in losses.values()])
-        values = dict(zip(losses, self.engine.world.total(shares).tolist(), strict=True))
+        values = dict(zip(losses, self.engine.world.all_reduce_sum(shares).tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             bad = [name for name, v in values.items() if not math.isfinite(v) and name != "loss"]
             self._end(done, ", ".join(bad) or "loss")
         speed = self.meter.speed() * self.engine.world.ranks
-        figures = Figures({}, {}) if self.health is None else self.health.report()
+        figures = Figures({}, {}) if self.monitor is None else self.monitor.report()
         epoch = done / self.phase.steps_an_epoch
         self.journal.train(
             self.phase.name, done, epoch, lr, speed, {**values, **figures.values}, figures.groups
         )
-        if self.health is not None:
-            self.health.check()
+        if self.monitor is not None:
+            self.monitor.check()
 
-    def judge(self, done: int) -> None:
+    def validate(self, done: int) -> None:
         """Validate and keep the best weights.
 
         Raises:
-            Displaced: another process has taken the run folder.
+            LockLost: another process has taken the run folder.
         """
-        if self.validate is None:
+        if self.evaluate is None:
             return
         self._check_owner()
-        matrix = self.validate(self.step.result)
+        matrix = self.evaluate(self.step.result)
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
         if matrix.miou() > self.best or not self.checkpoints.has_best():
@@ -130,7 +130,7 @@ class Course:
 
         Raises:
             ValueError: an update broke the weights although its loss was finite, or ranks have come apart.
-            Displaced: another process has taken the run folder; nothing is written.
+            LockLost: another process has taken the run folder; nothing is written.
         """
         self._check_owner()
         state = self.engine.state_dict()
@@ -138,7 +138,7 @@ class Course:
             self._end(done, "a weight")
         step_state, world = self.step.state_dict(), self.engine.world
         shared = (t.to(world.device) for t in _tensors([state["model"], step_state]))
-        world.agree(shared, f"{self.phase.name} phase, step {done}: the weights, or their average,")
+        world.check_equal(shared, f"{self.phase.name} phase, step {done}: the weights, or their average,")
         about = {"step": done, "best": self.best, "refers": dict(self.phase.refers)}
         about |= {"together": self.phase.together}
         self.checkpoints.save({**about, **state, "step_state": step_state}, self._is_good(done))
@@ -146,20 +146,20 @@ class Course:
 
     def result(self) -> dict[str, Tensor]:
         """Return the weights with the best validation; without one the last."""
-        if self.validate is None:
+        if self.evaluate is None:
             return self.step.result.state_dict()
         world = self.engine.world
         self.checkpoints.wait()
         world.barrier()  # the last best weights are written
         weights = self.checkpoints.load_best()
-        world.agree(
+        world.check_equal(
             weights.values(), f"{self.phase.name} phase: the best weights, read from {self.checkpoints.best},"
         )
         return weights
 
     def _is_good(self, done: int) -> bool:
         """Whether a checkpoint is one to go back to: not where a run stopped, which another would not have done."""
-        return self.health is not None and self.health.keeps and done > 0 and self.phase.saves(done)
+        return self.monitor is not None and self.monitor.keeps and done > 0 and self.phase.saves(done)
 
     def _check_start(self, start: int, refers: dict[str, str]) -> None:
         world, latest = self.engine.world, self.checkpoints.latest
@@ -191,7 +191,7 @@ class Course:
         if taken is not None:
             self.journal.say(taken)
             self.engine.world.barrier()  # as in a stop: a rank that has ended makes torchrun end the others
-            raise Displaced
+            raise LockLost
 
     def _end(self, done: int, what: str) -> NoReturn:
         """End the run: a checkpoint of NaN weights would cost the user days."""

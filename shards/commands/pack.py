@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from mkd.dataset.index import DatasetIndex
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile, encoding_of, read_classfile
-from shards.inputs.encode import Tile, tile_from
-from shards.inputs.fingerprint import Tree, identity, unit_fingerprint
+from shards.inputs.encode import EncodedTile, encode_tile
+from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 from shards.inputs.image_file import CHECKS, image_member, mask_ids
 from shards.inputs.image_list import Item, list_items
 from shards.output.build_manifest import Budget, describe_build
 from shards.output.builder import Unit, build
 from shards.output.dataset_writer import check_name
-from shards.output.shard_writer import ShardFile
+from shards.output.shard_writer import ShardWriter
 from shards.progress import Say, counted, describe
 
 _READERS = 8  # files read at the same time from a remote folder
@@ -84,7 +84,7 @@ def pack(
     check_name(title, shard_size)
     if check not in CHECKS:
         raise ValueError(f"--check {check!r}: allowed are {' and '.join(CHECKS)}")
-    tree = Tree(folder)
+    tree = FileTree(folder)
     items = list_items(tree, classfile, split, keys, only)
     asked = {"command": "pack", "name": title, "shard_size": shard_size, "check": check}
     units, inputs = _units(tree, items, {**asked, "classes": encoding_of(classfile)}, shard_size)
@@ -111,7 +111,7 @@ class _Packer:
     classfile: ClassFile
     check: str
 
-    def __call__(self, items: Sequence[Item], shard: ShardFile) -> None:
+    def __call__(self, items: Sequence[Item], shard: ShardWriter) -> None:
         for item, contents in _contents(Folder(self.source), items):
             if isinstance(contents, OSError):
                 name, reason = str(contents.filename or item.image), contents.strerror or str(contents)
@@ -124,7 +124,7 @@ class _Packer:
                 shard.add(tile)
                 shard.left_out("no_label", int(mask is not None and tile.label is None))
 
-    def _tile(self, item: Item, image: bytes, mask: bytes | None, shard: ShardFile) -> Tile | None:
+    def _tile(self, item: Item, image: bytes, mask: bytes | None, shard: ShardWriter) -> EncodedTile | None:
         """Make a tile; None when it is bad, which the shard then knows."""
         try:
             member = image_member(image, item.image, self.check)
@@ -149,10 +149,10 @@ class _Packer:
             "transform": None,
         }
         kind = (member.bands, member.dtype)
-        return tile_from(item.key, member.data, member.extension, ids, meta, *kind)
+        return encode_tile(item.key, member.data, member.extension, ids, meta, *kind)
 
     def _ids(
-        self, item: Item, mask: bytes, size: tuple[int, int], shard: ShardFile
+        self, item: Item, mask: bytes, size: tuple[int, int], shard: ShardWriter
     ) -> NDArray[np.uint8] | None:
         name = str(item.mask)
         try:
@@ -192,7 +192,9 @@ def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, _Co
             yield from pool.map(read, items[start : start + 4 * _READERS])
 
 
-def _units(tree: Tree, items: list[Item], asked: dict[str, Any], shard_size: int) -> tuple[list[Unit], str]:
+def _units(
+    tree: FileTree, items: list[Item], asked: dict[str, Any], shard_size: int
+) -> tuple[list[Unit], str]:
     """Cut the images into shards; also return what identifies all of them."""
     files = [file for item in items for file in (item.image, item.mask) if file is not None]
     stamps, units = tree.stamps(files), []

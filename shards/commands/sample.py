@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.shard_record import Entry, ShardRecord, fault_of, record_of
+from mkd.dataset.shard_record import ShardRecord, TileRecord, fault_of, record_of
 from mkd.storage.folder import Folder, place_and_name
 from shards.progress import Say, counted
 from shards.reading.contact_sheet import Card, Sheet, draw
@@ -78,7 +78,7 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
     return cards
 
 
-def _read(place: Folder, file: str, tile: Entry) -> dict[str, bytes]:
+def _read(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
     read = {}
     for kind, member in tile.members.items():
         data = read[kind] = place.read(file, member.offset, member.offset + member.size)

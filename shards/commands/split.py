@@ -10,9 +10,9 @@ from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, read_index
 from mkd.storage.folder import Folder
-from shards.inputs.encode import Tile
+from shards.inputs.encode import EncodedTile
 from shards.inputs.fingerprint import identity, is_done
-from shards.output.dataset_writer import ShardWriter
+from shards.output.dataset_writer import DatasetWriter
 from shards.progress import Say, counted, describe, progress
 from shards.reading.shard_reader import read_metas, read_tiles
 from shards.splitting.assignment import PARTS, plan_parts, read_places
@@ -76,7 +76,7 @@ def split(
     return report | {"absent": _absent(written.get("labelled"), say)}
 
 
-def unlabelled_tile(tile: Tile) -> Tile:
+def unlabelled_tile(tile: EncodedTile) -> EncodedTile:
     """Return the tile without its label."""
     return replace(tile, label=None, counts=None)
 
@@ -111,10 +111,10 @@ def _write(
         for key in keys:
             where.setdefault(key, []).append(part)
     with ExitStack() as stack:
-        writers: dict[str, ShardWriter] = {}
+        writers: dict[str, DatasetWriter] = {}
         for part, folder in folders.items():
             name, again = f"{index.name}-{part}", folder.exists(INDEX_NAME)  # of the same inputs, see is_done
-            writer = ShardWriter(folder, name, index.classes, index.palette, shard_size, again)
+            writer = DatasetWriter(folder, name, index.classes, index.palette, shard_size, again)
             writers[part] = stack.enter_context(writer)
         for tile in progress(read_tiles(source), index.samples, "split"):
             for part in where.get(tile.key, ()):

@@ -10,10 +10,10 @@ from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
-from shards.commands.tile_cutter import EXTENSIONS, Cut, Cutter
+from shards.commands.tile_cutter import EXTENSIONS, TileCutter, TileOptions
 from shards.inputs.class_file import encoding_of, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
-from shards.inputs.orthomosaics import PathLike, Scene, list_scenes
+from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
 from shards.inputs.raster_source import raster_stamps
 from shards.inputs.windows import uncovered_pixels
 from shards.output.build_manifest import Budget, describe_build
@@ -83,7 +83,7 @@ def tile(
     cut = _cut(scenes[0], size, size if stride is None else stride, min_valid, format, quality)
     asked = {"command": "tile", "name": title, "shard_size": shard_size, "bands": bands and list(bands)}
     asked |= asdict(cut)
-    cutter = Cutter(scenes, classfile, cut)
+    cutter = TileCutter(scenes, classfile, cut)
     units, inputs = _units(cutter, scenes, {**asked, "classes": encoding_of(classfile)}, shard_size)
     lost = sum(uncovered_pixels(scene.shape, cut.size, cut.stride) for scene in scenes)
     sources = [PurePosixPath(scene.image).name for scene in scenes]
@@ -114,8 +114,8 @@ def tile(
 
 
 def _cut(
-    scene: Scene, size: int, stride: int, min_valid: float, format: str | None, quality: int | None
-) -> Cut:
+    scene: Orthomosaic, size: int, stride: int, min_valid: float, format: str | None, quality: int | None
+) -> TileOptions:
     """Check the options and fill in what was not given."""
     for option, number in (("size", size), ("stride", stride)):
         if number < 1:
@@ -137,11 +137,11 @@ def _cut(
         )
     if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"--quality {quality}: give a whole number from 1 to 100")
-    return Cut(size, stride, min_valid, chosen, quality or QUALITY)
+    return TileOptions(size, stride, min_valid, chosen, quality or QUALITY)
 
 
 def _units(
-    cutter: Cutter, scenes: Sequence[Scene], asked: dict[str, Any], shard_size: int
+    cutter: TileCutter, scenes: Sequence[Orthomosaic], asked: dict[str, Any], shard_size: int
 ) -> tuple[list[Unit], str]:
     """Cut the windows of all scenes into shards; also return what identifies all of them."""
     total = len(cutter.windows)
@@ -158,11 +158,11 @@ def _units(
     return units, identity(asked, _named(scenes, stamps))
 
 
-def _named(scenes: Sequence[Scene], stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
+def _named(scenes: Sequence[Orthomosaic], stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
     return {name: stamps[path] for scene in scenes for name, path in scene.files.items()}
 
 
-def _note_rows(scenes: Sequence[Scene], size: int, say: Say) -> None:
+def _note_rows(scenes: Sequence[Orthomosaic], size: int, say: Say) -> None:
     """Tell of rasters whose blocks are whole rows, too wide for the cache: each tile reads them again."""
     for scene in scenes:
         info, bytes_each = scene.info, 2 if scene.info.dtype == "uint16" else 1
@@ -174,7 +174,11 @@ def _note_rows(scenes: Sequence[Scene], size: int, say: Say) -> None:
 
 
 def _tell(
-    index: DatasetIndex, out: str | os.PathLike[str], scenes: Sequence[Scene], done_before: bool, say: Say
+    index: DatasetIndex,
+    out: str | os.PathLike[str],
+    scenes: Sequence[Orthomosaic],
+    done_before: bool,
+    say: Say,
 ) -> None:
     if done_before:
         say(f"already tiled: {out} ({counted(index.samples, 'tile')})")

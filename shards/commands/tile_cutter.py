@@ -14,17 +14,17 @@ from mkd.geo.grid import Window
 from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
 from shards.inputs.class_file import IGNORE, ClassFile
-from shards.inputs.encode import Unknown, encode_png, ids_from_values, legal_key, tile_from
-from shards.inputs.orthomosaics import Scene
+from shards.inputs.encode import Unknown, encode_png, encode_tile, ids_from_values, legal_key
+from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
-from shards.inputs.windows import Windows
-from shards.output.shard_writer import ShardFile
+from shards.inputs.windows import WindowGrid
+from shards.output.shard_writer import ShardWriter
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "tif": "tif"}
 
 
 @dataclass(frozen=True)
-class Cut:
+class TileOptions:
     """How rasters are cut.
 
     Attributes:
@@ -42,12 +42,12 @@ class Cut:
     quality: int
 
 
-class Cutter:
+class TileCutter:
     """Cuts the windows [start, stop) of all scenes' windows, scene after scene; keeps one scene open."""
 
-    def __init__(self, scenes: Sequence[Scene], classfile: ClassFile, cut: Cut) -> None:
+    def __init__(self, scenes: Sequence[Orthomosaic], classfile: ClassFile, cut: TileOptions) -> None:
         self._scenes, self._classfile, self._cut = tuple(scenes), classfile, cut
-        self.windows = Windows([scene.shape for scene in scenes], cut.size, cut.stride)
+        self.windows = WindowGrid([scene.shape for scene in scenes], cut.size, cut.stride)
         self._number = -1
         self._image: RasterReader | None = None
         self._label: RasterReader | None = None
@@ -56,7 +56,7 @@ class Cutter:
         """Leave open files to the process that opened them."""
         return {**self.__dict__, "_image": None, "_label": None}
 
-    def __call__(self, span: tuple[int, int], shard: ShardFile) -> None:
+    def __call__(self, span: tuple[int, int], shard: ShardWriter) -> None:
         """Add the tiles of some windows to a shard; count those without data, list those that are bad."""
         for name in ("no_data", "blank", "no_label"):
             shard.left_out(name, 0)
@@ -83,7 +83,7 @@ class Cutter:
             self._number = number
         return self._image, self._label
 
-    def _add(self, number: int, window: Window, shard: ShardFile) -> None:
+    def _add(self, number: int, window: Window, shard: ShardWriter) -> None:
         scene, (image, label) = self._scenes[number], self._readers(number)
         valid = image.valid(window)
         if valid.mean() < self._cut.min_valid or not valid.any():
@@ -104,7 +104,7 @@ class Cutter:
         key = f"{legal_key(scene.name)}_{window.row:06d}_{window.col:06d}"
         data, extension = self._encoded(pixels), EXTENSIONS[self._cut.format]
         kind = (pixels.shape[2], str(pixels.dtype))
-        tile = tile_from(key, data, extension, ids, _meta(scene, window), *kind)
+        tile = encode_tile(key, data, extension, ids, _meta(scene, window), *kind)
         shard.left_out("no_label", int(ids is not None and tile.label is None))
         shard.add(tile)
 
@@ -135,7 +135,7 @@ def tile_transform(transform: Transform | None, window: Window) -> list[float] |
     return [a, b, c + a * window.col + b * window.row, d, e, f + d * window.col + e * window.row]
 
 
-def _meta(scene: Scene, window: Window) -> dict[str, Any]:
+def _meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
     return {
         "source": scene.name,
         "window": list(window),

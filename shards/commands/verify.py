@@ -13,7 +13,7 @@ from mkd.storage.folder import Folder
 from shards.inputs.class_file import IGNORE
 from shards.process_pool import each
 from shards.progress import counted, progress, some
-from shards.reading.shard_check import Checked, ShardTask, check_shard
+from shards.reading.shard_check import ShardCheck, ShardTask, check_shard
 
 
 def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
@@ -53,7 +53,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
     return problems + _size_problems(found)
 
 
-def _twice(found: Checked, keys: set[str]) -> list[str]:
+def _twice(found: ShardCheck, keys: set[str]) -> list[str]:
     """Tell keys that other tiles have; note those of this shard."""
     twice = []
     for key in found.keys:
@@ -63,7 +63,7 @@ def _twice(found: Checked, keys: set[str]) -> list[str]:
     return [f"{found.file}: keys {some(twice)} occur a second time"] if twice else []
 
 
-def _size_problems(found: Sequence[Checked]) -> list[str]:
+def _size_problems(found: Sequence[ShardCheck]) -> list[str]:
     """Tell tiles of another size than most of the set's: no batch can hold both."""
     sizes = sum((shard.sizes for shard in found), Counter[tuple[int, int]]())
     (usual, number), total = (sizes.most_common(1) or [((0, 0), 0)])[0], sizes.total()
@@ -79,7 +79,7 @@ def _size_problems(found: Sequence[Checked]) -> list[str]:
     ]
 
 
-def _sum_problems(index: DatasetIndex, found: Sequence[Checked]) -> list[str]:
+def _sum_problems(index: DatasetIndex, found: Sequence[ShardCheck]) -> list[str]:
     counts = sum((shard.counts for shard in found), np.zeros(256, np.int64))
     seen = [size for shard in found for size in shard.sizes]
     largest = tuple(max((size[axis] for size in seen), default=0) for axis in (0, 1))

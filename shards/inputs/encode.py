@@ -19,7 +19,7 @@ Unknown = Mapping[int, int] | Mapping[tuple[int, int, int], int]
 
 
 @dataclass(frozen=True, eq=False)
-class Tile:
+class EncodedTile:
     """One tile as a shard holds it: encoded members, not pixels.
 
     Args:
@@ -49,7 +49,7 @@ class Tile:
         return int(height), int(width)
 
 
-def tile_from(
+def encode_tile(
     key: str,
     image: bytes,
     extension: str,
@@ -57,12 +57,12 @@ def tile_from(
     meta: Mapping[str, Any],
     bands: int = 3,
     dtype: str = "uint8",
-) -> Tile:
+) -> EncodedTile:
     """Make a tile; a label without a single labelled pixel is dropped, as it could teach nothing."""
     counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
     if ids is None or counts is None or not counts[:IGNORE].any():
-        return Tile(key, image, extension, None, meta, None, bands, dtype)
-    return Tile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
+        return EncodedTile(key, image, extension, None, meta, None, bands, dtype)
+    return EncodedTile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
 
 
 def legal_key(name: str) -> str:

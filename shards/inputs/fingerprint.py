@@ -20,7 +20,7 @@ class Stamp(NamedTuple):
     changed: str
 
 
-class Tree:
+class FileTree:
     """Files below a folder, local or remote, found by listing each folder at most once."""
 
     def __init__(self, folder: Folder) -> None:
@@ -79,7 +79,7 @@ def stamp(path: str) -> Stamp:
         ValueError: no such file.
     """
     place, file = place_and_name(path)
-    found = Tree(place).stamps([file])
+    found = FileTree(place).stamps([file])
     if not found:
         raise ValueError(f"no file at {path}: correct the path")
     return found[file]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from mkd.storage.folder import Folder, place_and_name
 from shards.inputs.class_file import ClassFile, mask_name
 from shards.inputs.encode import legal_key
-from shards.inputs.fingerprint import Tree
+from shards.inputs.fingerprint import FileTree
 from shards.progress import counted, some
 
 
@@ -24,7 +24,7 @@ class Item(NamedTuple):
 
 
 def list_items(
-    source: Tree,
+    source: FileTree,
     classfile: ClassFile,
     split: str | None = None,
     keys: str | os.PathLike[str] | None = None,
@@ -59,7 +59,7 @@ def list_items(
     return [Item(legal_key(names[image]), names[image], image, mask) for image, mask in masks.items()]
 
 
-def find_images(source: Tree, classfile: ClassFile) -> list[str]:
+def find_images(source: FileTree, classfile: ClassFile) -> list[str]:
     """List the images of a data set.
 
     Args:
@@ -82,7 +82,7 @@ def find_images(source: Tree, classfile: ClassFile) -> list[str]:
     return images
 
 
-def in_split(images: Sequence[str], source: Tree, classfile: ClassFile, split: str) -> list[str]:
+def in_split(images: Sequence[str], source: FileTree, classfile: ClassFile, split: str) -> list[str]:
     """Keep the images of one of the class file's splits: a list file, or a pattern.
 
     Raises:
@@ -157,7 +157,7 @@ def in_slice(images: Sequence[str], part: str) -> list[str]:
     return chosen
 
 
-def find_masks(images: Sequence[str], source: Tree, classfile: ClassFile) -> dict[str, str | None]:
+def find_masks(images: Sequence[str], source: FileTree, classfile: ClassFile) -> dict[str, str | None]:
     """Name the mask of each image; None throughout for an unlabelled set.
 
     Raises:

@@ -23,7 +23,7 @@ _DTYPES = ("uint8", "uint16")
 
 
 @dataclass(frozen=True)
-class Scene:
+class Orthomosaic:
     """An orthomosaic and its label raster, paths or URLs; `name` is the file's stem, `bands` what is kept."""
 
     name: str
@@ -49,7 +49,7 @@ def list_scenes(
     labels: PathLike | Sequence[PathLike] | None,
     classfile: ClassFile,
     bands: Sequence[int] | None = None,
-) -> list[Scene]:
+) -> list[Orthomosaic]:
     """Pair orthomosaics with their labels and check that they fit, before anything is written.
 
     Args:
@@ -82,7 +82,7 @@ def list_scenes(
     return scenes
 
 
-def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None) -> Scene:
+def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None) -> Orthomosaic:
     with open_raster(image) as reader:
         info = reader.info
     kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
@@ -99,7 +99,7 @@ def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[
     if label is not None:
         with open_raster(label) as reader:
             _check_label(label, reader.info, image, info, classfile)
-    return Scene(_stem(image), image, label, info, kept)
+    return Orthomosaic(_stem(image), image, label, info, kept)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:
@@ -116,7 +116,7 @@ def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, cl
         )
 
 
-def _kind(scene: Scene) -> str:
+def _kind(scene: Orthomosaic) -> str:
     return f"{counted(len(scene.bands), 'band')} of {scene.info.dtype}"
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from mkd.geo.raster import RasterReader
 from mkd.storage.folder import Folder, place_and_name
-from shards.inputs.fingerprint import Stamp, Tree
+from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
 
@@ -63,7 +63,7 @@ def matching(entry: str) -> list[str]:
         found = sorted(glob.glob(entry, recursive=True))
     else:
         fixed = entry.partition("*")[0].rpartition("/")[0]
-        names = Tree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
+        names = FileTree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
         found = [f"{fixed}/{name}" for name in names]
     if not found:
         raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
@@ -72,10 +72,10 @@ def matching(entry: str) -> list[str]:
 
 def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
     """Return size and time of each raster, listing each folder once."""
-    trees: dict[str, Tree] = {}
+    trees: dict[str, FileTree] = {}
     stamps = {}
     for path in paths:
         folder, name = place_and_name(path)
-        tree = trees.setdefault(folder.url, Tree(folder))
+        tree = trees.setdefault(folder.url, FileTree(folder))
         stamps[path] = tree.stamps([name])[name]
     return stamps

@@ -9,7 +9,7 @@ from itertools import accumulate
 from mkd.geo.grid import Window
 
 
-class Windows:
+class WindowGrid:
     """All whole tiles of some rasters, raster after raster, each row by row.
 
     Args:

@@ -25,7 +25,7 @@ class Budget(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Description:
+class BuildManifest:
     """What a build makes.
 
     Attributes:
@@ -59,7 +59,7 @@ class Description:
 
 def describe_build(
     title: str, name: str, classfile: ClassFile, provenance: Mapping[str, Any], budget: Budget, place: str
-) -> Description:
+) -> BuildManifest:
     """Describe a build of `pack` or `tile`, not yet its units; the arguments are the attributes.
 
     Raises:
@@ -71,7 +71,7 @@ def describe_build(
     ):
         if not 0 <= share <= 1:
             raise ValueError(f"{option} {share}: give a share of the tiles, 0..1")
-    return Description(
+    return BuildManifest(
         name=name,
         classes=classfile.classes,
         palette=classfile.palette,
@@ -84,7 +84,7 @@ def describe_build(
     )
 
 
-def settle(folder: Folder, wanted: Description, alone: bool, replace_other: bool = False) -> str:
+def settle(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bool = False) -> str:
     """Write what is being built, unless it stands there.
 
     Inputs may have been mended since: shards whose inputs changed are made again. Other options or another source are
@@ -119,7 +119,7 @@ def settle(folder: Folder, wanted: Description, alone: bool, replace_other: bool
     return found.name if found is not None else ""
 
 
-def _difference(found: Description, wanted: Description) -> str:
+def _difference(found: BuildManifest, wanted: BuildManifest) -> str:
     """Say in which option two builds differ, "" when they are one, whose inputs were mended maybe."""
     if found.units == wanted.units:
         return ""
@@ -128,14 +128,14 @@ def _difference(found: Description, wanted: Description) -> str:
     return f"{different[0]} {there[different[0]]} there, {here[different[0]]} here" if different else ""
 
 
-def _options(build: Description) -> dict[str, Any]:
+def _options(build: BuildManifest) -> dict[str, Any]:
     told = json.loads(json.dumps(dict(build.provenance)))  # as it comes back from a file
     place = {"source": build.place} if build.place else {}
     follow = ("source", "origin", "inputs_sha256", "uncovered_pixels")  # what follows from the inputs
     return {"name": build.name, **{key: told[key] for key in told if key not in follow}, **place}
 
 
-def read_build(folder: Folder) -> Description:
+def read_build(folder: Folder) -> BuildManifest:
     """Read what is being built in a folder.
 
     Raises:
@@ -156,7 +156,7 @@ def read_build(folder: Folder) -> Description:
     if found != (FORMAT, VERSION):
         raise ValueError(f"{path} is of format {found}, this program reads {FORMAT} {VERSION}: build again")
     try:
-        return Description(
+        return BuildManifest(
             **{
                 **content,
                 "classes": tuple(content["classes"]),
@@ -169,7 +169,7 @@ def read_build(folder: Folder) -> Description:
         raise ValueError(f"{path} is damaged ({error!r}): remove it and build again") from None
 
 
-def write_build(folder: Folder, description: Description) -> None:
+def write_build(folder: Folder, description: BuildManifest) -> None:
     """Write it whole; several parts of one build may write it at the same time."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(description)}, indent=1) + "\n"
     if folder.local is None:

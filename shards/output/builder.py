@@ -14,7 +14,7 @@ from mkd.storage.folder import Folder
 from shards.inputs.fingerprint import is_done
 from shards.output.build_manifest import (
     BUILD_NAME,
-    Description,
+    BuildManifest,
     part_of,
     read_build,
     settle,
@@ -22,13 +22,13 @@ from shards.output.build_manifest import (
     write_build,
 )
 from shards.output.folder_guard import claim, remove_stray
-from shards.output.folder_lock import Lock, locked
+from shards.output.folder_lock import FolderLock, locked
 from shards.output.merge import merge
-from shards.output.shard_writer import ShardFile
+from shards.output.shard_writer import ShardWriter
 from shards.process_pool import each
 from shards.progress import Say, counted, progress
 
-Work = Callable[[Any, ShardFile], None]
+Work = Callable[[Any, ShardWriter], None]
 
 
 class Unit(NamedTuple):
@@ -40,7 +40,7 @@ class Unit(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """The index, None for a part, and whether the data set stood there before."""
 
     index: DatasetIndex | None
@@ -49,7 +49,7 @@ class Built:
 
 def build(
     out: str | os.PathLike[str],
-    description: Description,
+    description: BuildManifest,
     units: Sequence[Unit],
     work: Work,
     *,
@@ -57,14 +57,14 @@ def build(
     part: str | None = None,
     replace_other: bool = False,
     say: Say = print,
-) -> Built:
+) -> BuildResult:
     """Make all shards of a data set, or those of one part, and the index when all of them stand.
 
     Args:
         out: path or URL of the data set.
         description: what is built, with "inputs_sha256" (`identity`) in its provenance; units are filled in here.
         units: all units of the build, numbered from 0, whatever the part.
-        work: called with a unit's `args` and its `ShardFile`; deterministic; picklable for several workers.
+        work: called with a unit's `args` and its `ShardWriter`; deterministic; picklable for several workers.
         workers: processes, >= 1.
         part: "I/N"; the index is then left to `make_index`.
         replace_other: an unfinished build of other options or inputs there is dropped instead of refused.
@@ -80,7 +80,7 @@ def build(
     if is_done(folder, wanted.provenance["inputs_sha256"]):
         index = read_index(folder)
         _check_unchanged(folder, wanted, index, units, work, workers)
-        return Built(index, True)
+        return BuildResult(index, True)
     claim(folder)
     with locked(folder, where) as lock:
         before = settle(folder, wanted, lock.alone, replace_other)
@@ -91,11 +91,11 @@ def build(
         if kept:
             say(f"{kept} of {counted(len(mine), 'shard')} stood already")
         if where is None:
-            return Built(merge(folder, wanted, lock, say), False)
+            return BuildResult(merge(folder, wanted, lock, say), False)
     say(
         f"part {part}: {len(mine)} of {counted(len(units), 'shard')} stand; when all parts are done: shards index {out}"
     )
-    return Built(None, False)
+    return BuildResult(None, False)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Maker:
     """Makes one shard, unless it stands; returns whether it stood."""
 
     folder: str
-    description: Description
+    description: BuildManifest
     work: Work
 
     def __call__(self, task: tuple[Unit, bool]) -> bool:
@@ -111,7 +111,7 @@ class _Maker:
         folder, file = Folder(self.folder), self.description.file(unit.number)
         if recorded and _stands(folder, file, unit.fingerprint):
             return True
-        with ShardFile(folder, file, len(self.description.classes), unit.fingerprint) as shard:
+        with ShardWriter(folder, file, len(self.description.classes), unit.fingerprint) as shard:
             self.work(unit.args, shard)
         return False
 
@@ -120,18 +120,18 @@ class _Maker:
 class _Comparer:
     """Makes one shard without writing it; returns its SHA-256, "" when it has no tile."""
 
-    description: Description
+    description: BuildManifest
     work: Work
 
     def __call__(self, unit: Unit) -> tuple[str, str]:
         file = self.description.file(unit.number)
-        with ShardFile(None, file, len(self.description.classes)) as shard:
+        with ShardWriter(None, file, len(self.description.classes)) as shard:
             self.work(unit.args, shard)
         return file, shard.record.info.sha256
 
 
 def _make(
-    folder: Folder, wanted: Description, units: Sequence[Unit], work: Work, workers: int, lock: Lock
+    folder: Folder, wanted: BuildManifest, units: Sequence[Unit], work: Work, workers: int, lock: FolderLock
 ) -> int:
     """Make the shards that do not stand; return how many did."""
     sizes, kept = folder.sizes(), 0
@@ -164,7 +164,12 @@ def _is_whole(folder: Folder, record: ShardRecord) -> bool:
 
 
 def _check_unchanged(
-    folder: Folder, wanted: Description, index: DatasetIndex, units: Sequence[Unit], work: Work, workers: int
+    folder: Folder,
+    wanted: BuildManifest,
+    index: DatasetIndex,
+    units: Sequence[Unit],
+    work: Work,
+    workers: int,
 ) -> None:
     """Know a finished data set again when its inputs were written anew with the same names and sizes.
 

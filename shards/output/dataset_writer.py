@@ -12,14 +12,14 @@ from typing import Any
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import Colour
-from shards.inputs.encode import Tile
+from shards.inputs.encode import EncodedTile
 from shards.output.folder_guard import claim, remove_stray
 from shards.output.folder_lock import locked
-from shards.output.shard_writer import ShardFile
+from shards.output.shard_writer import ShardWriter
 from shards.output.totals import Totals
 
 
-class ShardWriter:
+class DatasetWriter:
     """Collects tiles into one shard after the other; the folder is no data set before `finish`.
 
     Leaving the `with` statement without `finish` removes what was written. The same tiles in the same order
@@ -52,11 +52,11 @@ class ShardWriter:
         self._name, self._size, self._again = name, shard_size, again
         self._classes, self._palette = tuple(classes), tuple(palette)
         self._keys: set[str] = set()
-        self._shard: ShardFile | None = None
+        self._shard: ShardWriter | None = None
         self._totals = Totals()
         self._stack, self._finished = ExitStack(), False
 
-    def __enter__(self) -> ShardWriter:
+    def __enter__(self) -> DatasetWriter:
         """Take the folder's lock and return the writer itself."""
         with ExitStack() as stack:
             if not self._again:
@@ -84,7 +84,7 @@ class ShardWriter:
         """Tiles added so far."""
         return len(self._keys)
 
-    def add(self, tile: Tile) -> None:
+    def add(self, tile: EncodedTile) -> None:
         """Append a tile.
 
         Raises:
@@ -96,7 +96,7 @@ class ShardWriter:
         self._keys.add(tile.key)
         if self._shard is None:
             file = f"{self._name}-{len(self._totals.shards):06d}.tar"
-            self._shard = ShardFile(self.folder, file, len(self._classes))
+            self._shard = ShardWriter(self.folder, file, len(self._classes))
         self._shard.add(tile)
         if len(self._shard) == self._size:
             self._end_shard()

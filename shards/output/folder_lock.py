@@ -25,7 +25,7 @@ _SETTLE = 1.0  # seconds for which a lock that others are just looking at is tri
 
 
 @dataclass(frozen=True)
-class Lock:
+class FolderLock:
     """A held lock: whether other parts of the build are at work, whether it was lost, how to look at it now."""
 
     alone: bool
@@ -55,7 +55,7 @@ class Lock:
 
 
 @contextmanager
-def locked(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[Lock]:
+def locked(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[FolderLock]:
     """Hold the lock of a folder, or of one part of its build.
 
     Args:
@@ -68,7 +68,7 @@ def locked(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[Lock
     name = PREFIX if part is None else f"{PREFIX}-{part[0]}-of-{part[1]}"
     if folder.local is not None:
         with _local(folder.local, name) as alone:
-            yield Lock(alone, threading.Event())
+            yield FolderLock(alone, threading.Event())
         return
     with _remote(folder, name) as lock:
         yield lock
@@ -120,7 +120,7 @@ def _is_held(path: Path) -> bool:
 
 
 @contextmanager
-def _remote(folder: Folder, name: str) -> Iterator[Lock]:
+def _remote(folder: Folder, name: str) -> Iterator[FolderLock]:
     place, sign, lost, done = Folder(folder.url, BEAT), _sign(), threading.Event(), threading.Event()
     _create(place, name, sign)
     beat = threading.Thread(target=_beat, args=(place, name, sign, lost, done), daemon=True)
@@ -131,7 +131,7 @@ def _remote(folder: Folder, name: str) -> Iterator[Lock]:
             if not _side_by_side(name, other):
                 raise ValueError(_refusal(folder, told))
         beat.start()
-        yield Lock(not alive, lost, partial(_is_ours, folder, name, sign["token"]))
+        yield FolderLock(not alive, lost, partial(_is_ours, folder, name, sign["token"]))
     finally:
         done.set()
         if beat.ident is not None:

@@ -12,9 +12,9 @@ from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index, write_index
 from mkd.dataset.shard_record import ShardRecord, read_record, record_name
 from mkd.storage.folder import Folder
 from shards.inputs.unknown_values import UnknownValues
-from shards.output.build_manifest import Description, read_build
+from shards.output.build_manifest import BuildManifest, read_build
 from shards.output.folder_guard import QUARANTINE_NAME, remove_stray
-from shards.output.folder_lock import Lock, locked
+from shards.output.folder_lock import FolderLock, locked
 from shards.output.totals import Totals
 from shards.progress import Say, counted, some
 
@@ -39,7 +39,7 @@ def make_index(out: str | os.PathLike[str], say: Say = print) -> DatasetIndex:
     return index
 
 
-def merge(folder: Folder, description: Description, lock: Lock, say: Say) -> DatasetIndex:
+def merge(folder: Folder, description: BuildManifest, lock: FolderLock, say: Say) -> DatasetIndex:
     """Check that all shards of a build stand, list what is bad, and write the index last.
 
     Args:
@@ -91,7 +91,7 @@ def merge(folder: Folder, description: Description, lock: Lock, say: Say) -> Dat
 
 
 def _records(
-    folder: Folder, description: Description, sizes: Mapping[str, int]
+    folder: Folder, description: BuildManifest, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, ShardRecord | None]]:
     """Give the record of each shard, None where the shard does not stand."""
 
@@ -117,7 +117,7 @@ def _write_quarantine(folder: Folder, bad: list[Mapping[str, Any]], sizes: Mappi
 
 
 def _check_budget(
-    folder: Folder, description: Description, totals: Totals, bad: list[Mapping[str, Any]]
+    folder: Folder, description: BuildManifest, totals: Totals, bad: list[Mapping[str, Any]]
 ) -> None:
     """Stop when too many tiles are bad; finished shards stay."""
     labelled = sum(shard.labelled for shard in totals.shards)
@@ -139,7 +139,7 @@ def _check_budget(
         )
 
 
-def _unknown(description: Description, bad: list[Mapping[str, Any]]) -> str:
+def _unknown(description: BuildManifest, bad: list[Mapping[str, Any]]) -> str:
     """Sum up unknown mask values, which have one cause and one remedy for many tiles."""
     unknown = UnknownValues()
     for entry in bad:

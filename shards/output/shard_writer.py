@@ -12,16 +12,16 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mkd.dataset.index import ShardInfo
-from mkd.dataset.shard_record import Entry, Member, ShardRecord, write_record
+from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, write_record
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import IGNORE
-from shards.inputs.encode import Tile, Unknown
+from shards.inputs.encode import EncodedTile, Unknown
 from shards.output.tar_format import ending, header, members, padding
 
 _WRITE = 4 << 20  # bytes gathered for one hash and one write
 
 
-class ShardFile:
+class ShardWriter:
     """One shard being written: a context; its tar and then its record are in place after a clean exit.
 
     The same tiles in the same order give the same bytes.
@@ -42,7 +42,7 @@ class ShardFile:
         self.file, self._folder, self._classes, self._unit = file, folder, classes, unit
         self._stack = ExitStack()
         self._out: BinaryIO | None = None
-        self._tiles: dict[str, Entry] = {}
+        self._tiles: dict[str, TileRecord] = {}
         self._labelled = self._size = self._waiting = 0
         self._parts: list[bytes] = []
         self._digest = hashlib.sha256()
@@ -51,7 +51,7 @@ class ShardFile:
         self._quarantine: list[dict[str, Any]] = []
         self._left_out: Counter[str] = Counter()
 
-    def __enter__(self) -> ShardFile:
+    def __enter__(self) -> ShardWriter:
         """Return the shard itself."""
         return self
 
@@ -73,7 +73,7 @@ class ShardFile:
         """Count the tiles so far."""
         return len(self._tiles)
 
-    def add(self, tile: Tile) -> None:
+    def add(self, tile: EncodedTile) -> None:
         """Append a tile; label ids are below the number of classes, or 255.
 
         Raises:
@@ -98,7 +98,7 @@ class ShardFile:
             found[extension] = Member(self._size, len(data), zlib.crc32(data))
             self._put(data)
             self._put(padding(len(data)))
-        self._tiles[tile.key] = Entry(tile.key, tile.size, found)
+        self._tiles[tile.key] = TileRecord(tile.key, tile.size, found)
         self._labelled += tile.label is not None
         if self._waiting >= _WRITE:
             self._flush()

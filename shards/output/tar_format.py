@@ -6,14 +6,14 @@ import json
 import tarfile
 from collections.abc import Iterator
 
-from shards.inputs.encode import Tile
+from shards.inputs.encode import EncodedTile
 
 BLOCK = 512  # bytes; headers and contents begin at multiples
 RECORD = 20 * BLOCK  # whole tars are multiples of these
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
-def members(tile: Tile) -> Iterator[tuple[str, bytes]]:
+def members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
     """Give a tile's members in their fixed order by extension: image, label where there is one, json."""
     yield tile.extension, tile.image
     if tile.label is not None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo
-from mkd.dataset.shard_record import Entry, Member, ShardRecord, read_record
+from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, read_record
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import IGNORE
 from shards.reading.pixels import image_pixels, label_pixels
@@ -35,7 +35,7 @@ class ShardTask(NamedTuple):
 
 
 @dataclass
-class Checked:
+class ShardCheck:
     """What was found in a shard: problems, keys, pixels of each label id 0..255, sizes of tiles.
 
     `sizes` counts the tiles of each (height, width), `first` names one of each size.
@@ -66,13 +66,13 @@ class _Hashed(io.RawIOBase):
 Contents = dict[str, tuple[Member, bytes]]
 
 
-def check_shard(task: ShardTask) -> Checked:
+def check_shard(task: ShardTask) -> ShardCheck:
     """Read a shard once, from end to end.
 
     Raises:
         ValueError: a place that refuses, or does not answer.
     """
-    found, info, folder = Checked(task.info.file), task.info, Folder(task.url)
+    found, info, folder = ShardCheck(task.info.file), task.info, Folder(task.url)
     record = _record(folder, info, found.problems)
     try:
         digest = _read(folder, task, record, found)
@@ -89,7 +89,7 @@ def check_shard(task: ShardTask) -> Checked:
     return found
 
 
-def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: Checked) -> str:
+def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: ShardCheck) -> str:
     """Check the tiles of a shard, one after the other; return the SHA-256 of the whole file."""
     info = task.info
     with folder.open(info.file, info.bytes) as plain:
@@ -139,7 +139,9 @@ def _groups(file: _Hashed, name: str, problems: list[str]) -> Iterator[tuple[str
         yield key, contents
 
 
-def _check_place(key: str, contents: Contents, entry: Entry | None, file: str, problems: list[str]) -> None:
+def _check_place(
+    key: str, contents: Contents, entry: TileRecord | None, file: str, problems: list[str]
+) -> None:
     """Compare a tile's members with the offset index."""
     if entry is None:
         return
@@ -150,7 +152,7 @@ def _check_place(key: str, contents: Contents, entry: Entry | None, file: str, p
         )
 
 
-def _check_tile(key: str, contents: Contents, task: ShardTask, found: Checked) -> None:
+def _check_tile(key: str, contents: Contents, task: ShardTask, found: ShardCheck) -> None:
     """Decode a tile and add it to what was found.
 
     Raises:
@@ -185,7 +187,7 @@ def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: 
         raise ValueError(f"{name}: its json says labelled {meta.get('labelled')}, which is not so")
 
 
-def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found: Checked) -> None:
+def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found: ShardCheck) -> None:
     ids = label_pixels(data, f"{name}.label.png")
     counts = np.bincount(ids.ravel(), minlength=256)
     found.counts += counts
@@ -196,7 +198,7 @@ def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found
         raise ValueError(f"{name}: label ids {wrong}, allowed are 0..{task.classes - 1} and {IGNORE}")
 
 
-def _check_counts(found: Checked, info: ShardInfo, record: ShardRecord | None) -> None:
+def _check_counts(found: ShardCheck, info: ShardInfo, record: ShardRecord | None) -> None:
     if (len(found.keys), found.labelled) != (info.samples, info.labelled):
         found.problems.append(
             f"{info.file} holds {len(found.keys)} tiles ({found.labelled} labelled), the index says "

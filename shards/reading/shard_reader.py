@@ -14,7 +14,7 @@ from mkd.dataset.index import ShardInfo, read_index
 from mkd.dataset.sample import Sample
 from mkd.dataset.shard_record import Member, fault_of, record_of
 from mkd.storage.folder import Folder
-from shards.inputs.encode import Tile
+from shards.inputs.encode import EncodedTile
 from shards.reading.pixels import image_pixels, label_pixels
 
 Kind = tuple[int, str]  # bands and type of images
@@ -57,7 +57,7 @@ def _content(file: BinaryIO, member: Member) -> bytes:
     return file.read(member.size)
 
 
-def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> Tile:
+def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> EncodedTile:
     """Make a tile of its members.
 
     Args:
@@ -76,7 +76,7 @@ def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uin
             f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png"
         )
     label, meta = group.get("label.png"), meta_of(key, group, shard)
-    return Tile(key, group[images[0]], images[0], label, meta, _counts(label, key, shard), *kind)
+    return EncodedTile(key, group[images[0]], images[0], label, meta, _counts(label, key, shard), *kind)
 
 
 def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:
     return meta
 
 
-def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[Tile]:
+def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]:
     """Give the tiles of a data set, members not decoded (labels are, for their counts)."""
     place = folder if isinstance(folder, Folder) else Folder(folder)
     index = read_index(place)
@@ -130,12 +130,12 @@ def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:
         yield Sample(tile.key, pixels(tile), label_ids(tile), dict(tile.meta))
 
 
-def pixels(tile: Tile) -> NDArray[Any]:
+def pixels(tile: EncodedTile) -> NDArray[Any]:
     """Decode a tile's image: (H, W, C) uint8, or uint16 when it is a TIFF of 16 bits."""
     return image_pixels(tile.image, tile.extension, f"{tile.key}.{tile.extension}")
 
 
-def label_ids(tile: Tile) -> NDArray[np.uint8] | None:
+def label_ids(tile: EncodedTile) -> NDArray[np.uint8] | None:
     """Decode a tile's label: (H, W) uint8 ids, or None when it has none."""
     if tile.label is None:
         return None

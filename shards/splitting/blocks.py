@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from shards.splitting.neighbours import Cells, Place, touching
+from shards.splitting.neighbours import GridIndex, Place, touching
 
 _DRAWS = 32
 
@@ -149,7 +149,7 @@ def _best_draw(
     places: Sequence[Place], units: Mapping[str, Unit | None], fractions: Mapping[str, float], seed: int
 ) -> dict[Unit, str]:
     """Draw several assignments and keep the one that comes nearest to fraction * tiles after its losses."""
-    cells, groups = Cells(places), Counter[tuple[Unit, frozenset[Unit]]]()
+    cells, groups = GridIndex(places), Counter[tuple[Unit, frozenset[Unit]]]()
     for place in places:
         unit = units[place.key]
         assert unit is not None, "straddling tiles are not passed in"

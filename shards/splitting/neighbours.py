@@ -23,7 +23,7 @@ def place_of(key: str, meta: Mapping[str, Any]) -> Place:
     return Place(key, str(meta["source"]), None if window is None else Window(*window))
 
 
-class Cells:
+class GridIndex:
     """Tiles by the cells of a coarse grid that they reach, so that only neighbours are compared."""
 
     def __init__(self, places: Sequence[Place]) -> None:
@@ -70,5 +70,5 @@ def touching(tiles: Iterable[Place], others: Sequence[Place]) -> set[str]:
     Returns:
         Keys of the tiles that touch.
     """
-    cells = Cells(others)
+    cells = GridIndex(others)
     return {tile.key for tile in tiles if any(True for _ in cells.near(tile))}

@@ -61,10 +61,10 @@ def test_messages_of_the_last_version_are_read_and_written():
     """A student and a service of two versions understand each other: the same JSON, the same Arrow schemas."""
     messages = json.loads((HERE / "messages.json").read_text())
     readers = {
-        "request": protocol.read_ask,
+        "request": protocol.read_request,
         "answer": protocol.read_reply,
-        "header": lambda raw: protocol.read_header(protocol.unpack(raw)),
-        "weights": lambda raw: protocol.read_parcel(protocol.unpack(raw), 2**30),
+        "header": lambda raw: protocol.read_weights_version(protocol.unpack(raw)),
+        "weights": lambda raw: protocol.read_weights_header(protocol.unpack(raw), 2**30),
     }
     for kind, read in readers.items():
         raw = messages[kind].encode()

@@ -46,7 +46,7 @@ class Material:
         self.rng = np.random.default_rng(seed)
         hello = {"protocol": protocol.PROTOCOL, "identity": IDENTITY}
         self.opening = protocol.pack(hello)
-        self.ask = asdict(protocol.Ask(1, 0.4, 1.0, "fuzz.0", 0))
+        self.ask = asdict(protocol.Request(1, 0.4, 1.0, "fuzz.0", 0))
         images = weak_views()
         schema = protocol.image_schema(6, 5)
         batch = pa.record_batch([protocol.tensor_column(images, schema.field(0).type)], schema=schema)
@@ -68,7 +68,7 @@ class Material:
         first = 8 + int.from_bytes(raw[4:8], "little")
         self.wide_schema = split(wide.schema.serialize())[0]
         self.zipped = split(raw[first:])
-        header = protocol.Header("fuzz.0", 1, 1)
+        header = protocol.WeightsVersion("fuzz.0", 1, 1)
         blob = weights.to_bytes(
             dict(tiny_net(classes=4).state_dict()), header
         )  # another network: never taken up

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, write_index
-from mkd.dataset.shard_record import Entry, Member, ShardRecord, write_record
+from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, write_record
 from mkd.storage.folder import Folder
 
 CLASSES = ("field", "road", "water")
@@ -74,7 +74,7 @@ def _write_shard(place, number, tiles, first, kinds):
                 info.size = len(data)
                 where[kind] = Member(tar.offset + 512, len(data), zlib.crc32(data))
                 tar.addfile(info, io.BytesIO(data))
-            entries.append(Entry(key, size, where))
+            entries.append(TileRecord(key, size, where))
     content, file = buffer.getvalue(), f"plain-{number:06d}.tar"
     labelled = sum("label.png" in members for members, _ in tiles)
     info = ShardInfo(file, len(tiles), labelled, len(content), hashlib.sha256(content).hexdigest())

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from mkd.semi.entropy import PseudoLabels, TileLimit
-from mkd.teacher.api import Tally, TeachersGone
+from mkd.teacher.api import TeachersGone, TeacherStats
 from mkd.train.batches import Candidates
 from mkd.train.pseudo.feed import PseudoFeed
-from mkd.train.pseudo.monitor import Health
+from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import ALONE, Ohem
 from tests.helpers.shards import CLASSES
@@ -62,7 +62,7 @@ class Scripted:
     def __init__(self, pattern, depth=0, gone=None, gather=lambda score: score):
         self.pattern, self.depth, self.gone, self.gather = pattern, depth, gone, gather
         self.tile_limit = TileLimit(window=50)
-        self.tally, self.model = Tally(ages=Counter()), None
+        self.stats, self.model = TeacherStats(ages=Counter()), None
         self.submitted, self.collected, self.flight = [], [], {}
         self.most, self.followed = 0, 0
 
@@ -99,7 +99,7 @@ class Scripted:
 
 def health_of(teacher, say=print, histogram=(1, 1, 1), good=None, world=ALONE):
     """Watch a teacher of the tiny data sets' classes."""
-    return Health(CLASSES, histogram, say, teacher.tally, good, world)
+    return PseudoLabelMonitor(CLASSES, histogram, say, teacher.stats, good, world)
 
 
 def semi_step_of(model, teacher, feed, result=None, weight=1.0):

@@ -15,8 +15,8 @@ from mkd.models.dropout import seed_dropout
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.train.batches import Views
-from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.batches import StepBatch
+from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
@@ -49,7 +49,7 @@ def feed_on(world, case, folder=None, gone=None, say=print):
     """Make a rank's feed; its ledger lies in `folder`."""
     size = case.batch // world.ranks
     teacher = Scripted(case.pattern, case.depth, gone, world.gather)
-    ledger = None if folder is None else Ledger(Path(folder) / f"ledger-{world.rank}.jsonl")
+    ledger = None if folder is None else AuditLog(Path(folder) / f"ledger-{world.rank}.jsonl")
     health = health_of(teacher, world=world)
     return PseudoFeed(numbered(size, world, case.stored), size, teacher, health, say, ledger, world)
 
@@ -57,9 +57,9 @@ def feed_on(world, case, folder=None, gone=None, say=print):
 def one_step(feed):
     """Take one batch and make its strong views."""
     batch = feed(0.5)
-    draws = torch.tensor([copy.deepcopy(g).random() for g in batch.draws], dtype=torch.float64)
+    draws = torch.tensor([copy.deepcopy(g).random() for g in batch.generators], dtype=torch.float64)
     step = SemiStep(nn.Identity(), Once(batch, feed.size), nn.Identity(), Ohem(0.7, 0.1), 1.0, feed.world)
-    views = step.prepare(Views(torch.empty(0), torch.empty(0)), 0.5)
+    views = step.prepare(StepBatch(torch.empty(0), torch.empty(0)), 0.5)
     return {
         "weak": batch.weak,
         "labels": batch.labels,
@@ -184,7 +184,7 @@ def train(world, folder, kind="auto"):
         engine.backward(losses["loss"])
         engine.update()
         step.updated()
-        total = world.total(torch.stack([loss.detach() for loss in losses.values()]))
+        total = world.all_reduce_sum(torch.stack([loss.detach() for loss in losses.values()]))
         rows.append({"losses": total, "strong": views.strong, "pseudo": views.pseudo})
     state = {**teacher.state_dict(), "pool": step.pseudo.state_dict()["rows"]}
     figures = step.pseudo.health.report().values

@@ -18,14 +18,14 @@ from mkd.distributed.engine import Engine
 from mkd.distributed.world import World
 from mkd.loader.augment import Geometry
 from mkd.loader.loader import TileSet
-from mkd.train.batches import Feed
+from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
-from mkd.train.run.startup_timer import StartUp
-from mkd.train.run.stop_request import Stop
+from mkd.train.run.startup_timer import StartupTimer
+from mkd.train.run.stop_request import StopRequest
 from tests.helpers.shards import CLASSES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +65,7 @@ def feed_of(
     """Open tiles as training does, by default decoding in this process."""
     other = None if unlabelled is None else TileSet(unlabelled, labelled=False)
     geometry = Geometry(crop, scale, aerial=True)
-    return Feed(TileSet(labelled, labelled=True), other, batch, seed, geometry, world, workers, **more)
+    return BatchStream(TileSet(labelled, labelled=True), other, batch, seed, geometry, world, workers, **more)
 
 
 def phase_of(name="student", steps=8, **more):
@@ -97,11 +97,13 @@ def fit_in(folder, step, feed, phase, validate=None, kill=None, health=None, wor
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer("sgd", step.model, set(), phase.lr, 1.0, 0.9, 1e-3)
     engine = Engine(world, step.model, optimizer, rank_batch=phase.batch // world.ranks)
-    checkpoints = Checkpoints(folder / "checkpoints" / phase.name, world.first, **kept)
-    journal = Journal(folder, CLASSES, world.first)
+    checkpoints = Checkpoints(folder / "checkpoints" / phase.name, world.is_main, **kept)
+    journal = Journal(folder, CLASSES, world.is_main)
     given = feed if kill is None else killed_at(feed, kill)
-    with contextlib.suppress(Killed), Stop(world, folder / "stop") as stop:
-        weights = fit(phase, step, given, engine, checkpoints, journal, validate, health, stop, StartUp())
+    with contextlib.suppress(Killed), StopRequest(world, folder / "stop") as stop:
+        weights = fit(
+            phase, step, given, engine, checkpoints, journal, validate, health, stop, StartupTimer()
+        )
         assert kill is None, f"the run ended before step {kill}"
         journal.end()
         return {name: t.clone() for name, t in weights.items()}

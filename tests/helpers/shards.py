@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mkd.dataset.shard_record import Entry, Member, read_record, write_record
+from mkd.dataset.shard_record import Member, TileRecord, read_record, write_record
 from mkd.storage.folder import Folder
-from shards.inputs.encode import encode_png, tile_from
-from shards.output.dataset_writer import ShardWriter
+from shards.inputs.encode import encode_png, encode_tile
+from shards.output.dataset_writer import DatasetWriter
 
 CLASSES = ("field", "road", "water")
 PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))
@@ -30,7 +30,7 @@ def pictures(count, size=(8, 8), seed=0):
 
 def write_dataset(folder, pairs, shard_size=4, labelled=True):
     """Pack pairs as PNG tiles with keys tile0000, tile0001, ...; return the folder as text."""
-    with ShardWriter(folder, "tiny", CLASSES, PALETTE, shard_size) as writer:
+    with DatasetWriter(folder, "tiny", CLASSES, PALETTE, shard_size) as writer:
         for n, (image, ids) in enumerate(pairs):
             meta = {
                 "source": f"s{n}",
@@ -40,7 +40,7 @@ def write_dataset(folder, pairs, shard_size=4, labelled=True):
                 "transform": None,
             }
             label = ids if labelled else None
-            writer.add(tile_from(f"tile{n:04d}", encode_png(image), "png", label, meta))
+            writer.add(encode_tile(f"tile{n:04d}", encode_png(image), "png", label, meta))
         writer.finish({"command": "test"})
     return str(folder)
 
@@ -99,7 +99,7 @@ def _record(folder, entry, content):
             key, _, extension = m.name.partition(".")
             data = content[m.offset_data : m.offset_data + m.size]
             members.setdefault(key, {})[extension] = Member(m.offset_data, m.size, zlib.crc32(data))
-    tiles = tuple(Entry(key, sizes.get(key, (0, 0)), found) for key, found in members.items())
+    tiles = tuple(TileRecord(key, sizes.get(key, (0, 0)), found) for key, found in members.items())
     labelled = sum("label.png" in found for found in members.values())
     info = replace(
         before.info, bytes=entry["bytes"], sha256=entry["sha256"], samples=len(tiles), labelled=labelled

@@ -7,7 +7,7 @@ from tests.helpers.threads import on_threads
 
 def on_ranks(parts, function):
     """Call `function(part, total)` on a rank for each part; return the results in order."""
-    return on_threads(len(parts), lambda world: function(parts[world.rank], world.total))
+    return on_threads(len(parts), lambda world: function(parts[world.rank], world.all_reduce_sum))
 
 
 def shares_and_gradients(loss, maps, sizes):

@@ -6,7 +6,7 @@ import torch
 
 from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.nets import perturb, tiny_net
@@ -42,7 +42,7 @@ def global_batch(number, unlabelled, side=10):
     """Make the views of one step over all ranks; the second leaves the first rank without a label, the third all."""
     g = torch.Generator().manual_seed(number)
     labels = torch.randint(0, 4, (BATCH, side, side), generator=g, dtype=torch.uint8)
-    views = Views(torch.rand(BATCH, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
+    views = StepBatch(torch.rand(BATCH, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
     views.labels[: {1: BATCH // 2, 2: BATCH}.get(number, 0)] = 255
     if unlabelled:
         views.weak = torch.randint(0, 256, (BATCH, 3, side, side), generator=g, dtype=torch.uint8)
@@ -69,7 +69,7 @@ def train(world, kind, engine="auto"):
         with engine.accumulating(True), engine.autocast():
             shares = step(step.prepare(views, number / STEPS), number % 4 == 3)
             engine.backward(shares["loss"])
-        summed = world.total(torch.stack([s.detach() for s in shares.values()]))
+        summed = world.all_reduce_sum(torch.stack([s.detach() for s in shares.values()]))
         losses.append(dict(zip(shares, summed.tolist(), strict=True)))
         gradients.append(
             torch.cat([torch.zeros(0)] + [p.grad.flatten() for p in learns if p.grad is not None])
@@ -91,6 +91,6 @@ def read_stream(world, steps, folder):
     seen = []
     for views in feed(0, int(steps)):
         # A rank without a batch would leave the others waiting here.
-        assert world.total(torch.tensor(len(views.images))) == world.ranks
+        assert world.all_reduce_sum(torch.tensor(len(views.images))) == world.ranks
         seen.append((views.images, views.labels, views.weak, views.inside))
     return seen

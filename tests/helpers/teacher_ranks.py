@@ -11,7 +11,7 @@ import torch
 from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
 from mkd.semi.entropy import TileLimit
-from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
@@ -40,7 +40,7 @@ def train(world, folder, steps, max_age, *endpoints):
     limit = TileLimit(drop_start=0.4, drop_end=0.4, window=40)
     terms = {"session": "soak", "rank": world.rank, "max_age": int(max_age), "patience": 120.0}
     teacher = remote(student, *endpoints, limit=limit, gather=world.gather, **terms)
-    health, ledger = health_of(teacher, world=world), Ledger(folder / f"ledger-{world.rank}.jsonl")
+    health, ledger = health_of(teacher, world=world), AuditLog(folder / f"ledger-{world.rank}.jsonl")
     pseudo = PseudoFeed(feed.candidates, SIZE, teacher, health, print, ledger, world)
     step = SemiStep(student, pseudo, student, Ohem(0.7, 0.1), 1.0, world)
     engine = Engine(world, student, torch.optim.SGD(student.parameters(), lr=0.01), rank_batch=SIZE)
@@ -65,7 +65,7 @@ def train(world, folder, steps, max_age, *endpoints):
         "steps": now + 1,
         "read": pseudo.position * batch,
         "pool": pool,
-        "tally": asdict(teacher.tally) | {"ages": dict(teacher.tally.ages), "age_steps": {}},
+        "tally": asdict(teacher.stats) | {"ages": dict(teacher.stats.ages), "age_steps": {}},
         "values": figures.values,
         "groups": figures.groups,
     }

@@ -16,7 +16,7 @@ from mkd.losses.reduction import alone
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.client.flight_client import Access
-from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms
+from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher
 from mkd.teacher.server.batcher import Batcher
 from mkd.teacher.server.service import Limits, TeacherServer
 from tests.helpers.nets import tiny_net
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("grass", "road", "water")
 PLAN = {"backbone": "tiny", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
 IDENTITY = protocol.identity(PLAN, CLASSES)
-NOBODY = protocol.Header("", 0, 0)
+NOBODY = protocol.WeightsVersion("", 0, 0)
 
 
 def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8, say=print):
@@ -62,7 +62,7 @@ def remote(
     **terms,
 ):
     """Return the student's side; what it says goes into `said`."""
-    terms = Terms(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | terms))
+    terms = ClientConfig(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | terms))
     limit = limit or TileLimit(absolute=1.0)
     access = Access(identity, token, tls, timeout)
     say = print if said is None else said.append

@@ -33,7 +33,7 @@ class ThreadWorld(World):
 
     meeting: Meeting = field(default=None, compare=False)
 
-    def total(self, t):
+    def all_reduce_sum(self, t):
         return torch.stack(self._all("total", t)).sum(dim=0)
 
     def gather(self, t):

@@ -53,7 +53,7 @@ def test_no_worker_is_refused_at_once():
 
 EARLY = """
 import os, signal, sys, threading
-from shards.workers import begin_early, each
+from shards.process_pool import begin_early, each
 
 def seen(number):
     blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])

@@ -28,10 +28,10 @@ DECODED = 2_000  # tiles that the decoders are compared on, at most
 def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
     """Run our loader over an epoch; resident memory of all its processes at 10 % and at the end of it, too."""
     from mkd.loader.loader import TileSet, stream
-    from mkd.loader.sampler import Plan
+    from mkd.loader.sampler import Sampler
 
     found = TileSet(data, labelled=False)
-    plan, steps = Plan(found.counts, batch, seed=0), tiles // batch
+    plan, steps = Sampler(found.counts, batch, seed=0), tiles // batch
     memory: dict[int, int] = {}
     marks = {max(1, steps // 10), steps}
 
@@ -55,12 +55,12 @@ def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
 def resume(data: str, batch: int, workers: int) -> dict[str, Any]:
     """Enter an epoch at 90 % of its steps: seconds from the index to the first batch, and shards opened for it."""
     from mkd.loader.loader import TileSet, stream
-    from mkd.loader.sampler import Plan
+    from mkd.loader.sampler import Sampler
 
     began = time.perf_counter()
     found = TileSet(data, labelled=False)
     step = 9 * len(found) // (10 * batch)
-    batches = stream(found, Plan(found.counts, batch, seed=0), step, step + 100, workers)
+    batches = stream(found, Sampler(found.counts, batch, seed=0), step, step + 100, workers)
     next(batches)
     seconds = time.perf_counter() - began
     files = (link for process in _processes() for link in Path(f"/proc/{process}/fd").iterdir())
@@ -144,12 +144,12 @@ def copy(data: str, url: str) -> dict[str, Any]:
 
 def plan(shards: int, samples: int, ranks: int) -> dict[str, Any]:
     """Make a plan and its first step in a fresh process: seconds, and MiB added at the peak."""
-    from mkd.loader.sampler import Plan
+    from mkd.loader.sampler import Sampler
 
     before, began = _memory("VmRSS"), time.perf_counter()
     counts = np.full(shards, samples // shards, np.int64)
     counts[: samples % shards] += 1
-    Plan(counts, batch=8 * ranks, seed=0, rank=ranks - 1, ranks=ranks).step(0)
+    Sampler(counts, batch=8 * ranks, seed=0, rank=ranks - 1, ranks=ranks).step(0)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "mib": _memory("VmHWM") - before}
 

@@ -1,6 +1,6 @@
 """Clock and counters for one rank of a training run: what a step waits for, and what it sends.
 
-The run itself is the ordinary one; a `Meter` replaces some functions of this process by timed ones.
+The run itself is the ordinary one; a `StepMeter` replaces some functions of this process by timed ones.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ SUMS, GRADIENTS, COMPUTE = "sums", "gradients", "compute"
 BACKWARD = "scaling: backward"  # name of the backward pass in a trace
 
 
-class Meter:
+class StepMeter:
     """Tells the time of this thread apart by what it does, and counts what is sent, step by step.
 
     Args:

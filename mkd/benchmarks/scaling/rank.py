@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from mkd.atomic import write_text
 from mkd.benchmarks.scaling.cost_model import LARGE, SHORT
-from mkd.benchmarks.scaling.meter import Meter
+from mkd.benchmarks.scaling.meter import StepMeter
 from mkd.config.load import load
 from mkd.config.schema import SemiRun
 from mkd.distributed.engine import Engine
@@ -40,7 +40,7 @@ TRIPS = 30
 
 def train(out: Path, profiles: bool, overrides: list[str]) -> None:
     """Train, and write what each step did to ``out/rank-R.json``, rank 0 its trace to ``out/trace.json.gz``."""
-    meter = Meter()
+    meter = StepMeter()
     tracing = profiler(out) if profiles else contextlib.nullcontext()
     with tracing as trace:
         watch(meter, trace)
@@ -48,7 +48,7 @@ def train(out: Path, profiles: bool, overrides: list[str]) -> None:
     write_text(out / f"rank-{_rank()}.json", json.dumps(meter.steps[WARM_UP:]))
 
 
-def watch(meter: Meter, trace: Any) -> None:
+def watch(meter: StepMeter, trace: Any) -> None:
     """Replace the functions of this process that a step waits for by timed ones.
 
     Args:
@@ -91,7 +91,7 @@ def link(out: Path) -> None:
     found = {}
     for name, size in (("small", SHORT), ("large", LARGE)):
         found[name] = _median(partial(dist.all_reduce, torch.zeros(size // 4)))
-    if world.first:
+    if world.is_main:
         write_text(out / "link.json", json.dumps(found))
     world.close()
 

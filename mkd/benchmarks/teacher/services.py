@@ -16,8 +16,8 @@ from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.auth import read_token
 from mkd.teacher.client.flight_client import Access
-from mkd.teacher.client.remote_teacher import RemoteTeacher, Terms, new_session
-from mkd.teacher.server.batcher import Batcher, Job
+from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher, new_session
+from mkd.teacher.server.batcher import Batcher, QueuedRequest
 from mkd.teacher.server.service import Limits, TeacherServer
 
 INSTANT = protocol.identity({"backbone": "none"}, ("a", "b"))
@@ -29,7 +29,7 @@ LEAVE = 20.0  # seconds that a service gets to end
 class InstantBatcher(Batcher):
     """Answers each request at once with the same labels: what is left is the transport."""
 
-    def _label(self, jobs: list[Job]) -> list[PseudoLabels]:
+    def _label(self, jobs: list[QueuedRequest]) -> list[PseudoLabels]:
         """Return labels of class 0 for all tiles."""
         return [_answer(j.images) for j in jobs]
 
@@ -49,7 +49,7 @@ def serve_instantly(max_batch: int, max_tile: int) -> None:
     """Serve on loopback until SIGTERM."""
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
-    nobody, cpu = protocol.Header("", 0, 0), torch.device("cpu")
+    nobody, cpu = protocol.WeightsVersion("", 0, 0), torch.device("cpu")
     batcher = InstantBatcher(
         instant_network(), nobody, cpu, contextlib.nullcontext, max_batch, 0.0, QUEUE, _say
     )
@@ -96,7 +96,7 @@ def student_of(endpoint: str, network: nn.Module, mine: protocol.Identity) -> It
         mine: its identity.
     """
     keys = TeacherConfig()
-    terms = Terms(
+    terms = ClientConfig(
         (endpoint,),
         new_session(),
         depth=keys.depth,

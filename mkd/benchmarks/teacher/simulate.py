@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mkd.teacher.client.latency_estimate import Pace
+from mkd.teacher.client.latency_estimate import LatencyEstimate
 
 MOST_WAIT = 0.05  # share of the students' time
 WARM_UP = 50  # steps before the clock: queues fill, rates become known
@@ -100,7 +100,10 @@ class _Student:
 
     def __init__(self, teachers: int, rank: int) -> None:
         self._order = [(rank + n) % teachers for n in range(teachers)]  # the first of equals is taken
-        self._expected, self._paces = [0] * teachers, [Pace() for _ in range(teachers)]  # of batches
+        self._expected, self._paces = (
+            [0] * teachers,
+            [LatencyEstimate() for _ in range(teachers)],
+        )  # of batches
         self._under_way: list[tuple[float, int]] = []  # when an answer will come, and from whom
         self._answers: deque[float] = deque()
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mkd.dataset.tile_reader import DataSet, Lost
-from mkd.loader.workers.shared_buffers import Layout
+from mkd.dataset.tile_reader import BadTile, DataSet
+from mkd.loader.workers.shared_buffers import BufferLayout
 
 
 class Setup(NamedTuple):
     """What a process needs to know once: the data set, and the layout and descriptor of the shared buffers."""
 
     data: DataSet
-    layout: Layout
+    layout: BufferLayout
     file: int
 
 
-class Ahead(NamedTuple):
+class Prefetch(NamedTuple):
     """These samples will be asked for soon."""
 
     samples: list[int]
@@ -41,7 +41,7 @@ class Done(NamedTuple):
     number: int
     share: int
     sizes: list[tuple[int, int]]
-    lost: dict[int, Lost]
+    lost: dict[int, BadTile]
 
 
 class Failed(NamedTuple):

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mkd.dataset.tile_reader import DataSet, Lost
-from mkd.loader.workers.messages import Ahead, Order, Setup
-from mkd.loader.workers.scheduler import AT_ONCE, Turns
-from mkd.loader.workers.shared_buffers import Layout, Ring
-from mkd.loader.workers.worker_handle import Decoder
+from mkd.dataset.tile_reader import BadTile, DataSet
+from mkd.loader.workers.messages import Order, Prefetch, Setup
+from mkd.loader.workers.scheduler import AT_ONCE, WorkStealingScheduler
+from mkd.loader.workers.shared_buffers import BufferLayout, SharedBufferPool
+from mkd.loader.workers.worker_handle import WorkerHandle
 
 DEPTH = 6  # batches that are decoded ahead; more where they have fewer tiles than there are processes
 GROUP = (
@@ -27,13 +27,13 @@ Pair = tuple[int, int]  # (epoch, sample)
 Block = Sequence[Sequence[Pair]]  # batches whose tiles are read ahead together
 
 
-class Filled(NamedTuple):
+class DecodedBatch(NamedTuple):
     """A decoded batch: its pairs, the flat buffer, (height, width) of each slot, and what was replaced by slot."""
 
     pairs: Sequence[Pair]
     buffer: NDArray[np.uint8]
     sizes: list[Pair]
-    lost: dict[int, Lost]
+    lost: dict[int, BadTile]
 
 
 @dataclass
@@ -44,10 +44,10 @@ class _Pending:
     buffer: int
     slots: dict[int, range]  # share -> its slots, until it is answered
     sizes: list[Pair]
-    lost: dict[int, Lost] = field(default_factory=dict)
+    lost: dict[int, BadTile] = field(default_factory=dict)
 
 
-class Pool:
+class DecodingPool:
     """Processes that decode the batches of one stream into shared memory.
 
     A batch has as many shares as there are processes, slot s in share s mod workers, so that neighbours in a shard are
@@ -61,25 +61,27 @@ class Pool:
         workers: processes, >= 1.
     """
 
-    def __init__(self, data: DataSet, layout: Layout, workers: int) -> None:
+    def __init__(self, data: DataSet, layout: BufferLayout, workers: int) -> None:
         self._layout, self._remote = layout, "://" in data.folder
         self._depth = max(DEPTH, -(-(AT_ONCE + 1) * workers // layout.slots))
-        self._ring = Ring(layout)
-        self._workers: list[Decoder] = []
+        self._ring = SharedBufferPool(layout)
+        self._workers: list[WorkerHandle] = []
         self._selector = selectors.DefaultSelector()
         self._pending: dict[int, _Pending] = {}
         self._ordered = self._announced = 0
-        self._turns: Turns[list[Order]] = Turns(workers, self._tell, shared=not self._remote)
+        self._scheduler: WorkStealingScheduler[list[Order]] = WorkStealingScheduler(
+            workers, self._tell, shared=not self._remote
+        )
         try:
             for number in range(workers):
-                worker = Decoder(Setup(data, layout, self._ring.file))
+                worker = WorkerHandle(Setup(data, layout, self._ring.file))
                 self._workers.append(worker)
                 self._selector.register(worker.line, selectors.EVENT_READ, number)
         except BaseException:
             self.__exit__()
             raise
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> DecodingPool:
         """Return the pool."""
         return self
 
@@ -92,14 +94,14 @@ class Pool:
         self._selector.close()
         self._ring.close()
 
-    def batches(self, blocks: Iterable[Block]) -> Iterator[Filled]:
+    def batches(self, blocks: Iterable[Block]) -> Iterator[DecodedBatch]:
         """Yield decoded batches in the given order.
 
         Raises:
             ValueError: a process died, or what it says stops the run.
         """
         queue: deque[int] = deque()
-        batches = read_ahead(blocks, self._announce if self._remote else None)
+        batches = read_ahead(blocks, self._prefetch if self._remote else None)
         while True:
             while len(queue) <= self._depth - GROUP and (group := list(islice(batches, GROUP))):
                 queue += self._order(group)
@@ -110,10 +112,10 @@ class Pool:
                 self._hear()
             yield self._finished(self._pending.pop(number))
 
-    def _finished(self, batch: _Pending) -> Filled:
-        return Filled(batch.pairs, self._ring.hand_out(batch.buffer), batch.sizes, batch.lost)
+    def _finished(self, batch: _Pending) -> DecodedBatch:
+        return DecodedBatch(batch.pairs, self._ring.lend(batch.buffer), batch.sizes, batch.lost)
 
-    def _announce(self, block: Block) -> None:
+    def _prefetch(self, block: Block) -> None:
         """Tell each process which tiles of the next block it will be asked for."""
         samples: list[list[int]] = [[] for _ in self._workers]
         for pairs in block:
@@ -122,7 +124,7 @@ class Pool:
             self._announced += 1
         for worker, wanted in zip(self._workers, samples, strict=True):
             if wanted:
-                worker.tell(Ahead(wanted))
+                worker.tell(Prefetch(wanted))
 
     def _order(self, group: Sequence[Sequence[Pair]]) -> range:
         """Have some batches decoded; return their numbers."""
@@ -136,8 +138,8 @@ class Pool:
         self._ordered = numbers.stop
         for who, its_orders in enumerate(orders):
             if its_orders:
-                self._turns.add(who, its_orders)
-        self._turns.share()
+                self._scheduler.add(who, its_orders)
+        self._scheduler.share()
         return numbers
 
     def _tell(self, who: int, orders: list[Order]) -> None:
@@ -158,8 +160,8 @@ class Pool:
                 for slot, size in zip(batch.slots.pop(done.share), done.sizes, strict=True):
                     batch.sizes[slot] = size
                 batch.lost |= done.lost
-            self._turns.done(key.data)
-        self._turns.share()
+            self._scheduler.done(key.data)
+        self._scheduler.share()
 
 
 def read_ahead(blocks: Iterable[Block], announce: Callable[[Block], None] | None) -> Iterator[Sequence[Pair]]:

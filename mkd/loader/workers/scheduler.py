@@ -11,7 +11,7 @@ AT_ONCE = 2  # parts that a process is given and has not done: the next one is t
 Part = TypeVar("Part")
 
 
-class Turns(Generic[Part]):
+class WorkStealingScheduler(Generic[Part]):
     """Parts of work that wait for processes.
 
     Cores are not equally fast, and a batch waits for its last tile: a process that has nothing left to do takes a part

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 SPARE = 2  # free buffers that keep their memory
 
 
-class Layout(NamedTuple):
+class BufferLayout(NamedTuple):
     """A buffer: ``slots`` images of up to 3 x ``height`` x ``width`` bytes, then as many labels."""
 
     slots: int
@@ -46,7 +46,7 @@ class Buffers:
         layout: of each buffer.
     """
 
-    def __init__(self, file: int, layout: Layout) -> None:
+    def __init__(self, file: int, layout: BufferLayout) -> None:
         self.file, self.layout = file, layout
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -63,7 +63,7 @@ class Buffers:
         return np.frombuffer(self.map(number), np.uint8)
 
 
-class Ring:
+class SharedBufferPool:
     """Buffers that are taken, handed out, and come back by themselves when nobody looks at them any more.
 
     There is always one to take: when all are in use the file grows. Memory beyond what is in use and ``SPARE``
@@ -76,7 +76,7 @@ class Ring:
         ValueError: a system without anonymous shared files.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: BufferLayout) -> None:
         if not hasattr(os, "memfd_create"):
             raise ValueError("decoding processes need Linux; use data.workers=0 here")
         self.layout = layout
@@ -103,7 +103,7 @@ class Ring:
         os.ftruncate(self.file, self._made * self.layout.bytes)
         return self._made - 1
 
-    def hand_out(self, number: int) -> NDArray[np.uint8]:
+    def lend(self, number: int) -> NDArray[np.uint8]:
         """Return a filled buffer as an array; it is free again when the array and all views of it are gone."""
         array = self._buffers.array(number)
         weakref.finalize(array, self._back.append, number).atexit = False

@@ -11,10 +11,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mkd.loader.workers.messages import Ahead, Done, Failed, Order, Setup
+from mkd.loader.workers.messages import Done, Failed, Order, Prefetch, Setup
 
 
-class Decoder:
+class WorkerHandle:
     """One decoding process, seen from the training process.
 
     Args:
@@ -38,7 +38,7 @@ class Decoder:
         self.line: Connection[Any, Any] = Connection(near.detach())
         self.tell(setup)
 
-    def tell(self, message: Ahead | list[Order] | Setup) -> None:
+    def tell(self, message: Prefetch | list[Order] | Setup) -> None:
         """Send a message.
 
         Raises:

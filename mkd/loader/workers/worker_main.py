@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from mkd.dataset.tile_reader import TileReader
-from mkd.loader.workers.messages import Ahead, Done, Failed, Order, Setup
+from mkd.loader.workers.messages import Done, Failed, Order, Prefetch, Setup
 from mkd.loader.workers.shared_buffers import Buffers
 
 Line = Connection  # to the training process; what waits in it is small, so that neither side waits to send
@@ -52,7 +52,7 @@ def _serve(line: Line) -> None:
     reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
     while True:
         message = _heard(line)
-        if isinstance(message, Ahead):
+        if isinstance(message, Prefetch):
             reader.source.prefetch(message.samples)
         else:
             line.send(_filled(message, reader, buffers))

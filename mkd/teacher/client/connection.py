@@ -15,15 +15,15 @@ from mkd.teacher.client.flight_client import (
     SLOWEST,
     STREAM_SECONDS,
     Access,
-    Caller,
+    FlightClient,
     Hello,
     Lost,
     Refused,
     meaning,
     read_answer,
 )
-from mkd.teacher.client.latency_estimate import Pace
-from mkd.teacher.client.request import Desk, Request
+from mkd.teacher.client.latency_estimate import LatencyEstimate
+from mkd.teacher.client.request import Desk, PendingRequest
 from mkd.teacher.client.streams import Streams
 
 GREET_EVERY = 1.0  # seconds between greetings: how soon a frozen or late teacher is noticed
@@ -60,13 +60,13 @@ class Link:
         """Start to connect."""
         self.endpoint, self._access, self._desk, self._say = endpoint, access, desk, say
         self.state, self.reason, self.ailing, self.stopping = "new", "not tried yet", False, False
-        self.pace = Pace()
-        self.header: protocol.Header | None = None
+        self.pace = LatencyEstimate()
+        self.header: protocol.WeightsVersion | None = None
         self.max_batch = self.max_tile = 0
-        self.requests: dict[int, Request] = {}
-        self._waiting: deque[Request] = deque()
+        self.requests: dict[int, PendingRequest] = {}
+        self._waiting: deque[PendingRequest] = deque()
         self._streams = Streams()
-        self._caller: Caller | None = None
+        self._caller: FlightClient | None = None
         self._life = 0  # counts connections: an error of an earlier one must not end a later one
         self._eager = SOON
         self._since, self._told = 0.0, ""
@@ -90,14 +90,14 @@ class Link:
         """Return what requests the teacher takes, for people."""
         return f"max_batch={self.max_batch} of max_tile={self.max_tile}"
 
-    def serves(self, request: Request) -> bool:
+    def serves(self, request: PendingRequest) -> bool:
         """Return whether the teacher is there, takes this size, and has weights that may answer."""
         header, ask = self.header, request.ask
         if self.state != "up" or header is None or not self.fits(request.images):
             return False
         return header.session == ask.session and ask.min_version <= header.version <= self._desk.newest
 
-    def excuse(self, request: Request) -> str:
+    def excuse(self, request: PendingRequest) -> str:
         """Return why the teacher does not serve a request, for people."""
         if self.state == "up" and not self.ailing and self.header is not None:
             if not self.fits(request.images):
@@ -108,12 +108,12 @@ class Link:
         return f"it refuses: {self.reason}" if self.state == "refused" else self.reason
 
     def cost(self, tiles: int, best: float) -> float:
-        """Return the seconds until these tiles would be labelled here; see `Pace.expected`."""
+        """Return the seconds until these tiles would be labelled here; see `LatencyEstimate.expected`."""
         counts = [len(r.images) for r in self.requests.values()]
         return self.pace.expected(time.monotonic(), best, tiles, sum(counts), counts[0] if counts else 0)
 
     def overdue(self, best: float) -> bool:
-        """Return whether the next answer should have been here long ago; see `Pace.overdue`."""
+        """Return whether the next answer should have been here long ago; see `LatencyEstimate.overdue`."""
         first = next(iter(self.requests.values()), None)
         return first is not None and self.pace.overdue(time.monotonic(), best, len(first.images))
 
@@ -123,7 +123,7 @@ class Link:
             self._eager = SOON
             self.wake.set()
 
-    def give(self, request: Request) -> None:
+    def give(self, request: PendingRequest) -> None:
         """Ask here."""
         if not self.requests:
             self.pace.begin(time.monotonic())
@@ -161,7 +161,7 @@ class Link:
 
     def _visit(self, life: int) -> None:
         """Greet the teacher and bring it the newest weights; then it is up."""
-        caller, began = self._caller or Caller(self.endpoint, self._access), time.monotonic()
+        caller, began = self._caller or FlightClient(self.endpoint, self._access), time.monotonic()
         self._caller = caller
         hello = caller.hello()
         self._check_work(hello, began)
@@ -180,7 +180,7 @@ class Link:
             elif time.monotonic() - self.pace.since > FORGIVEN_AFTER:
                 self.ailing = False
             if self.state != "up":
-                self.state, self.pace, self._since = "up", Pace(), time.monotonic()
+                self.state, self.pace, self._since = "up", LatencyEstimate(), time.monotonic()
                 self.pace.begin(self._since)
                 self.ailing, self._lossy = self._lossy, False
                 self._tell(f"answers, with version {header.version} of the weights")
@@ -232,7 +232,7 @@ class Link:
             except Exception as error:
                 self._lose(life, meaning(error))
 
-    def _next(self) -> Request | None:
+    def _next(self) -> PendingRequest | None:
         """Return the next request to send, leaving out those that were answered elsewhere meanwhile."""
         while self._waiting:
             request = self._waiting.popleft()
@@ -244,7 +244,7 @@ class Link:
     def _sender_wanted(self) -> bool:
         return self._desk.closed or self._streams.untidy or (bool(self._waiting) and self.state == "up")
 
-    def _write(self, request: Request, life: int) -> None:
+    def _write(self, request: PendingRequest, life: int) -> None:
         images = request.images.cpu()
         schema = protocol.image_schema(*images.shape[2:])
         batch = pa.record_batch([protocol.tensor_column(images, schema.field(0).type)], schema=schema)

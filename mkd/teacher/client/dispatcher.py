@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from mkd.teacher.api import Tally, TeachersGone
+from mkd.teacher.api import TeachersGone, TeacherStats
 from mkd.teacher.client.connection import Link
 from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.publisher import Packet
-from mkd.teacher.client.request import Request
-from mkd.teacher.protocol import Header, Reply
+from mkd.teacher.client.request import PendingRequest
+from mkd.teacher.protocol import Reply, WeightsVersion
 
 
 class Desk:
@@ -45,7 +45,7 @@ class Desk:
         access: Access,
         patience: float,
         fallback: bool,
-        tally: Tally,
+        tally: TeacherStats,
         say: Callable[[str], None],
         stop: Callable[[], bool],
     ) -> None:
@@ -56,7 +56,7 @@ class Desk:
         self._fallback, self._tally, self._say, self._stop = fallback, tally, say, stop
         self._timeout = access.timeout
         self._failure: Exception | None = None
-        self._homeless: list[Request] = []
+        self._homeless: list[PendingRequest] = []
         self._served, self._spoke, self._alone = time.monotonic(), 0.0, False
         self._links: list[Link] = []
         self._links = [Link(endpoint, access, self, say) for endpoint in endpoints]
@@ -67,7 +67,7 @@ class Desk:
             self.close()
             raise ValueError(f"teacher {refused[0].endpoint} refuses this student: {refused[0].reason}")
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: PendingRequest) -> None:
         """Ask for labels; returns at once."""
         with self.changed:
             self._homeless.append(request)
@@ -76,7 +76,7 @@ class Desk:
                 for link in self._links:
                     link.hurry()
 
-    def wait(self, request: Request, young: Callable[[Reply], bool]) -> bool:
+    def wait(self, request: PendingRequest, young: Callable[[Reply], bool]) -> bool:
         """Wait for an answer that is young enough; return False when this process must answer itself.
 
         Raises:
@@ -104,7 +104,7 @@ class Desk:
                 self._hedge(request)
                 self.changed.wait(self._pause())
 
-    def _deserted(self, request: Request, began: float) -> bool:
+    def _deserted(self, request: PendingRequest, began: float) -> bool:
         """Return whether the wait is to end without an answer, or raise; says that it waits."""
         if any(k.serves(request) and not k.ailing for k in self._links):
             return False
@@ -128,7 +128,7 @@ class Desk:
             self._say(f"waiting for a teacher ({names}), for {waited:.0f} s yet")
         return self._alone
 
-    def again(self, requests: list[Request], pause: float) -> None:
+    def again(self, requests: list[PendingRequest], pause: float) -> None:
         """Ask those anew that nobody else answers, after a pause in seconds; the lock is held."""
         for request in requests:
             if not (request.done or request.labels is not None or self._holders(request)):
@@ -136,10 +136,10 @@ class Desk:
                 self._queue(request, pause)
         self.assign()
 
-    def _holders(self, request: Request) -> list[Link]:
+    def _holders(self, request: PendingRequest) -> list[Link]:
         return [k for k in self._links if request.ask.id in k.requests]
 
-    def _hedge(self, request: Request) -> None:
+    def _hedge(self, request: PendingRequest) -> None:
         """Ask an idle teacher too where an answer is long overdue; the first one counts."""
         holders = self._holders(request)
         if not holders or not all(k.overdue(_best(self._links)) for k in holders):
@@ -149,13 +149,13 @@ class Desk:
             self._tally.retries += 1
             self._cheapest(idle, request).give(request)
 
-    def _queue(self, request: Request, pause: float) -> None:
+    def _queue(self, request: PendingRequest, pause: float) -> None:
         request.labels, request.later = None, time.monotonic() + pause
         request.ask = replace(request.ask, min_version=max(request.ask.min_version, self.oldest))
         if request not in self._homeless:
             self._homeless.append(request)
 
-    def _drop(self, request: Request) -> None:
+    def _drop(self, request: PendingRequest) -> None:
         request.done = True
         for link in self._links:
             link.requests.pop(request.ask.id, None)
@@ -179,13 +179,13 @@ class Desk:
                 self._homeless.remove(request)
                 link.give(request)
 
-    def _choose(self, request: Request) -> Link | None:
+    def _choose(self, request: PendingRequest) -> Link | None:
         """Return the best endpoint that can answer; one that is ailing only where there is no other."""
         able = [k for k in self._links if k.serves(request) and request.ask.id not in k.requests]
         good = [k for k in able if not k.ailing] or able
         return self._cheapest(good, request) if good else None
 
-    def _cheapest(self, links: list[Link], request: Request) -> Link:
+    def _cheapest(self, links: list[Link], request: PendingRequest) -> Link:
         best = _best(links)
         return min(links, key=lambda k: k.cost(len(request.images), best))
 
@@ -211,7 +211,7 @@ class Desk:
         for link in self._links:
             link.wake.set()
 
-    def wait_for(self, header: Header) -> None:
+    def wait_for(self, header: WeightsVersion) -> None:
         """Wait until every endpoint that is up, and is not about to stop, has these weights, or the run is to stop.
 
         Raises:
@@ -222,7 +222,7 @@ class Desk:
                 self.changed.wait(0.25)
             self._check()
 
-    def _have(self, header: Header) -> bool:
+    def _have(self, header: WeightsVersion) -> bool:
         up = [k for k in self._links if k.state == "up" and not k.stopping]
         return all(k.header is not None and k.header.covers(header) for k in up)
 

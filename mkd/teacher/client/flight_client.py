@@ -38,7 +38,7 @@ class Access:
 
     Attributes:
         identity: of the student's network; None where only the status is asked.
-        job: the student job, see `Header.owner`; its greetings tell a teacher that it lives.
+        job: the student job, see `WeightsVersion.owner`; its greetings tell a teacher that it lives.
         token: on every call, or None.
         tls_roots: certificates to trust, PEM; None connects without TLS.
         timeout: seconds after which a silent call is given up. A teacher on a CPU that others use too may need some
@@ -65,7 +65,7 @@ class Hello:
         pending: requests of this connection that it has read and not answered.
     """
 
-    header: protocol.Header
+    header: protocol.WeightsVersion
     max_batch: int
     max_tile: int
     stopping: bool
@@ -73,7 +73,7 @@ class Hello:
     pending: int
 
 
-class Caller:
+class FlightClient:
     """One connection to one endpoint, made at the first call.
 
     Args:
@@ -95,7 +95,7 @@ class Caller:
             Refused: another network, a wrong token, or no teacher.
         """
         content = self._action("hello", protocol.pack(self._introduction()))
-        header = protocol.read_header(content)
+        header = protocol.read_weights_version(content)
         limits = [protocol.integer(content, key, 1) for key in ("max_batch", "max_tile")]
         busy_s = protocol.number(content, "busy_s", 0, 1e12)
         stopping, pending = bool(content.get("stopping")), protocol.integer(content, "pending")
@@ -113,12 +113,12 @@ class Caller:
         try:
             results = list(self._client.do_action(fl.Action(name, body), self._options(self._access.timeout)))
             return protocol.unpack(results[0].body if results else None)
-        except protocol.WireError as error:
+        except protocol.ProtocolError as error:
             raise Refused(f"no teacher ({error})") from None
         except Lost as error:
             raise meaning(error) from None
 
-    def publish(self, packet: Packet) -> protocol.Header:
+    def publish(self, packet: Packet) -> protocol.WeightsVersion:
         """Send weights; return whose weights the teacher has then.
 
         Raises:
@@ -137,8 +137,8 @@ class Caller:
                     column = pa.Array.from_buffers(pa.uint8(), piece.size, [None, piece])
                     writer.write_batch(pa.record_batch([column], schema=protocol.WEIGHTS_SCHEMA))
                 writer.done_writing()
-                return protocol.read_header(protocol.unpack(answers.read()))
-        except protocol.WireError as error:
+                return protocol.read_weights_version(protocol.unpack(answers.read()))
+        except protocol.ProtocolError as error:
             raise OSError(f"an answer that cannot be read ({error})") from None
         except Lost as error:
             raise meaning(error) from None
@@ -174,7 +174,7 @@ def meaning(error: Exception) -> Exception:
         hint = " (TLS on one side only, or a certificate that tls_ca= does not know?)" if halfway else ""
         return OSError(f"it cannot be reached{hint}")
     text = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
-    if not isinstance(error, (*Lost, protocol.WireError)):
+    if not isinstance(error, (*Lost, protocol.ProtocolError)):
         text = f"{type(error).__name__}: {text}"
     return OSError(" ".join(text.split())[:200] or os.strerror(5))
 
@@ -183,13 +183,13 @@ def read_answer(chunk: Any, tiles: int, height: int, width: int) -> tuple[Pseudo
     """Return the labels in an answer, on the CPU, and the sum over its tiles of the share of kept pixels.
 
     Raises:
-        WireError: it is not the answer of so many tiles (H,W).
+        ProtocolError: it is not the answer of so many tiles (H,W).
     """
     batch = protocol.whole(chunk.data, tiles)
     if batch.num_rows != tiles or not batch.schema.equals(protocol.answer_schema(height, width)):
-        raise protocol.WireError("an answer to another request")
+        raise protocol.ProtocolError("an answer to another request")
     if any(batch.column(n).null_count for n in (1, 2, 3)):
-        raise protocol.WireError("an answer with missing values")
+        raise protocol.ProtocolError("an answer with missing values")
     score, kept, accepted = (
         torch.from_numpy(batch.column(n).to_numpy(zero_copy_only=False).copy()) for n in (1, 2, 3)
     )

@@ -7,7 +7,7 @@ OVERDUE = 5.0  # times the expected seconds after which an answer is overdue
 JITTER = 0.2  # seconds that any answer may take before it can be overdue
 
 
-class Pace:
+class LatencyEstimate:
     """Seconds a tile, averaged over answers; not tiles a second, whose average hardly sees one very slow answer.
 
     ::

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mkd.teacher import weights
-from mkd.teacher.protocol import Header
+from mkd.teacher.protocol import WeightsVersion
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Packet:
         sha256: of it, hex.
     """
 
-    header: Header
+    header: WeightsVersion
     blob: bytes
     sha256: str
 
@@ -51,11 +51,11 @@ class Publisher(threading.Thread):
         super().__init__(name="publisher", daemon=True)
         self._file, self._ready, self._failed, self._say = file, ready, failed, say
         self._changed = threading.Condition()
-        self._next: tuple[dict[str, Tensor], Header] | None = None
+        self._next: tuple[dict[str, Tensor], WeightsVersion] | None = None
         self._closed = False
         self.start()
 
-    def offer(self, state: dict[str, Tensor], header: Header) -> None:
+    def offer(self, state: dict[str, Tensor], header: WeightsVersion) -> None:
         """Publish these tensors, on any device; nobody changes them any more."""
         with self._changed:
             self._next = state, header

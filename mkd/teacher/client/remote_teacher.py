@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
 from mkd.teacher import protocol
-from mkd.teacher.api import Tally
+from mkd.teacher.api import TeacherStats
 from mkd.teacher.client.dispatcher import Desk
 from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.publisher import Publisher
-from mkd.teacher.client.request import Request
+from mkd.teacher.client.request import PendingRequest
 from mkd.teacher.local import Autocast, average_network, logits_of
 
 
 @dataclass(frozen=True)
-class Terms:
+class ClientConfig:
     """How a student works with its teachers.
 
     Attributes:
@@ -88,7 +88,7 @@ class RemoteTeacher:
         confidence: float,
         tile_limit: TileLimit,
         autocast: Autocast,
-        terms: Terms,
+        terms: ClientConfig,
         access: Access,
         say: Callable[[str], None] = print,
         gather: Callable[[Tensor], Tensor] = lambda score: score,
@@ -98,15 +98,15 @@ class RemoteTeacher:
         assert "." not in terms.session
         self.ema, self._student = EMA(student, max_decay), student
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
-        self.terms, self.tally, self._gather = terms, Tally(), gather
+        self.terms, self.stats, self._gather = terms, TeacherStats(), gather
         self.depth, self._ahead = _depth(terms)
-        self._requests: dict[int, Request] = {}
+        self._requests: dict[int, PendingRequest] = {}
         self._loads, self._number, self._offered = 0, 0, False
         self._published: _Average | None = None
         first = terms.rank % len(terms.endpoints)  # the desk takes the first of equals
         endpoints = [*terms.endpoints[first:], *terms.endpoints[:first]]
         access = replace(access, job=terms.session)
-        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.tally, say, stop)
+        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.stats, say, stop)
         self._bound()
         self._publisher = _publisher(terms, self._desk, say)
 
@@ -132,8 +132,8 @@ class RemoteTeacher:
             self._offer()
         limit = self.tile_limit.limit(progress)
         self._number += 1  # tickets may come again after a return to a checkpoint; late answers must not
-        ask = protocol.Ask(self._number, self.confidence, limit, self.session, self._oldest(self._ahead))
-        self._requests[ticket] = request = Request(ask, images)
+        ask = protocol.Request(self._number, self.confidence, limit, self.session, self._oldest(self._ahead))
+        self._requests[ticket] = request = PendingRequest(ask, images)
         self._desk.submit(request)
 
     def _oldest(self, ahead: int) -> int:
@@ -154,7 +154,7 @@ class RemoteTeacher:
         """
         request, began = self._requests[ticket], time.monotonic()
         served = self._desk.wait(request, self._young)
-        self.tally.wait_s += time.monotonic() - began
+        self.stats.wait_s += time.monotonic() - began
         del self._requests[ticket]
         answer = self._remote(request) if served else self._local(request)
         self.tile_limit.observe(self._gather(answer.score))
@@ -163,21 +163,21 @@ class RemoteTeacher:
     def _young(self, reply: protocol.Reply) -> bool:
         return reply.session == self.session and self._desk.oldest <= reply.version <= self._desk.newest
 
-    def _remote(self, request: Request) -> PseudoLabels:
+    def _remote(self, request: PendingRequest) -> PseudoLabels:
         """Count a teacher's answer and bring it to the device of the images."""
         answer, reply, device = request.labels, request.reply, request.images.device
         assert answer is not None
         assert reply is not None
-        self.tally.tiles += len(request.images)
-        self.tally.kept += request.kept
-        self.tally.ages[max(0, self.version - reply.version)] += 1
-        self.tally.age_steps[max(0, self.ema.updates - reply.updates)] += 1
+        self.stats.tiles += len(request.images)
+        self.stats.kept += request.kept
+        self.stats.ages[max(0, self.version - reply.version)] += 1
+        self.stats.age_steps[max(0, self.ema.updates - reply.updates)] += 1
         labels, score, accepted = (t.to(device) for t in (answer.labels, answer.score, answer.accepted))
         return PseudoLabels(labels, score, accepted, answer.version)
 
-    def _local(self, request: Request) -> PseudoLabels:
+    def _local(self, request: PendingRequest) -> PseudoLabels:
         """Answer with the average in this process."""
-        self.tally.local += 1
+        self.stats.local += 1
         logits = logits_of(self.model, request.images, self.autocast)
         return filter_pseudo_labels(logits, request.ask.confidence, request.ask.limit, self.ema.updates)
 
@@ -199,12 +199,12 @@ class RemoteTeacher:
         self._published = average if keep else None
         if self._publisher is None:
             return
-        header = protocol.Header(self.session, self.version, average.updates)
+        header = protocol.WeightsVersion(self.session, self.version, average.updates)
         self._publisher.offer(average.state, header)
         if first or self.terms.max_age == 0:
             began = time.monotonic()
             self._desk.wait_for(header)
-            self.tally.wait_s += time.monotonic() - began
+            self.stats.wait_s += time.monotonic() - began
 
     def state_dict(self) -> dict[str, Any]:
         """Return the average and the tile filter's memory; the same keys as the local teacher's.
@@ -233,7 +233,7 @@ class RemoteTeacher:
         self._desk.close()
 
 
-def _publisher(terms: Terms, desk: Desk, say: Callable[[str], None]) -> Publisher | None:
+def _publisher(terms: ClientConfig, desk: Desk, say: Callable[[str], None]) -> Publisher | None:
     return Publisher(terms.weights_file, desk.bring, desk.fail, say) if terms.rank == 0 else None
 
 
@@ -242,7 +242,7 @@ def new_session() -> str:
     return f"{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def _depth(terms: Terms) -> tuple[int, int]:
+def _depth(terms: ClientConfig) -> tuple[int, int]:
     """Return how far to work ahead, in batches and in versions that pass meanwhile."""
     depth = 0 if terms.max_age == 0 else terms.depth
     ahead = math.ceil(depth / terms.sync_every)

@@ -12,7 +12,7 @@ from mkd.teacher.client.publisher import Packet
 
 
 @dataclass(eq=False)
-class Request:
+class PendingRequest:
     """A batch on its way to its labels.
 
     Attributes:
@@ -25,7 +25,7 @@ class Request:
         done: nobody waits for it any more; a teacher may still work at it.
     """
 
-    ask: protocol.Ask
+    ask: protocol.Request
     images: Tensor
     labels: PseudoLabels | None = None
     reply: protocol.Reply | None = None
@@ -52,6 +52,6 @@ class Desk(Protocol):
         """Give waiting requests to endpoints (the lock is held)."""
         ...
 
-    def again(self, requests: list[Request], pause: float) -> None:
+    def again(self, requests: list[PendingRequest], pause: float) -> None:
         """Ask those anew that nobody else answers, after a pause in seconds (the lock is held)."""
         ...

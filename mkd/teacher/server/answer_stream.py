@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher import protocol
-from mkd.teacher.server.batcher import Job, kept_share
-from mkd.teacher.server.memory_budget import Room
+from mkd.teacher.server.batcher import QueuedRequest, kept_share
+from mkd.teacher.server.memory_budget import MemoryBudget
 
-Item = tuple[Job | protocol.Reply, int]  # and its bytes in the room
+Item = tuple[QueuedRequest | protocol.Reply, int]  # and its bytes in the room
 
 
 class AnswerStream:
@@ -29,7 +29,9 @@ class AnswerStream:
         client: the name of the connection that the stream belongs to.
     """
 
-    def __init__(self, writer: Any, height: int, width: int, most: int, room: Room, client: str) -> None:
+    def __init__(
+        self, writer: Any, height: int, width: int, most: int, room: MemoryBudget, client: str
+    ) -> None:
         """Send the schema."""
         self._writer, self._schema = writer, protocol.answer_schema(height, width)
         self._room, self.client = room, client
@@ -45,7 +47,7 @@ class AnswerStream:
         """Requests that were read and neither answered nor given up."""
         return self._asked - self._left
 
-    def add(self, job: Job) -> bool:
+    def add(self, job: QueuedRequest) -> bool:
         """Expect the answer of a request next; return False when nobody listens."""
         size = job.images.nbytes
         while not self._room.enter(size, lambda: self.pending == 0, timeout=0.2):
@@ -100,7 +102,7 @@ class AnswerStream:
         finally:
             self.broken.set()
 
-    def _message(self, item: Job | protocol.Reply) -> tuple[pa.Buffer, pa.RecordBatch | None]:
+    def _message(self, item: QueuedRequest | protocol.Reply) -> tuple[pa.Buffer, pa.RecordBatch | None]:
         """Return a notice, or a request's answer once it stands: what is known of it, and its labels."""
         if isinstance(item, protocol.Reply):
             return pa.py_buffer(protocol.pack(item)), None
@@ -124,7 +126,7 @@ class AnswerStream:
 
     def _leave(self, item: Item | None) -> None:
         """Let go of a request, answered or not."""
-        if item is not None and isinstance(item[0], Job):
+        if item is not None and isinstance(item[0], QueuedRequest):
             item[0].gone = True
             self._left += 1
             self._room.leave(item[1])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mkd.semi.entropy import IGNORE, PseudoLabels, filter_pseudo_labels
 from mkd.teacher.local import Autocast, logits_of
-from mkd.teacher.protocol import BEHIND, FAILED, OK, STOPPING, Ask, Header, Reply
-from mkd.teacher.server.metrics import Gauge
+from mkd.teacher.protocol import BEHIND, FAILED, OK, STOPPING, Reply, Request, WeightsVersion
+from mkd.teacher.server.metrics import ServiceMetrics
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedRequest:
     """One request on its way to its answer.
 
     Attributes:
@@ -30,7 +30,7 @@ class Job:
         done: set once ``reply`` stands; ``labels`` stands too where its status is ok.
     """
 
-    ask: Ask
+    ask: Request
     images: Tensor
     stream: object
     born: float = field(default_factory=time.monotonic)
@@ -40,7 +40,7 @@ class Job:
     labels: PseudoLabels | None = None
 
     def finish(
-        self, status: str, header: Header, labels: PseudoLabels | None = None, reason: str = ""
+        self, status: str, header: WeightsVersion, labels: PseudoLabels | None = None, reason: str = ""
     ) -> None:
         """Answer; the images are let go of."""
         self.reply = Reply(self.ask.id, status, header.session, header.version, header.updates, reason)
@@ -66,7 +66,7 @@ class Batcher(threading.Thread):
     def __init__(
         self,
         model: nn.Module,
-        header: Header,
+        header: WeightsVersion,
         device: torch.device,
         autocast: Autocast,
         max_batch: int,
@@ -78,15 +78,15 @@ class Batcher(threading.Thread):
         super().__init__(name="batcher", daemon=True)
         self.model, self.header, self.device, self.autocast = model, header, device, autocast
         self.max_batch, self.wait_s, self.say = max_batch, wait_s, say
-        self.gauge, self.streams = Gauge(), 0
+        self.gauge, self.streams = ServiceMetrics(), 0
         self.stopping = threading.Event()
-        self._queue: queue.Queue[Job] = queue.Queue(depth)
+        self._queue: queue.Queue[QueuedRequest] = queue.Queue(depth)
         self._over, self._began = False, math.inf  # no more work; when the batch under way began
-        self._kept: Job | None = None  # read from the queue, of another size than the batch before
+        self._kept: QueuedRequest | None = None  # read from the queue, of another size than the batch before
         self._lock = threading.Lock()
-        self._next: tuple[dict[str, Tensor], Header] | None = None
+        self._next: tuple[dict[str, Tensor], WeightsVersion] | None = None
 
-    def put(self, job: Job) -> None:
+    def put(self, job: QueuedRequest) -> None:
         """Queue a request; waits while the queue is full, answers at once when the service stops."""
         queued = False
         while not queued and not self.stopping.is_set():
@@ -104,12 +104,12 @@ class Batcher(threading.Thread):
             while True:
                 self._queue.get_nowait().finish(STOPPING, self.header)
 
-    def offer(self, state: dict[str, Tensor], header: Header) -> None:
+    def offer(self, state: dict[str, Tensor], header: WeightsVersion) -> None:
         """Hand over weights on the CPU; every batch begun afterwards has them or newer ones."""
         with self._lock:
             self._next = state, header
 
-    def newest(self) -> Header:
+    def newest(self) -> WeightsVersion:
         """Return whose weights the next batch will have."""
         with self._lock:
             return self.header if self._next is None else self._next[1]
@@ -139,7 +139,7 @@ class Batcher(threading.Thread):
             self._answer(self._gather(job))
         return job is not None
 
-    def _take(self, timeout: float) -> Job | None:
+    def _take(self, timeout: float) -> QueuedRequest | None:
         """Return the next request, or None when none came in time."""
         if self._kept is not None:
             job, self._kept = self._kept, None
@@ -149,7 +149,7 @@ class Batcher(threading.Thread):
         except queue.Empty:
             return None
 
-    def _gather(self, first: Job) -> list[Job]:
+    def _gather(self, first: QueuedRequest) -> list[QueuedRequest]:
         """Return requests of one tile size: up to max_batch tiles, or what came while there was cause to wait."""
         jobs, tiles = [first], len(first.images)
         until = time.monotonic() + self.wait_s
@@ -176,7 +176,7 @@ class Batcher(threading.Thread):
         self.model.load_state_dict(taken[0])
         self.gauge.swap()
 
-    def _answer(self, jobs: list[Job]) -> None:
+    def _answer(self, jobs: list[QueuedRequest]) -> None:
         """Label the requests that these weights may answer; the others are told whose weights are here."""
         self._swap()
         jobs = [j for j in jobs if not j.gone]
@@ -198,7 +198,7 @@ class Batcher(threading.Thread):
                 f"requests one by one were labelled; from now on at most {tiles - 1} tiles share a batch"
             )
 
-    def _serve(self, jobs: list[Job]) -> bool:
+    def _serve(self, jobs: list[QueuedRequest]) -> bool:
         """Label requests in one forward pass; where it fails, return False, and answer if it was for one alone."""
         tiles, self._began = [len(j.images) for j in jobs], time.monotonic()
         try:
@@ -217,7 +217,7 @@ class Batcher(threading.Thread):
         return True
 
     @torch.no_grad()
-    def _label(self, jobs: list[Job]) -> list[PseudoLabels]:
+    def _label(self, jobs: list[QueuedRequest]) -> list[PseudoLabels]:
         sizes = [len(j.images) for j in jobs]
         images = jobs[0].images if len(jobs) == 1 else torch.cat([j.images for j in jobs])
         images = images.to(self.device)

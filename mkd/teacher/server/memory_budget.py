@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 
-class Room:
+class MemoryBudget:
     """Bytes of requests without a written answer, over all streams; who finds it full waits.
 
     A stream that has no other request may always enter: students that do not read their answers, which are counted

@@ -7,7 +7,7 @@ from collections import deque
 from typing import Any
 
 
-class Gauge:
+class ServiceMetrics:
     """Counts of one service; any thread may add.
 
     Attributes:

@@ -21,8 +21,8 @@ import pyarrow.flight as fl
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import Complaints, TokenCheck, is_loopback
 from mkd.teacher.server.answer_stream import AnswerStream
-from mkd.teacher.server.batcher import Batcher, Job
-from mkd.teacher.server.memory_budget import Room
+from mkd.teacher.server.batcher import Batcher, QueuedRequest
+from mkd.teacher.server.memory_budget import MemoryBudget
 
 MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
 # Of requests without a written answer; one request of each stream comes on top. Readers wait at more.
@@ -84,7 +84,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         self._complain = Complaints(say)
         self._lock, self._device = threading.Lock(), device
         self._streams: set[AnswerStream] = set()
-        self._room = Room(MOST_BYTES)
+        self._room = MemoryBudget(MOST_BYTES)
         self._uploads = threading.BoundedSemaphore(MOST_UPLOADS)
         self._owner: str | None = None  # the student job that published last, and when it was heard last
         self._heard = 0.0
@@ -112,10 +112,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                         return
                     self._batcher.put(job)
 
-    def _job(self, chunk: Any, stream: AnswerStream) -> Job:
-        ask = protocol.read_ask(chunk.app_metadata)
+    def _job(self, chunk: Any, stream: AnswerStream) -> QueuedRequest:
+        ask = protocol.read_request(chunk.app_metadata)
         batch = protocol.whole(chunk.data, self._limits.max_batch)
-        return Job(ask, protocol.tensor_of(batch.column(0)), stream)
+        return QueuedRequest(ask, protocol.tensor_of(batch.column(0)), stream)
 
     @contextlib.contextmanager
     def _stream(self, writer: Any, height: int, width: int, client: str) -> Iterator[AnswerStream]:
@@ -139,7 +139,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         with self._guard(context, "weights"):
             content = protocol.unpack(descriptor.command)
             self._check_identity(content)
-            parcel = protocol.read_parcel(content, self._most)
+            parcel = protocol.read_weights_header(content, self._most)
             if not self._uploads.acquire(blocking=False):
                 raise protocol.Busy(f"{MOST_UPLOADS} uploads of weights are under way; more are not taken")
             try:
@@ -149,26 +149,26 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                 self._uploads.release()
             writer.write(pa.py_buffer(protocol.pack(self._batcher.newest())))
 
-    def _receive(self, parcel: protocol.Parcel, reader: Any) -> dict[str, Any]:
+    def _receive(self, parcel: protocol.WeightsHeader, reader: Any) -> dict[str, Any]:
         """Return the tensors of an upload; its announced size bounds what is kept."""
         if not reader.schema.equals(protocol.WEIGHTS_SCHEMA):
-            raise protocol.WireError("weights come as one column of uint8")
+            raise protocol.ProtocolError("weights come as one column of uint8")
         blob = bytearray()
         for chunk in reader:
             batch = protocol.whole(chunk.data, parcel.bytes - len(blob))
             if batch.column(0).null_count:
-                raise protocol.WireError("weights with missing values")
+                raise protocol.ProtocolError("weights with missing values")
             blob += batch.column(0).to_numpy().data
         if len(blob) != parcel.bytes or weights.digest(blob) != parcel.sha256:
-            raise protocol.WireError(
+            raise protocol.ProtocolError(
                 f"weights of {len(blob)} bytes that are not the {parcel.bytes} announced"
             )
         state, header = weights.from_bytes(bytes(blob), self._layout)
         if header != parcel.header:
-            raise protocol.WireError("weights whose header is not the announced one")
+            raise protocol.ProtocolError("weights whose header is not the announced one")
         return state
 
-    def _take_over(self, parcel: protocol.Parcel, state: dict[str, Any]) -> None:
+    def _take_over(self, parcel: protocol.WeightsHeader, state: dict[str, Any]) -> None:
         """Hand weights to the batcher, unless another student job has this teacher.
 
         It keeps it while it is heard: two jobs that take it from each other would both have labels of wrong weights.
@@ -197,7 +197,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                 return iter([fl.Result(protocol.pack(self._hello(_client(content))))])
             if action.type == "status":
                 return iter([fl.Result(json.dumps(self.status()).encode())])
-            raise protocol.WireError("an action other than hello, bye and status")
+            raise protocol.ProtocolError("an action other than hello, bye and status")
 
     def _hello(self, client: str) -> dict[str, Any]:
         newest, busy_s = self._batcher.newest(), self._batcher.busy_s()
@@ -223,12 +223,12 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def _check_identity(self, content: dict[str, Any]) -> None:
         if content.get("protocol") != protocol.PROTOCOL:
-            raise protocol.WireError(
+            raise protocol.ProtocolError(
                 f"protocol {content.get('protocol')} at the student, {protocol.PROTOCOL} here; install the same mkd"
             )
         asked = content.get("identity")
         if differs := protocol.differences(asked if isinstance(asked, dict) else {}, self._identity):
-            raise protocol.WireError(
+            raise protocol.ProtocolError(
                 f"another network: {differs}; start the teacher from the student's semi.start"
             )
 
@@ -237,7 +237,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         """Turn what is wrong with a message into an error of its call, said once for each kind and peer."""
         try:
             yield
-        except protocol.WireError as error:
+        except protocol.ProtocolError as error:
             self._complain(kind, context.peer(), str(error))
             final = (
                 b"" if isinstance(error, protocol.Busy) else str(error).encode()

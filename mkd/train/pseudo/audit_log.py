@@ -10,7 +10,7 @@ from mkd.distributed.world import World
 Pair = tuple[int, int]
 
 
-class Ledger:
+class AuditLog:
     """A list of (epoch, sample) pairs, one line a step, for proofs that no tile is lost or used twice.
 
     Each rank writes what it trained on, and those rejected that it had read.
@@ -29,7 +29,7 @@ class Ledger:
         The first rank does it for ranks that the run had before and has no more.
         """
         _cut(self.path, step)
-        for path in self.path.parent.glob("ledger-*.jsonl") if world.first else ():
+        for path in self.path.parent.glob("ledger-*.jsonl") if world.is_main else ():
             rank = path.stem.removeprefix("ledger-")
             if rank.isdecimal() and int(rank) >= world.ranks:
                 _cut(path, step)

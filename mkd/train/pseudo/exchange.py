@@ -14,7 +14,7 @@ _HEAD = struct.Struct("<qq16s16sIB")  # epoch, sample; state, increment, kept ha
 
 
 @dataclass(frozen=True)
-class Tile:
+class PseudoTile:
     """A labelled candidate.
 
     Attributes:
@@ -31,7 +31,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TileSlot:
     """A tile in the global order, which is the same on all ranks.
 
     Attributes:
@@ -40,7 +40,7 @@ class Entry:
     """
 
     slot: int
-    tile: Tile | None
+    tile: PseudoTile | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class PseudoBatch:
 
     weak: Tensor
     labels: Tensor
-    draws: list[np.random.Generator]
+    generators: list[np.random.Generator]
 
 
-def deal(batch: Sequence[Entry], world: World, shape: Sequence[int]) -> list[Tile]:
+def deal(batch: Sequence[TileSlot], world: World, shape: Sequence[int]) -> list[PseudoTile]:
     """Return the tiles of a global batch that this rank works with; those that lie elsewhere are fetched.
 
     Of R * U entries rank r trains on rU .. (r+1)U - 1. With several ranks one more tile comes last, the next one of the
@@ -85,13 +85,13 @@ def deal(batch: Sequence[Entry], world: World, shape: Sequence[int]) -> list[Til
     return [next(fetched[e.slot // size]) if e.tile is None else e.tile for e in wanted[me]]
 
 
-def stacked(tiles: Sequence[Tile]) -> PseudoBatch:
+def stacked(tiles: Sequence[PseudoTile]) -> PseudoBatch:
     """Return tiles as one batch."""
     weak, labels = torch.stack([t.weak for t in tiles]), torch.stack([t.labels for t in tiles])
     return PseudoBatch(weak, labels, [t.draws for t in tiles])
 
 
-def _packed(tiles: Sequence[Tile], shape: Sequence[int], device: torch.device) -> Tensor:
+def _packed(tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.device) -> Tensor:
     """Return tiles as bytes, uint8 (N, head + 4 S S)."""
     if not tiles:
         return torch.empty(0, _HEAD.size + 4 * shape[0] * shape[1], dtype=torch.uint8, device=device)
@@ -101,7 +101,7 @@ def _packed(tiles: Sequence[Tile], shape: Sequence[int], device: torch.device) -
     return torch.cat([heads.view(len(tiles), -1).to(device), weak, labels], dim=1)
 
 
-def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[Tile]:
+def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[PseudoTile]:
     heads = rows[:, : _HEAD.size].cpu().numpy()
     planes = rows[:, _HEAD.size :].reshape(len(rows), 4, *shape)
     return [
@@ -110,14 +110,14 @@ def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[Tile]:
     ]
 
 
-def _head(tile: Tile) -> bytes:
+def _head(tile: PseudoTile) -> bytes:
     now = tile.draws.bit_generator.state
     assert now["bit_generator"] == "PCG64"
     words = (now["state"][name].to_bytes(16, "little") for name in ("state", "inc"))
     return _HEAD.pack(*tile.pair, *words, now["uinteger"], now["has_uint32"])
 
 
-def _tile(head: bytes, weak: Tensor, labels: Tensor) -> Tile:
+def _tile(head: bytes, weak: Tensor, labels: Tensor) -> PseudoTile:
     epoch, sample, *words, half, has_half = _HEAD.unpack(head)
     state, inc = (int.from_bytes(word, "little") for word in words)
     bits = np.random.PCG64(0)
@@ -127,4 +127,4 @@ def _tile(head: bytes, weak: Tensor, labels: Tensor) -> Tile:
         "has_uint32": has_half,
         "uinteger": half,
     }
-    return Tile((epoch, sample), weak, labels, np.random.Generator(bits))
+    return PseudoTile((epoch, sample), weak, labels, np.random.Generator(bits))

@@ -11,9 +11,9 @@ from mkd.distributed.world import World
 from mkd.semi.entropy import IGNORE, PseudoLabels
 from mkd.teacher.api import Teacher, TeachersGone
 from mkd.train.batches import Candidates
-from mkd.train.pseudo.audit_log import Ledger
-from mkd.train.pseudo.exchange import Entry, PseudoBatch, Tile, deal, stacked
-from mkd.train.pseudo.monitor import Health
+from mkd.train.pseudo.audit_log import AuditLog
+from mkd.train.pseudo.exchange import PseudoBatch, PseudoTile, TileSlot, deal, stacked
+from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.steps.supervised import ALONE
 
 LIMIT = 4  # candidate batches that one step may use up
@@ -51,16 +51,16 @@ class PseudoFeed:
         candidates: Callable[[int], Stream],
         size: int,
         teacher: Teacher,
-        health: Health,
+        health: PseudoLabelMonitor,
         say: Callable[[str], None],
-        ledger: Ledger | None = None,
+        ledger: AuditLog | None = None,
         world: World = ALONE,
     ) -> None:
         """Read nothing yet."""
         self._candidates, self.size, self.teacher = candidates, size, teacher
         self.health, self.say, self.ledger, self.world = health, say, ledger, world
         self.step, self.position, self.short = 0, 0, 0
-        self._pool: list[Entry] = []
+        self._pool: list[TileSlot] = []
         self._labels: Tensor | None = None  # of this rank's part of the candidate batch that the pool is from
         self._stream: Stream | None = None
         self._flight: deque[tuple[int, Candidates]] = deque()
@@ -104,14 +104,14 @@ class PseudoFeed:
             self.ledger.add(self.step, [t.pair for t in tiles[:mine]], dropped)
         return stacked(tiles)
 
-    def _fill(self, total: int, progress: float) -> tuple[list[Entry], list[Entry], int, Tensor]:
+    def _fill(self, total: int, progress: float) -> tuple[list[TileSlot], list[TileSlot], int, Tensor]:
         """Collect until the pool, which has fewer now, holds ``total`` tiles, or `LIMIT` batches are used up.
 
         Returns:
             The pool then, the tiles rejected meanwhile, the number of the next candidate batch, and the labels (U,S,S)
             that this rank's part of the last one got.
         """
-        pool, rejected, position = list(self._pool), list[Entry](), self.position
+        pool, rejected, position = list(self._pool), list[TileSlot](), self.position
         while len(pool) < total and position < self.position + LIMIT:
             self._submit(max(1, self.teacher.depth), progress)
             passed, failed, labels = self._collect()
@@ -136,7 +136,7 @@ class PseudoFeed:
                 self.teacher.submit(ticket, batch.weak, progress)
             self._flight.append((ticket, batch))
 
-    def _collect(self) -> tuple[list[Entry], list[Entry], Tensor]:
+    def _collect(self) -> tuple[list[TileSlot], list[TileSlot], Tensor]:
         """Take the answers to the oldest batch in flight.
 
         Returns:
@@ -147,7 +147,7 @@ class PseudoFeed:
         self._flight.popleft()
         labels = answer.labels.masked_fill(~batch.inside, IGNORE)
         self.health.add(labels, batch.inside, answer.score, answer.accepted)
-        passed, failed = list[Entry](), list[Entry]()
+        passed, failed = list[TileSlot](), list[TileSlot]()
         for slot, accepted in enumerate(flags):
             (passed if accepted else failed).append(self._entry(batch, labels, slot))
         return passed, failed, labels
@@ -167,12 +167,12 @@ class PseudoFeed:
             raise TeachersGone(f"rank {flags.index(GONE) // self.size} has no teacher; its message says more")
         return answer, flags
 
-    def _entry(self, batch: Candidates, labels: Tensor, slot: int) -> Entry:
+    def _entry(self, batch: Candidates, labels: Tensor, slot: int) -> TileSlot:
         """Return the tile of a slot, given this rank's part of the candidate batch and its labels."""
         rank, row = divmod(slot, self.size)
         if rank != self.world.rank:
-            return Entry(slot, None)
-        return Entry(slot, Tile(batch.ids[row], batch.weak[row], labels[row], batch.draws[row]))
+            return TileSlot(slot, None)
+        return TileSlot(slot, PseudoTile(batch.ids[row], batch.weak[row], labels[row], batch.generators[row]))
 
     def _count_short(self, missing: int) -> None:
         self.short += missing

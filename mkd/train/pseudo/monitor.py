@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mkd.distributed.world import World
-from mkd.teacher.api import Tally
+from mkd.teacher.api import TeacherStats
 from mkd.train.pseudo.teacher_metrics import service_figures
 from mkd.train.steps.supervised import ALONE
 
@@ -38,7 +38,7 @@ class _Sums:
     """Counts since the last row, and the time and the teacher's tally then."""
 
     classes: Tensor
-    before: Tally
+    before: TeacherStats
     began: float
     inside: int = 0
     tiles: int = 0
@@ -46,7 +46,7 @@ class _Sums:
     score: float = 0.0
 
 
-class Health:
+class PseudoLabelMonitor:
     """The monitor of the pseudo-labels.
 
     ::
@@ -75,7 +75,7 @@ class Health:
         classes: Sequence[str],
         histogram: Sequence[int],
         say: Callable[[str], None],
-        tally: Tally,
+        tally: TeacherStats,
         good: Callable[[], bool] | None = None,
         world: World = ALONE,
     ) -> None:
@@ -94,7 +94,7 @@ class Health:
         return self._good is not None and self.bad_rows == 0
 
     @property
-    def trust(self) -> float:
+    def weight_factor(self) -> float:
         """Factor of w_u: halved by each rollback, because the same steps would end in the same collapse."""
         return float(0.5**self.rollbacks)
 
@@ -179,7 +179,7 @@ class Health:
         """Return the sums of all ranks: pixels inside, tiles, accepted ones, scores, kept pixels of each class."""
         s = self._sums
         mine = [s.inside, s.tiles, s.accepted, s.score, *s.classes.tolist()]
-        found: list[float] = self.world.total(torch.tensor(mine, dtype=torch.float64)).tolist()
+        found: list[float] = self.world.all_reduce_sum(torch.tensor(mine, dtype=torch.float64)).tolist()
         return found
 
     def _nothing(self) -> _Sums:
@@ -194,7 +194,7 @@ class Health:
         """Go on from a checkpoint; rank 0 counts on for all."""
         self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
         self._sums = self._nothing()
-        if self.world.first:
+        if self.world.is_main:
             s = self._sums
             s.inside, s.tiles, s.accepted = (int(n) for n in state["sums"][:3])
             s.score, s.classes = state["sums"][3], torch.tensor(state["sums"][4:]).long()

@@ -3,13 +3,13 @@
 import torch
 
 from mkd.distributed.world import World
-from mkd.teacher.api import Tally
+from mkd.teacher.api import TeacherStats
 
 COUNTS = ("retries", "stale", "local")
 
 
 def service_figures(
-    before: Tally, now: Tally, seconds: float, world: World
+    before: TeacherStats, now: TeacherStats, seconds: float, world: World
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Return numbers by name, and groups of counts; nothing when no other process was asked since the start.
 
@@ -37,7 +37,9 @@ def service_figures(
     for row, found in zip(table, (ages, steps), strict=True):
         for age, n in found.items():
             row[age] = n
-    of_age, of_steps = ({age: n for age, n in enumerate(row) if n} for row in world.total(table).tolist())
+    of_age, of_steps = (
+        {age: n for age, n in enumerate(row) if n} for row in world.all_reduce_sum(table).tolist()
+    )
     mean = sum(age * n for age, n in of_age.items()) / max(1, sum(of_age.values()))
     sums = ranks[:, 3:].sum(dim=0).tolist()
     return {"wait_teacher": float(ranks[:, 2].max()), "age": mean}, {

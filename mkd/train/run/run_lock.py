@@ -15,14 +15,14 @@ from mkd.train.run.stop_request import under_torchrun
 DYING = 10.0  # seconds in which a killed process gives its memory back
 
 
-class Displaced(SystemExit):
+class LockLost(SystemExit):
     """Another process has taken the run folder; ends this one with status 2, under torchrun with 0: no new start."""
 
     def __init__(self) -> None:
         super().__init__(0 if under_torchrun() else 2)
 
 
-class Owner:
+class RunLock:
     """The claim of a process on a run folder: a file with host, pid, start time and Slurm job.
 
     Processes are told apart by their start too, since numbers come again. That of another node cannot be looked at,
@@ -44,7 +44,7 @@ class Owner:
             "restart": os.environ.get("SLURM_RESTART_COUNT"),
         }
 
-    def take(self, say: Callable[[str], None]) -> None:
+    def acquire(self, say: Callable[[str], None]) -> None:
         """Become the owner; that an owner on another host is replaced is said.
 
         Raises:
@@ -71,7 +71,7 @@ class Owner:
         who = "an unknown process" if owner is None else _named(owner)
         return f"{self.path.parent} was taken over by {who}; this process ends and writes nothing more"
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Give the folder up, if this process has it."""
         if self._read() == self.me:
             self.path.unlink()

@@ -6,7 +6,7 @@ import time
 from torch import Tensor
 
 
-class StartUp:
+class StartupTimer:
     """A clock that is told what has just been done; the first one of a process counts from the process's start.
 
     Attributes:
@@ -21,9 +21,9 @@ class StartUp:
         self.parts: dict[str, float] = {}
         self.told = False
         self._last = time.monotonic()
-        if not StartUp._counted:
+        if not StartupTimer._counted:
             self._last -= process_age()
-            StartUp._counted = True
+            StartupTimer._counted = True
             self.done("imports")
 
     def done(self, name: str) -> None:

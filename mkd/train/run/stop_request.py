@@ -33,7 +33,7 @@ class Stopped(SystemExit):
         super().__init__(143 if wish == NOW else later)
 
 
-class Stop:
+class StopRequest:
     """Hears wishes to stop from the start of a run to its end; a context.
 
     A rank that reaches no step boundary within `PATIENCE` seconds of SIGTERM, because another rank has died or a
@@ -48,14 +48,14 @@ class Stop:
     def __init__(self, world: World, file: Path) -> None:
         """Listen to nothing yet."""
         self.world, self.file = world, file
-        self._wish, self._looked = 0, -LOOK
+        self._level, self._looked = 0, -LOOK
         self._answer: Callable[[], int] | None = None
         self._reached = threading.Event()
         self._before: list[Any] = []
 
-    def __enter__(self) -> "Stop":
+    def __enter__(self) -> "StopRequest":
         """Take over both signals and remove a file that an earlier run obeyed."""
-        if self.world.first and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        if self.world.is_main and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             with contextlib.suppress(FileNotFoundError):
                 if self.file.stat().st_mtime < time.time() - process_age():
                     self.file.unlink()
@@ -82,42 +82,42 @@ class Stop:
         signal.signal(signal.SIGUSR1, usr1)
         os.close(self._writing)
 
-    def agreed(self) -> int:
+    def level_of_all_ranks(self) -> int:
         """Return the strongest wish of all ranks: 0, `LATER` or `NOW`; to be called by all after each step.
 
         Several ranks ask after one step and read the answer after the next, so that nobody waits for it.
         """
-        if self.world.first:
+        if self.world.is_main:
             self._look()
         if self.world.ranks == 1:
-            found = self._wish
+            found = self._level
         else:
             found = self._answer() if self._answer is not None else 0
-            self._answer = self.world.agreed(self._wish)
+            self._answer = self.world.all_reduce_max(self._level)
         if found:
             self._reached.set()
         return found
 
-    def wished(self) -> bool:
+    def is_set_here(self) -> bool:
         """Return whether this rank has heard a wish or sees the file; for a rank that waits, alone, within a step."""
         self._look()
-        return self._wish > 0
+        return self._level > 0
 
-    def obeyed(self) -> None:
+    def acknowledge(self) -> None:
         """Make the file old, so that the next start removes it; rank 0, after the checkpoint."""
-        if self.world.first:
+        if self.world.is_main:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.file, (0, 0))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
-        self._wish = max(self._wish, NOW if number == signal.SIGTERM else LATER)
+        self._level = max(self._level, NOW if number == signal.SIGTERM else LATER)
 
     def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked >= LOOK:
             self._looked = now
             if self.file.exists():
-                self._wish = max(self._wish, LATER)
+                self._level = max(self._level, LATER)
 
 
 def end_with_torchrun() -> None:

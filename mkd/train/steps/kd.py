@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mkd.distributed.world import World
 from mkd.losses.distillation import distillation_loss
 from mkd.losses.ewc import ewc_penalty
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.steps.supervised import ALONE, Ohem
 
 
@@ -59,11 +59,11 @@ class KdStep:
         """Put the student into training mode."""
         self.model.train()
 
-    def prepare(self, views: Views, progress: float) -> Views:
+    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
         """Return the views with the number of pixels, over all ranks, that L_KD is the mean over."""
-        return replace(views, counted=self.world.total(_valid(views).sum()).clamp(min=1))
+        return replace(views, counted=self.world.all_reduce_sum(_valid(views).sum()).clamp(min=1))
 
-    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses; with ``diagnose`` also of |grad L_EWC| / |grad L_sup|."""
         assert part.counted is not None
         images = part.images
@@ -90,7 +90,7 @@ class KdStep:
         assert self.ewc is not None
         params = [p for n, p in self.model.named_parameters() if n in self.ewc.fisher]
         grads = torch.autograd.grad(share, params, retain_graph=True, allow_unused=True)
-        squares = [self.world.total(g.float()).square().sum() for g in grads if g is not None]
+        squares = [self.world.all_reduce_sum(g.float()).square().sum() for g in grads if g is not None]
         return torch.stack(squares).sum().sqrt()
 
     def updated(self) -> None:
@@ -104,7 +104,7 @@ class KdStep:
         """Nothing to take up."""
 
 
-def _valid(part: Views) -> Tensor:
+def _valid(part: StepBatch) -> Tensor:
     """Return the pixels that count in L_KD, bool: the labelled tiles', then with kd.tiles=all the unlabelled ones'."""
     valid = part.labels != 255
     return valid if part.inside is None else torch.cat([valid, part.inside])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mkd.distributed.world import World
 from mkd.loader.augment import cutmix, strong_colour
 from mkd.losses.pseudo_label import pseudo_label_loss
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.supervised import ALONE, Ohem
 
@@ -44,7 +44,7 @@ class SemiStep:
         """Put the student into training mode."""
         self.model.train()
 
-    def prepare(self, views: Views, progress: float) -> Views:
+    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
         """Return the views with strong views of pseudo-labelled tiles, as many as the labelled ones, and their labels.
 
         With the number of pixels, over all ranks, that L_cons is the mean over.
@@ -53,14 +53,14 @@ class SemiStep:
             TeachersGone: a rank's teacher is gone; on all ranks.
         """
         batch, size = self.pseudo(progress), self.pseudo.size
-        strong, labels = strong_colour(batch.weak.float() / 255, batch.draws), batch.labels
+        strong, labels = strong_colour(batch.weak.float() / 255, batch.generators), batch.labels
         # Several ranks: the tile after this rank's own comes last, and only its view is needed.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
-        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, batch.draws[:size])
-        kept = self.world.total((labels != 255).sum()).clamp(min=1)
+        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, batch.generators[:size])
+        kept = self.world.all_reduce_sum((labels != 255).sum()).clamp(min=1)
         return replace(views, strong=mixed, pseudo=labels, counted=kept)
 
-    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses by name; the monitor reports what the filters kept."""
         assert part.strong is not None
         assert part.pseudo is not None
@@ -69,7 +69,7 @@ class SemiStep:
         loss_sup = self.ohem(z[:labelled], part.labels, self.world)
         loss_cons = pseudo_label_loss(z[labelled:], part.pseudo, count=part.counted)
         return {
-            "loss": loss_sup + self.pseudo.health.trust * self.weight * loss_cons,
+            "loss": loss_sup + self.pseudo.health.weight_factor * self.weight * loss_cons,
             "loss_sup": loss_sup.detach(),
             "loss_cons": loss_cons.detach(),
         }

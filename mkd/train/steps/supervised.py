@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mkd.distributed.world import World
 from mkd.losses.ohem import ohem_cross_entropy
 from mkd.losses.reduction import alone
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -25,7 +25,7 @@ class Ohem:
     def __call__(self, logits: Tensor, labels: Tensor, world: World) -> Tensor:
         """Return this rank's share of L_sup for logits (B,C,H,W) and labels (B,H,W); B is the same on all ranks."""
         kept = int(self.min_kept * labels.numel() * world.ranks)
-        total = world.total if world.ranks > 1 else alone
+        total = world.all_reduce_sum if world.ranks > 1 else alone
         return ohem_cross_entropy(logits, labels, self.threshold, kept, total=total)
 
 
@@ -61,11 +61,11 @@ class SupervisedStep:
         for module in self.frozen:
             module.eval()
 
-    def prepare(self, views: Views, progress: float) -> Views:
+    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
         """Return the views as they are."""
         return views
 
-    def __call__(self, part: Views, diagnose: bool) -> dict[str, Tensor]:
+    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
         """Return this rank's shares of the losses by name; ``loss`` is the one to minimise."""
         loss_sup = self.ohem(self.net(part.images), part.labels, self.world)
         return {"loss": loss_sup, "loss_sup": loss_sup.detach()}

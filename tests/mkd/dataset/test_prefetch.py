@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mkd.dataset.prefetch import Ahead, Span
+from mkd.dataset.prefetch import Prefetcher, Span
 
 
 class Slow:
@@ -35,9 +35,9 @@ def wait_for(slow, requests):
 def test_what_was_ordered_is_taken_once(slow):
     """Each order is one request; a tile can be taken as often as it was asked for."""
     slow.gate.set()
-    ahead = Ahead(slow.fetch)
-    ahead.order([4, 5, 6], 1)
-    ahead.order([5], 1)
+    ahead = Prefetcher(slow.fetch)
+    ahead.request([4, 5, 6], 1)
+    ahead.request([5], 1)
     wait_for(slow, 2)
     assert [ahead.take(sample) for sample in (5, 4, 5, 6)] == [Span(n, b"%d" % n) for n in (5, 4, 5, 6)]
     assert [ahead.take(sample) for sample in (4, 5, 9)] == [None] * 3
@@ -47,8 +47,8 @@ def test_what_was_ordered_is_taken_once(slow):
 
 def test_a_tile_in_flight_is_waited_for(slow):
     """A request that has begun is not sent a second time."""
-    ahead = Ahead(slow.fetch)
-    ahead.order([1, 2], 1)
+    ahead = Prefetcher(slow.fetch)
+    ahead.request([1, 2], 1)
     wait_for(slow, 1)
     threading.Timer(0.1, slow.gate.set).start()
     assert ahead.take(2) == Span(2, b"2")
@@ -58,9 +58,9 @@ def test_a_tile_in_flight_is_waited_for(slow):
 def test_memory_is_bounded(slow):
     """Orders beyond the limit wait until tiles are taken."""
     slow.gate.set()
-    ahead = Ahead(slow.fetch, limit=10)
+    ahead = Prefetcher(slow.fetch, limit=10)
     for first in range(0, 6, 2):
-        ahead.order([first, first + 1], 3)  # 6 bytes each: a second one would make 12
+        ahead.request([first, first + 1], 3)  # 6 bytes each: a second one would make 12
     wait_for(slow, 1)
     assert [ahead.take(sample) for sample in (0, 1)] == [Span(0, b"0"), Span(1, b"1")]
     wait_for(slow, 1)
@@ -74,9 +74,9 @@ def test_memory_is_bounded(slow):
 def test_who_comes_before_an_orders_turn_reads_it_whole(slow):
     """A tile of an order that waits for room is not asked for alone: its neighbours come by the same request."""
     slow.gate.set()
-    ahead = Ahead(slow.fetch, limit=10)
+    ahead = Prefetcher(slow.fetch, limit=10)
     for first in range(0, 6, 2):
-        ahead.order([first, first + 1], 3)
+        ahead.request([first, first + 1], 3)
     wait_for(slow, 1)
     assert [ahead.take(sample) for sample in (5, 4)] == [Span(5, b"5"), Span(4, b"4")]
     assert slow.requests == [[0, 1], [4, 5]]
@@ -88,8 +88,8 @@ def test_who_comes_before_an_orders_turn_reads_it_whole(slow):
 def test_an_order_larger_than_the_limit_is_read_alone(slow):
     """A limit smaller than a tile stops nothing."""
     slow.gate.set()
-    ahead = Ahead(slow.fetch, limit=1)
-    ahead.order([1], 100)
+    ahead = Prefetcher(slow.fetch, limit=1)
+    ahead.request([1], 100)
     wait_for(slow, 1)
     assert ahead.take(1) == Span(1, b"1")
     ahead.close()
@@ -103,11 +103,11 @@ def test_an_error_is_told_to_who_takes_the_tile():
             raise FileNotFoundError("gone")
         return [Span(0, b"") for _ in samples]
 
-    ahead, begun = Ahead(fetch), threading.Event()
+    ahead, begun = Prefetcher(fetch), threading.Event()
     ahead._fetch = lambda samples: begun.set() or fetch(samples)
     for _ in range(20):
         begun.clear()
-        ahead.order([1, 2], 1)
+        ahead.request([1, 2], 1)
         assert begun.wait(60)
         for sample in (1, 2):
             with pytest.raises(FileNotFoundError, match="gone"):
@@ -117,9 +117,9 @@ def test_an_error_is_told_to_who_takes_the_tile():
 
 def test_the_end_stops_the_threads(slow):
     """After the end nothing is read, and no thread is left."""
-    ahead = Ahead(slow.fetch, limit=1)
+    ahead = Prefetcher(slow.fetch, limit=1)
     for sample in range(20):
-        ahead.order([sample], 1)
+        ahead.request([sample], 1)
     wait_for(slow, 1)
     ahead.close()
     slow.gate.set()

@@ -8,7 +8,7 @@ import pytest
 
 from mkd.dataset import record_cache as module
 from mkd.dataset.index import read_index
-from mkd.dataset.record_cache import Offsets
+from mkd.dataset.record_cache import RecordCache
 from mkd.dataset.shard_record import read_record, write_record
 from mkd.storage.folder import Folder
 from tests.helpers.plain import write_plain
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 def test_entries_are_those_of_the_record(folder):
     """Key, size and members of each tile."""
-    offsets = Offsets(folder, index := read_index(folder))
+    offsets = RecordCache(folder, index := read_index(folder))
     for shard, info in enumerate(index.shards):
         tiles = tuple(offsets.entry(shard, row) for row in range(info.samples))
         assert tiles == read_record(folder, info.file).tiles
@@ -44,7 +44,7 @@ def test_entries_are_those_of_the_record(folder):
 
 def test_records_are_read_once_and_when_needed(folder):
     """Many threads that want the same shard read its record once; other shards' records are left alone."""
-    offsets = Offsets(folder, read_index(folder))
+    offsets = RecordCache(folder, read_index(folder))
     folder.names.clear()
     with ThreadPoolExecutor(8) as pool:
         entries = list(pool.map(lambda row: offsets.entry(2, row % 5), range(40)))
@@ -57,7 +57,7 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     folder = Counting(tmp_path)
     write_plain(folder.url, [{"json": b"{}"}] * 11, (8, 9), [2, 2, 2, 5])
     monkeypatch.setattr(module, "KEPT", 4)
-    offsets = Offsets(folder, read_index(folder))
+    offsets = RecordCache(folder, read_index(folder))
     folder.names.clear()
     for shard in (0, 1, 0, 2, 0, 1, 3, 3):
         offsets.entry(shard, 0)
@@ -71,7 +71,7 @@ def test_a_record_of_another_build_is_refused(folder, change):
     tiles = record.tiles * 2 if "samples" in change else record.tiles
     other = replace(record, info=replace(record.info, **change), tiles=tiles[: change.get("samples", 4)])
     write_record(folder, other)
-    offsets = Offsets(folder, read_index(folder))
+    offsets = RecordCache(folder, read_index(folder))
     for _ in range(2):
         with pytest.raises(
             ValueError, match=r"plain-000000\.tar has a record of another build .* copy the whole"

@@ -156,10 +156,10 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path):
 PROCESS = """
 import os, resource, signal, sys, time
 from pathlib import Path
-from mkd.data import cache as module
-from mkd.data.cache import ShardCache
-from mkd.data.index import read_index
-from mkd.data.storage import Folder
+from mkd.dataset import shard_cache as module
+from mkd.dataset.shard_cache import ShardCache
+from mkd.dataset.index import read_index
+from mkd.storage.folder import Folder
 
 class Slow(Folder):
     def read(self, name, start=0, stop=None):

@@ -5,19 +5,19 @@ import json
 import pytest
 
 from mkd.dataset.index import ShardInfo
-from mkd.dataset.shard_record import Entry, Member, ShardRecord, read_record, record_name, write_record
+from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, read_record, record_name, write_record
 from mkd.storage.folder import Folder
 
 FILE = "toy-000007.tar"
 RECORD = ShardRecord(
     info=ShardInfo(FILE, 2, 1, 4096, "ab" * 32),
     tiles=(
-        Entry(
+        TileRecord(
             "a",
             (8, 9),
             {"jpg": Member(512, 100, 2**32 - 1), "label.png": Member(1536, 7, 0), "json": Member(2560, 2, 5)},
         ),
-        Entry("Straße", (8, 8), {"tif": Member(3584, 4, 1)}),
+        TileRecord("Straße", (8, 8), {"tif": Member(3584, 4, 1)}),
     ),
     histogram=(3, 0, 4),
     ignored_pixels=5,
@@ -37,7 +37,7 @@ def test_a_record_survives_its_file(tmp_path, place):
     assert list(folder.sizes()) == [record_name(FILE)] == ["toy-000007.json"]
     found = read_record(folder, FILE)
     assert found == RECORD
-    assert [type(part) for part in (found.tiles[0], found.tiles[0].members["jpg"])] == [Entry, Member]
+    assert [type(part) for part in (found.tiles[0], found.tiles[0].members["jpg"])] == [TileRecord, Member]
 
 
 def test_a_shard_without_tiles_has_a_record(tmp_path):

@@ -5,9 +5,9 @@ import pytest
 
 from mkd.dataset import tile_reader as module
 from mkd.dataset.index import read_index
-from mkd.dataset.tile_reader import DataSet, Lost
-from mkd.dataset.tile_source import Damaged
-from mkd.loader.workers.shared_buffers import Layout
+from mkd.dataset.tile_reader import BadTile, DataSet
+from mkd.dataset.tile_source import DamagedTile
+from mkd.loader.workers.shared_buffers import BufferLayout
 from tests.helpers.plain import members_of, write_plain
 from tests.helpers.shards import pictures
 
@@ -34,7 +34,7 @@ def test_each_tile_comes_to_its_slot(tmp_path, monkeypatch, together):
     monkeypatch.setattr(module, "TOGETHER", together)
     reader, pairs = write(tmp_path)
     samples = [4, 1, 8, 0, 2, 7, 11, 3, 1]
-    layout = Layout(len(samples), 8, 8)
+    layout = BufferLayout(len(samples), 8, 8)
     buffer = np.full(layout.bytes, 99, np.uint8)
     slots = [layout.slot(buffer, slot) for slot in range(len(samples))]
     taken = {1: 3, 2: 3, 7: 5, 8: 5}
@@ -45,7 +45,7 @@ def test_each_tile_comes_to_its_slot(tmp_path, monkeypatch, together):
         np.testing.assert_array_equal(image.reshape(8, 8, 3), pixels)
         np.testing.assert_array_equal(label.reshape(8, 8), ids)
         assert (lost is None) == (sample not in taken)
-        if isinstance(lost, Lost):
+        if isinstance(lost, BadTile):
             assert lost.replaced_by == taken[sample]
             words = {
                 1: "the image cannot",
@@ -61,7 +61,7 @@ def test_a_shard_without_a_good_tile_is_the_end(tmp_path):
     """Nothing of another shard stands in: the sentence says so."""
     tiles = [{"png": b"no picture", "json": b"{}"}] * 2 + [members_of(*pictures(1)[0])]
     write_plain(tmp_path, tiles, (8, 8), [2, 1])
-    reader, layout = DataSet(str(tmp_path), read_index(tmp_path), False).open(), Layout(2, 8, 8)
+    reader, layout = DataSet(str(tmp_path), read_index(tmp_path), False).open(), BufferLayout(2, 8, 8)
     slots = [layout.slot(np.zeros(layout.bytes, np.uint8), slot) for slot in range(2)]
-    with pytest.raises(Damaged, match=r"tile0001: the image .*; nor can any other tile of its shard"):
+    with pytest.raises(DamagedTile, match=r"tile0001: the image .*; nor can any other tile of its shard"):
         reader.fill_all([2, 1], slots)

@@ -12,8 +12,8 @@ import s3fs
 from mkd.dataset import tile_source as module
 from mkd.dataset.index import read_index
 from mkd.dataset.shard_record import read_record, write_record
-from mkd.dataset.tile_source import Damaged, TileSource, Wanted
-from mkd.loader.sampler import Plan
+from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
+from mkd.loader.sampler import Sampler
 from mkd.storage.folder import Folder
 from tests.helpers.plain import write_plain
 from tests.helpers.s3 import mortal_server
@@ -128,8 +128,8 @@ def test_tiles_read_together_do_not_overwrite_each_other(place, monkeypatch, spa
     monkeypatch.setattr(module, "SPACE", space)
     source = open_source(*place)
     for samples in (range(5), range(30, 60), [7], range(100)):
-        wanted = [Wanted(sample, *source.find(sample), ["jpg", "json"]) for sample in samples]
-        bad = Damaged("known before")
+        wanted = [TileRequest(sample, *source.find(sample), ["jpg", "json"]) for sample in samples]
+        bad = DamagedTile("known before")
         found = source.read_all([bad, *wanted, bad])
         assert (found[0], found[-1]) == (bad, bad)
         for sample, tile in zip(samples, found[1:-1], strict=True):
@@ -192,26 +192,30 @@ def test_a_local_shard_that_changed_is_named(local):
         file.seek(entry.members["jpg"].offset + 5)
         file.write(b"\xff\xfe")
     with pytest.raises(
-        Damaged, match=r"plain-000000\.tar:tile0002: its 'jpg' has changed, CRC-32 .*'shards verify"
+        DamagedTile, match=r"plain-000000\.tar:tile0002: its 'jpg' has changed, CRC-32 .*'shards verify"
     ):
         source.read(2, ["jpg"])
     assert source.read(2, ["json"]) == {"json": TILES[2]["json"]}
     os.truncate(local.local / "plain-000000.tar", entry.members["json"].offset + 1)
-    with pytest.raises(Damaged, match=r"plain-000000\.tar:tile0002: its 'json' is cut short, 1 bytes of 8"):
+    with pytest.raises(
+        DamagedTile, match=r"plain-000000\.tar:tile0002: its 'json' is cut short, 1 bytes of 8"
+    ):
         source.read(2, ["json"])
     assert source.read(1, ["jpg"]) == {"jpg": TILES[1]["jpg"]}
     os.truncate(local.local / "plain-000002.tar", 500)
-    with pytest.raises(Damaged, match=r"plain-000002\.tar:tile0041: the shard has 500 bytes, the index says"):
+    with pytest.raises(
+        DamagedTile, match=r"plain-000002\.tar:tile0041: the shard has 500 bytes, the index says"
+    ):
         source.read(41, ["jpg"])
     local.remove("plain-000001.tar")
-    with pytest.raises(Damaged, match=r"plain-000001\.tar:tile0040: the shard is missing; run") as caught:
+    with pytest.raises(DamagedTile, match=r"plain-000001\.tar:tile0040: the shard is missing; run") as caught:
         source.read(40, ["jpg"])
     assert str(caught.value).count("\n") == 0
 
 
 def test_a_member_that_is_not_there_is_named(local):
     """A label is asked for, and the tile has none."""
-    with pytest.raises(Damaged, match=r"tile0001: holds \['jpg', 'json'\], no 'label.png'"):
+    with pytest.raises(DamagedTile, match=r"tile0001: holds \['jpg', 'json'\], no 'label.png'"):
         open_source(local).read(1, ["jpg", "label.png"])
 
 
@@ -235,7 +239,7 @@ def test_what_the_net_damaged_is_read_again(remote, caplog, ahead_of, change):
     assert "reading it again" in caplog.text
     bad = 2
     source.prefetch(ahead_of)
-    with pytest.raises(Damaged, match="tile0003: its 'jpg'"):
+    with pytest.raises(DamagedTile, match="tile0003: its 'jpg'"):
         source.read(3, ["jpg"])
     assert bad == 0
 
@@ -275,9 +279,9 @@ def test_a_record_of_another_data_set_is_refused(local):
     write_plain(local.local, make_tiles(100, 2000), (8, 8), COUNTS)
     with pytest.raises(ValueError, match=r"plain-000000\.tar has a record of another build") as caught:
         TileSource(local, index).read(0, ["jpg"])
-    assert not isinstance(caught.value, Damaged)
+    assert not isinstance(caught.value, DamagedTile)
     write_record(local, record)
-    with pytest.raises(Damaged, match="the shard has"):
+    with pytest.raises(DamagedTile, match="the shard has"):
         TileSource(local, index).read(0, ["jpg"])
 
 
@@ -296,12 +300,14 @@ def test_objects_that_changed_on_the_server_are_named(s3, ahead_of):
             assert source.read(sample, ["jpg"]) == {"jpg": TILES[sample]["jpg"]}
             continue
         words = "has changed" if sample == 5 else "is cut short"
-        with pytest.raises(Damaged, match=rf"s3://.*plain-000000\.tar:tile{sample:04d}: its 'jpg' {words}"):
+        with pytest.raises(
+            DamagedTile, match=rf"s3://.*plain-000000\.tar:tile{sample:04d}: its 'jpg' {words}"
+        ):
             source.read(sample, ["jpg"])
     folder.remove("plain-000002.tar")
     source.prefetch([41, 42])
     for sample in (41, 42):
-        with pytest.raises(Damaged, match=r"plain-000002\.tar:tile00\d\d: the shard is missing"):
+        with pytest.raises(DamagedTile, match=r"plain-000002\.tar:tile00\d\d: the shard is missing"):
             source.read(sample, ["jpg"])
 
 
@@ -317,7 +323,7 @@ def test_keys_that_became_wrong_end_a_run(s3, monkeypatch):
         source.prefetch(ahead_of)
         with pytest.raises(ValueError, match="access denied") as caught:
             source.read(3, ["jpg"])
-        assert not isinstance(caught.value, Damaged)
+        assert not isinstance(caught.value, DamagedTile)
 
 
 def test_an_epoch_outlives_its_server(tmp_path, monkeypatch, caplog):
@@ -331,7 +337,7 @@ def test_an_epoch_outlives_its_server(tmp_path, monkeypatch, caplog):
 
 def _epoch(folder, server):
     """Read an epoch in blocks of 5 steps; the server dies at step 10, and comes back 1 s later."""
-    source, plan, seen = open_source(folder), Plan(COUNTS, 4, 0), []
+    source, plan, seen = open_source(folder), Sampler(COUNTS, 4, 0), []
     for start in range(0, 25, 5):
         steps = list(plan.steps(start, start + 5))
         source.prefetch([sample for pairs in steps for _, sample in pairs])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mkd.distributed.rank0 import by_first, same_file
+from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import CPU
 
@@ -13,18 +13,18 @@ HERE = "tests.mkd.distributed.test_rank0"
 
 def test_one_rank_does_it_itself(tmp_path):
     """Any value, any error; the digest is SHA-256."""
-    assert by_first(CPU, lambda: tmp_path) is tmp_path
+    assert run_on_rank0(CPU, lambda: tmp_path) is tmp_path
     with pytest.raises(FileNotFoundError):
-        by_first(CPU, (tmp_path / "none").read_bytes)
+        run_on_rank0(CPU, (tmp_path / "none").read_bytes)
     (tmp_path / "file").write_bytes(b"abc")
-    assert same_file(CPU, tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
+    assert check_same_file(CPU, tmp_path / "file").startswith("ba7816bf8f01cfea414140de5dae2223")
 
 
 def words(world, out):
     """Return what ranks get from rank 0's work, its mistake, its file and another one."""
     mine = Path(out) / f"file-{world.rank}"
-    found = [by_first(world, lambda: [world.rank, "ok"])]
-    by_first(world, lambda: mine.write_text("of rank 0"))
+    found = [run_on_rank0(world, lambda: [world.rank, "ok"])]
+    run_on_rank0(world, lambda: mine.write_text("of rank 0"))
     found.append((Path(out) / "file-0").read_text())
     for problem in (ValueError("a mistake"), OSError(28, "disk full")):
 
@@ -32,13 +32,13 @@ def words(world, out):
             raise problem
 
         try:
-            by_first(world, work)
+            run_on_rank0(world, work)
         except ValueError as error:
             found.append(str(error))
-    found.append(same_file(world, Path(out) / "file-0"))
+    found.append(check_same_file(world, Path(out) / "file-0"))
     try:
         mine.write_text(f"of rank {world.rank}")
-        same_file(world, mine)
+        check_same_file(world, mine)
     except ValueError as error:
         found.append(str(error))
     return found

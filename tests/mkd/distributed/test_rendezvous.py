@@ -9,20 +9,20 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from mkd.distributed.rendezvous import find_store, meet
+from mkd.distributed.rendezvous import find_store, rendezvous
 
 SOON = timedelta(seconds=20)
 SCRIPT = """
 import os, signal, sys, time
 import torch, torch.distributed as dist
-from mkd.dist.world import find_world
-from mkd.config.ending import leave
+from mkd.distributed.world import find_world
+from mkd.cli.exit import leave
 first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
 if not first and os.environ["RANK"] == os.environ["LATE"]:
     time.sleep(3)
 world = find_world("cpu")
 for step in range(4):
-    total = world.total(torch.ones(1))
+    total = world.all_reduce_sum(torch.ones(1))
     if first and step == 2 and world.rank == 1 - int(os.environ["LATE"]):
         os.kill(os.getpid(), signal.SIGKILL)
 print(f"rank {world.rank} sees {int(total)}", flush=True)
@@ -46,7 +46,7 @@ def start(store, ranks, delays):
 
     def one(rank):
         time.sleep(delays.get(rank, 0))
-        found[rank] = meet(client(store), rank, ranks, SOON)
+        found[rank] = rendezvous(client(store), rank, ranks, SOON)
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(ranks)]
     for thread in threads:
@@ -72,9 +72,9 @@ def test_a_rank_that_does_not_come_is_named(store):
     """Nobody waits for ever: one sentence."""
     brief = timedelta(seconds=0.5)
     with pytest.raises(ValueError, match="rank 1 did not start within"):
-        meet(client(store), 0, 2, brief)
+        rendezvous(client(store), 0, 2, brief)
     with pytest.raises(ValueError, match="rank 0 did not answer within"):
-        meet(client(store), 1, 2, brief)
+        rendezvous(client(store), 1, 2, brief)
 
 
 def test_without_torchrun_torch_makes_its_own(monkeypatch):

@@ -87,7 +87,7 @@ def worst(world, spec):
     assert all(p is q for p, q in zip(parameters, module.parameters(), strict=True))
     y_m, gradients_m, state_m, last = passes(module, x[mine], weighting[mine])
     assert last or not spec["channels_last"]
-    gradients_m[1:] = [world.total(g) for g in gradients_m[1:]]
+    gradients_m[1:] = [world.all_reduce_sum(g) for g in gradients_m[1:]]
     assert state.keys() == state_m.keys()
     wanted = [y[mine], gradients[0][mine], *gradients[1:], *state.values()]
     found = [y_m, *gradients_m, *state_m.values()]

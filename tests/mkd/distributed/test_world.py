@@ -19,7 +19,7 @@ def test_one_process(monkeypatch, ranks):
         monkeypatch.setenv("WORLD_SIZE", ranks)
     world = find_world("cpu")
     assert world == World(0, 1, torch.device("cpu"))
-    assert world.first
+    assert world.is_main
 
 
 def test_half_an_environment_is_said(monkeypatch):
@@ -76,7 +76,7 @@ def test_an_unknown_device_names_the_key(device):
 
 def test_only_rank_0_is_first():
     """Later ranks do not write files."""
-    assert not World(1, 2, torch.device("cpu")).first
+    assert not World(1, 2, torch.device("cpu")).is_main
 
 
 def test_one_rank_a_node_has_a_numbered_gpu(monkeypatch):

@@ -18,10 +18,10 @@ def talk(world):
     """Use every method once."""
     r, n = world.rank, world.ranks
     given = torch.full((2, 3), float(r))
-    answer = world.agreed(10 + r)
+    answer = world.all_reduce_max(10 + r)
     found = {
-        "place": [r, n, world.local_rank, int(world.first)],
-        "total": world.total(given),
+        "place": [r, n, world.local_rank, int(world.is_main)],
+        "total": world.all_reduce_sum(given),
         "kept": given,
         "gather": world.gather(torch.tensor([[r, 1], [r, 2]], dtype=torch.uint8).bool()),
         "bf16": world.gather(torch.tensor([r + 0.5], dtype=torch.bfloat16)),
@@ -33,7 +33,7 @@ def talk(world):
     # rank r sends r + s rows of (10 r + s) to rank s
     out = [torch.full((r + s, 2), 10 * r + s, dtype=torch.int16) for s in range(n)]
     found["exchange"] = world.exchange(out, [s + r for s in range(n)])
-    world.agree([torch.arange(5.0), torch.zeros(3, dtype=torch.uint8)], "numbers")
+    world.check_equal([torch.arange(5.0), torch.zeros(3, dtype=torch.uint8)], "numbers")
     world.barrier()
     return found
 
@@ -61,12 +61,12 @@ def test_every_word_arrives(tmp_path, ranks):
 def test_one_rank_talks_to_itself():
     """Without a process group every method answers at once, with what it was given."""
     t = torch.rand(2, 3, requires_grad=True)
-    assert CPU.total(t) is t
+    assert CPU.all_reduce_sum(t) is t
     assert CPU.gather(t) is t
     assert CPU.exchange([t], [2])[0] is t
     assert CPU.broadcast("x") == "x"
-    assert CPU.agreed(3)() == 3
-    CPU.agree([t], "weights")
+    assert CPU.all_reduce_max(3)() == 3
+    CPU.check_equal([t], "weights")
     CPU.barrier()
     CPU.close()
     assert World(0, 1, torch.device("cpu"), 0) == CPU
@@ -78,7 +78,7 @@ def disagree(world):
     if world.rank == 1:
         weights[1][2] = torch.nextafter(weights[1][2], torch.tensor(9.0))
     try:
-        world.agree(weights, "weights")
+        world.check_equal(weights, "weights")
     except ValueError as error:
         return str(error)
     return "equal"
@@ -93,11 +93,11 @@ def test_one_bit_is_seen_and_the_rank_named(tmp_path):
 
 def mourn(world, victim, out):
     """Lose one rank inside a collective call and note when the others saw it."""
-    world.total(torch.ones(3))
+    world.all_reduce_sum(torch.ones(3))
     if world.rank == int(victim):
         Path(out, "died").write_text(str(time.time()))
         os._exit(2)
-    world.total(torch.ones(3))
+    world.all_reduce_sum(torch.ones(3))
 
 
 @pytest.mark.parametrize("victim", ["0", "1"])

@@ -85,10 +85,10 @@ def train(
         ]  # DeepSpeed keeps its own
         engine.update()
     saved = engine.state_dict()
-    if state and world.first:
+    if state and world.is_main:
         torch.save(saved, state)
     world.barrier()
-    world.agree(saved["model"].values(), "weights")
+    world.check_equal(saved["model"].values(), "weights")
     return {"losses": losses, "gradients": gradients, **saved, "notes": engine.notes}
 
 
@@ -110,7 +110,7 @@ def gradient_step(world, engine, images, labels, size, diagnose):
                 params = [p for p in engine.model.parameters() if p.requires_grad]
                 torch.autograd.grad(loss, params, retain_graph=True)
             engine.backward(loss / count)
-        whole = whole + world.total(loss.detach()) / count
+        whole = whole + world.all_reduce_sum(loss.detach()) / count
     return float(whole)
 
 

@@ -5,12 +5,12 @@ import logging
 
 import pytest
 
-from mkd.dataset.tile_reader import Lost
-from mkd.loader.bad_tiles import Losses
+from mkd.dataset.tile_reader import BadTile
+from mkd.loader.bad_tiles import BadTileBudget
 
 
 def lost(n):
-    return Lost(f"s3://b/x.tar:tile{n}: cannot be decoded", n + 1)
+    return BadTile(f"s3://b/x.tar:tile{n}: cannot be decoded", n + 1)
 
 
 def rows(path):
@@ -20,7 +20,7 @@ def rows(path):
 @pytest.mark.parametrize(("tiles", "allowed"), [(999, 0), (1000, 1), (169_000, 169)])
 def test_the_budget_is_a_share_rounded_down(tiles, allowed):
     """0.1 % of an epoch may be lost, and not one tile more."""
-    losses = Losses("set", False, tiles, 0.001, key="data.max_bad=0.001")
+    losses = BadTileBudget("set", False, tiles, 0.001, key="data.max_bad=0.001")
     for n in range(allowed):
         losses.add(0, n, lost(n))
     with pytest.raises(
@@ -31,7 +31,7 @@ def test_the_budget_is_a_share_rounded_down(tiles, allowed):
 
 def test_each_epoch_has_the_whole_budget():
     """The same two bad tiles in each epoch are no reason to stop when two are allowed."""
-    losses = Losses("set", False, 2000, 0.001)
+    losses = BadTileBudget("set", False, 2000, 0.001)
     for epoch in range(5):
         for n in (3, 4, 3):  # a tile that comes again, as after a resume, counts once
             losses.add(epoch, n, lost(n))
@@ -42,9 +42,9 @@ def test_each_epoch_has_the_whole_budget():
 def test_the_count_is_that_of_all_ranks_and_survives_a_restart(tmp_path):
     """Two ranks, each with its list, and a run that goes on alone, count together; another stream counts apart."""
     path, other = (tmp_path / f"quarantine-rank{rank}.jsonl" for rank in (0, 1))
-    one, two = (Losses("set", False, 2000, 0.001, p) for p in (path, other))
-    Losses("set", True, 2000, 0.001, path).add(0, 9, lost(9))
-    Losses("other", False, 2000, 0.001, path).add(0, 9, lost(9))
+    one, two = (BadTileBudget("set", False, 2000, 0.001, p) for p in (path, other))
+    BadTileBudget("set", True, 2000, 0.001, path).add(0, 9, lost(9))
+    BadTileBudget("other", False, 2000, 0.001, path).add(0, 9, lost(9))
     one.add(0, 3, lost(3))
     two.add(0, 4, lost(4))
     with open(path, "a") as file:
@@ -52,7 +52,7 @@ def test_the_count_is_that_of_all_ranks_and_survives_a_restart(tmp_path):
     assert [len(p.read_text().splitlines()) for p in (path, other)] == [4, 1]
     alone = tmp_path / "quarantine.jsonl"
     with pytest.raises(ValueError, match="tile5: cannot be decoded; 3 of 2000 .* listed in .*/quarantine"):
-        Losses("set", False, 2000, 0.001, alone).add(0, 5, lost(5))
+        BadTileBudget("set", False, 2000, 0.001, alone).add(0, 5, lost(5))
     assert len(alone.read_text().splitlines()) == 1
     row = {
         "set": "set",
@@ -67,7 +67,7 @@ def test_the_count_is_that_of_all_ranks_and_survives_a_restart(tmp_path):
 
 def test_each_bad_tile_is_said_once(caplog):
     """The first loss of a tile is a warning that names it and what stands in; later epochs are quiet."""
-    losses = Losses("set", False, 2000, 0.001)
+    losses = BadTileBudget("set", False, 2000, 0.001)
     with caplog.at_level(logging.WARNING):
         for epoch in range(3):
             losses.add(epoch, 7, lost(7))

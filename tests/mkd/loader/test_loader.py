@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mkd.loader.bad_tiles import Losses
+from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch
 from mkd.loader.loader import TileSet, in_order, stream
-from mkd.loader.sampler import Plan
+from mkd.loader.sampler import Sampler
 from tests.helpers.plain import encoded, members_of, write_plain
 from tests.helpers.s3 import mortal_server
 from tests.helpers.shards import pictures
@@ -45,7 +45,7 @@ def assert_tiles(batch, pairs):
 
 def read_all(folder, labelled=True, start=0, stop=3, workers=0, losses=None):
     tiles = TileSet(folder, labelled)
-    return list(stream(tiles, Plan(tiles.counts, 4, seed=1), start, stop, workers, losses))
+    return list(stream(tiles, Sampler(tiles.counts, 4, seed=1), start, stop, workers, losses))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -54,7 +54,7 @@ def test_batches_are_the_tiles_as_packed(packed, ranks, workers):
     """Each step's batch holds the plan's tiles, pixel for pixel, labels with their 255s."""
     folder, pairs = packed
     for rank in range(ranks):
-        tiles, plan = TileSet(folder, True), Plan(COUNTS, 4, 7, rank, ranks)
+        tiles, plan = TileSet(folder, True), Sampler(COUNTS, 4, 7, rank, ranks)
         batches = list(stream(tiles, plan, 0, 6, workers))
         assert [b.ids for b in batches] == list(plan.steps(0, 6))
         for batch in batches:
@@ -134,7 +134,7 @@ def test_only_needed_shards_are_opened(packed, tmp_path, workers):
     for shard in tiles.index.shards[1:]:
         (tmp_path / "set" / shard.file).unlink()
         (tmp_path / "set" / shard.file.replace(".tar", ".json")).unlink()
-    plan = Plan([4], 4, 0)  # of the first shard alone
+    plan = Sampler([4], 4, 0)  # of the first shard alone
     assert_tiles(next(stream(tiles, plan, 7, 8, workers)), packed[1])
 
 
@@ -143,7 +143,7 @@ def test_a_moved_batch_is_independent_of_the_loader(packed, workers):
     """`to` keeps contents and ids, lays channels one after the other, and shares no memory with the buffers."""
     tiles = TileSet(packed[0], True)
     moved = []
-    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, workers):
+    for batch in stream(tiles, Sampler(COUNTS, 4, 0), 0, 40, workers):
         moved.append(batch.to(torch.device("cpu")))
         assert moved[-1].images.data_ptr() != batch.images.data_ptr()
         assert moved[-1].labels.data_ptr() != batch.labels.data_ptr()
@@ -158,7 +158,7 @@ def test_a_batch_on_the_gpu_is_right_though_its_buffer_is_filled_again(packed):
     """While the GPU is busy, a buffer may be taken as soon as `to` has returned."""
     tiles, device = TileSet(packed[0], True), torch.device("cuda")
     busy, moved = torch.rand(4096, 4096, device=device), []
-    for batch in stream(tiles, Plan(COUNTS, 4, 0), 0, 40, 2):
+    for batch in stream(tiles, Sampler(COUNTS, 4, 0), 0, 40, 2):
         busy = busy @ busy
         moved.append(batch.to(device))
     for batch in moved:
@@ -238,10 +238,10 @@ def test_a_lost_tile_is_replaced_by_the_next_of_its_shard(tmp_path, workers, cap
         n: {"png": half(GOOD["png"])} for n in (2, 3, 8)
     }  # 2 and 3 end their shard: round to its beginning
     folder, path = pack(tmp_path / "set", pairs, change=change), tmp_path / "quarantine.jsonl"
-    losses = Losses(folder, False, 10, 0.3, path)
+    losses = BadTileBudget(folder, False, 10, 0.3, path)
     with caplog.at_level(logging.WARNING):
         batches = read_all(folder, labelled=False, stop=5, workers=workers, losses=losses)
-    assert [b.ids for b in batches] == list(Plan(COUNTS, 4, seed=1).steps(0, 5))
+    assert [b.ids for b in batches] == list(Sampler(COUNTS, 4, seed=1).steps(0, 5))
     shown = {2: 0, 3: 0, 8: 9}
     for batch in batches:
         for image, (_, n) in zip(batch.images, batch.ids, strict=True):
@@ -258,9 +258,11 @@ def test_over_the_budget_the_run_stops(tmp_path, workers):
     """The loss that is one too many ends the stream, at the same step with any number of workers."""
     change = {n: {"png": b"x"} for n in (2, 5, 8)}
     folder, path = pack(tmp_path / "set", pictures(10), change=change), tmp_path / "quarantine.jsonl"
-    tiles, plan = TileSet(folder, False), Plan(COUNTS, 2, seed=1)
+    tiles, plan = TileSet(folder, False), Sampler(COUNTS, 2, seed=1)
     lost_at = [n for n in range(5) if {2, 5, 8} & {s for _, s in plan.step(n)}]
-    batches = stream(tiles, plan, 0, 5, workers, Losses(folder, False, 10, 0.2, path, "data.max_bad=0.2"))
+    batches = stream(
+        tiles, plan, 0, 5, workers, BadTileBudget(folder, False, 10, 0.2, path, "data.max_bad=0.2")
+    )
     for _ in range(lost_at[-1]):
         next(batches)
     with pytest.raises(ValueError, match=r"3 of 10 tiles are lost .* 2 may be \(data\.max_bad=0\.2\)"):
@@ -273,7 +275,7 @@ def test_a_shard_without_a_readable_tile_ends_the_run(tmp_path):
     change = {n: {"png": b"x"} for n in range(4)}
     folder = pack(tmp_path / "set", pictures(10), change=change)
     with pytest.raises(ValueError, match=r"tile000\d: .*nor can any other tile of its shard"):
-        read_all(folder, labelled=False, losses=Losses(folder, False, 10, 1.0))
+        read_all(folder, labelled=False, losses=BadTileBudget(folder, False, 10, 1.0))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -312,7 +314,7 @@ def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
     with mortal_server(tmp_path / "server", monkeypatch) as server:
         pairs = pictures(100)
         tiles = TileSet(pack("s3://bkt/set", pairs, counts=[40, 1, 59]), True)
-        plan, seen = Plan(tiles.counts, 4, seed=3), []
+        plan, seen = Sampler(tiles.counts, 4, seed=3), []
         for batch in stream(tiles, plan, 0, 200, 2):  # beyond what is read ahead
             assert_tiles(batch, pairs)
             seen.append(batch.ids)

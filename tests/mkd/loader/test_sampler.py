@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mkd.loader import sampler as module
-from mkd.loader.sampler import Plan
+from mkd.loader.sampler import Sampler
 
 WORLDS = 600  # drawn worlds of each law
 
@@ -38,7 +38,7 @@ def laws(function):
 
 
 def ranks_of(counts, part, ranks, seed):
-    return [Plan(counts, part * ranks, seed, rank, ranks) for rank in range(ranks)]
+    return [Sampler(counts, part * ranks, seed, rank, ranks) for rank in range(ranks)]
 
 
 def joined(plans, start, stop):
@@ -63,7 +63,7 @@ def test_every_sample_exactly_once_an_epoch(small, counts, part, ranks, seed, si
 def test_the_global_order_does_not_depend_on_the_ranks(small, counts, part, seed, step, sizes):
     """12 tiles a step are the same 12 in the same order on 1, 2, 3, 4, 6 or 12 ranks, equally many on each."""
     small(sizes)
-    expected = Plan(counts, 12 * part, seed).step(step)
+    expected = Sampler(counts, 12 * part, seed).step(step)
     for ranks in (2, 3, 4, 6, 12):
         parts = [plan.step(step) for plan in ranks_of(counts, 12 * part // ranks, ranks, seed)]
         assert {len(pairs) for pairs in parts} == {12 * part // ranks}
@@ -87,7 +87,7 @@ def test_a_run_goes_on_at_any_step_in_any_world(small, counts, part, before, aft
 def test_blocks_cover_the_steps_and_stay_in_a_window(small, counts, part, ranks, seed, start, sizes, data):
     """Blocks follow each other, none is longer than a window, none reads a sample twice or goes into a new epoch."""
     small(sizes)
-    plan = Plan(counts, part * ranks, seed, data.draw(st.integers(0, ranks - 1)), ranks)
+    plan = Sampler(counts, part * ranks, seed, data.draw(st.integers(0, ranks - 1)), ranks)
     blocks = list(plan.blocks(start, start + 40))
     assert [step for first, end in blocks for step in range(first, end)] == list(range(start, start + 40))
     for first, end in (block for block in blocks if block[1] - block[0] > 1):
@@ -102,7 +102,7 @@ def test_blocks_cover_the_steps_and_stay_in_a_window(small, counts, part, ranks,
 def test_a_slot_reads_neighbours_for_a_block(small, counts, batch, seed, start):
     """A slot's samples of a block touch as few shards as neighbours in the shuffled stream can: short runs of rows."""
     small((0, 4))
-    plan = Plan(counts, batch, seed)
+    plan = Sampler(counts, batch, seed)
     for first, end in plan.blocks(start, start + 30):
         for slot in range(batch):
             places = [plan.locate(plan.step(step)[slot][1]) for step in range(first, end)]
@@ -116,7 +116,7 @@ def test_a_slot_reads_neighbours_for_a_block(small, counts, batch, seed, start):
 @given(COUNTS)
 def test_a_sample_is_found_in_its_shard(small, counts):
     """Samples are numbered through the shards in their order; empty shards hold none."""
-    plan = Plan(counts, 1, 0)
+    plan = Sampler(counts, 1, 0)
     expected = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
     assert [plan.locate(sample) for sample in range(plan.count)] == expected
 
@@ -124,7 +124,7 @@ def test_a_sample_is_found_in_its_shard(small, counts):
 def test_a_small_set_keeps_its_order():
     """Up to WHOLE samples an epoch is numpy's permutation under [seed, epoch]: published results rest on it."""
     counts = [1000, 96, 3000]
-    pairs = [pair for pairs in Plan(counts, 8, 7).steps(0, 1024) for pair in pairs]
+    pairs = [pair for pairs in Sampler(counts, 8, 7).steps(0, 1024) for pair in pairs]
     for epoch in range(2):
         expected = np.random.default_rng([7, epoch]).permutation(4096)
         assert [s for e, s in pairs if e == epoch] == expected.tolist()
@@ -132,7 +132,7 @@ def test_a_small_set_keeps_its_order():
 
 def test_the_order_of_a_large_set_is_fixed():
     """These figures never change: a run that goes on under a later version reads what it would have read."""
-    plan = Plan([700] * 10, 4, 3, 1, 2)
+    plan = Sampler([700] * 10, 4, 3, 1, 2)
     assert plan.step(0) + plan.step(3500) == [(0, 5882), (0, 4819), (2, 4166), (2, 1027)]
 
 
@@ -140,15 +140,15 @@ def test_the_order_of_a_large_set_is_fixed():
 def test_epochs_and_seeds_are_shuffled_differently(counts):
     """Another epoch or another seed is another order, and the order is not the index's."""
     count = sum(counts)
-    first, second = ([s for _, s in Plan(counts, count, 0).step(step)] for step in range(2))
-    other = [s for _, s in Plan(counts, count, 1).step(0)]
+    first, second = ([s for _, s in Sampler(counts, count, 0).step(step)] for step in range(2))
+    other = [s for _, s in Sampler(counts, count, 1).step(0)]
     assert len({tuple(order) for order in (first, second, other, range(count))}) == 4
 
 
 def test_lanes_shuffle_within_their_windows(small):
     """Neighbours are drawn apart: a batch's samples come from all over, a slot's next one seldom is the next row."""
     small((0, 64))
-    pairs = [pair for pairs in Plan([512] * 16, 8, 0).steps(0, 1024) for pair in pairs]
+    pairs = [pair for pairs in Sampler([512] * 16, 8, 0).steps(0, 1024) for pair in pairs]
     lanes = [[s for _, s in pairs[slot::8]] for slot in range(8)]
     assert sum(b - a == 1 for lane in lanes for a, b in zip(lane, lane[1:], strict=False)) < 8 * 1024 * 0.05
     batches = [[s // 512 for _, s in pairs[k * 8 : k * 8 + 8]] for k in range(1024)]
@@ -158,7 +158,7 @@ def test_lanes_shuffle_within_their_windows(small):
 def test_no_two_windows_share_their_order(small):
     """The windows of all lanes and two epochs are drawn independently, the first of them too."""
     small((0, 16))
-    plan = Plan([1024], 4, 0)
+    plan = Sampler([1024], 4, 0)
     orders = [plan.step(step) for step in range(512)]
     windows = [
         tuple(np.argsort([orders[step + i][slot][1] for i in range(16)]))
@@ -170,19 +170,19 @@ def test_no_two_windows_share_their_order(small):
 
 def test_every_sample_can_come_first():
     """Over many seeds the first sample is any of them about equally often."""
-    firsts = [Plan([2, 3], 1, seed).step(0)[0][1] for seed in range(500)]
+    firsts = [Sampler([2, 3], 1, seed).step(0)[0][1] for seed in range(500)]
     assert all(60 <= firsts.count(s) <= 140 for s in range(5))
 
 
 def test_a_single_sample_repeats_each_epoch():
     """One tile fills a batch of four with four epochs of itself."""
-    assert Plan([1], 4, 0).step(2) == [(8, 0), (9, 0), (10, 0), (11, 0)]
+    assert Sampler([1], 4, 0).step(2) == [(8, 0), (9, 0), (10, 0), (11, 0)]
 
 
 @pytest.mark.parametrize("counts", [[3], [5000]])
 def test_pairs_are_plain_integers(counts):
     """Samples are Python ints, so that they seed generators and go into JSON."""
-    plan = Plan(np.array(counts), 3, 0)
+    plan = Sampler(np.array(counts), 3, 0)
     assert {type(v) for pair in plan.step(0) for v in (*pair, *plan.locate(pair[1]))} == {int}
 
 
@@ -190,23 +190,23 @@ def test_pairs_are_plain_integers(counts):
 def test_an_empty_data_set_is_refused(counts):
     """A plan over nothing says that at least one tile is needed."""
     with pytest.raises(ValueError, match="0 tiles; at least 1"):
-        Plan(counts, 4, 0)
+        Sampler(counts, 4, 0)
 
 
 @pytest.mark.parametrize(("batch", "ranks", "better"), [(6, 4, 8), (1, 4, 4), (9, 2, 8)])
 def test_a_batch_that_ranks_cannot_share_is_refused(batch, ranks, better):
     """The sentence names the key, both numbers and a batch that works."""
     with pytest.raises(ValueError, match=rf"data.batch={batch} .* {ranks} ranks; use {better} ") as error:
-        Plan([10], batch, 0, 0, ranks)
+        Sampler([10], batch, 0, 0, ranks)
     assert str(error.value).count("\n") == 0
-    Plan([10], better, 0, 0, ranks)
+    Sampler([10], better, 0, 0, ranks)
 
 
 HUGE = """
 import numpy as np
-from mkd.data.plan import Plan
+from mkd.loader.sampler import Sampler
 counts = np.random.default_rng(0).multinomial(10**9, np.full(10**6, 1e-6))
-plan = Plan(counts, 8 * 4096, 0, 4095, 4096)
+plan = Sampler(counts, 8 * 4096, 0, 4095, 4096)
 pairs = plan.step(0) + plan.step(10**9 // plan.batch) + plan.step(10**12)
 status = dict(line.split(":") for line in open("/proc/self/status"))
 print(len({plan.locate(sample) for _, sample in pairs}), int(status["VmHWM"].split()[0]) // 1024)

@@ -16,7 +16,7 @@ from mkd.models.backbone import create_backbone
 from mkd.models.deeplab import build
 from mkd.recipes.distill import _consolidation, _student, kd
 from mkd.recipes.run import Run, labelled_index
-from mkd.train.run.startup_timer import StartUp
+from mkd.train.run.startup_timer import StartupTimer
 from tests.helpers.runs import digests, rows
 
 
@@ -117,7 +117,7 @@ def test_the_fisher_is_the_source_models_on_source_tiles(runs):
 def consolidation(config, folder, monkeypatch):
     """Make EWC's constants anew in an ended run's folder, without touching it."""
     monkeypatch.setattr("mkd.recipes.run.open_run", lambda config: folder)
-    run = Run(config, find_world("cpu"), labelled_index(config), StartUp())
+    run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")
     student = _student(config, 3, teacher)

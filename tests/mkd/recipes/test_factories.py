@@ -34,15 +34,15 @@ def test_every_model_file_is_an_architecture(name):
 def test_the_feed_is_the_configs(sets, tmp_path):
     """Crop, scale, turns, batch, seed and workers arrive; the unlabelled stream only where it is asked for."""
     data = DataConfig(sets["labelled"], sets["unlabelled"], crop=48, batch=3, scale=(1.0, 1.5), aerial=False)
-    feed = factories.feed(data, 9, CPU, True, tmp_path)
+    feed = factories.batch_stream(data, 9, CPU, True, tmp_path)
     assert (feed.batch, feed.seed, feed.workers) == (3, 9, 2)
     assert (feed.geometry.crop, feed.geometry.scale, feed.geometry.aerial) == (48, (1.0, 1.5), False)
     assert (len(feed.labelled), len(feed.unlabelled)) == (6, 6)
-    assert factories.feed(data, 9, CPU, False, tmp_path).unlabelled is None
-    assert [lost.allowed for lost in feed.losses] == [0, 0]  # 0.1 % of 6 tiles
-    assert {lost.path for lost in feed.losses} == {tmp_path / "quarantine.jsonl"}
-    second = factories.feed(replace(data, batch=4), 9, World(1, 2, CPU.device), True, tmp_path)
-    assert {lost.path for lost in second.losses} == {tmp_path / "quarantine-rank1.jsonl"}
+    assert factories.batch_stream(data, 9, CPU, False, tmp_path).unlabelled is None
+    assert [lost.allowed for lost in feed.bad_tiles] == [0, 0]  # 0.1 % of 6 tiles
+    assert {lost.path for lost in feed.bad_tiles} == {tmp_path / "quarantine.jsonl"}
+    second = factories.batch_stream(replace(data, batch=4), 9, World(1, 2, CPU.device), True, tmp_path)
+    assert {lost.path for lost in second.bad_tiles} == {tmp_path / "quarantine-rank1.jsonl"}
 
 
 def test_ohem_is_the_configs():

@@ -19,7 +19,7 @@ from mkd.recipes.run import supervised
 from mkd.recipes.run_folder import open_run
 from mkd.recipes.semi import semi
 from mkd.train.run.checkpoint import Checkpoints
-from mkd.train.run.run_lock import Owner, _started
+from mkd.train.run.run_lock import RunLock, _started
 from tests.helpers.runs import coloured, digests, retitle, rows
 from tests.helpers.shards import CLASSES, PALETTE, write_dataset
 
@@ -212,7 +212,7 @@ def test_a_folder_that_somebody_writes(config_of, tmp_path, monkeypatch):
     config = config_of("supervised", f"out={tmp_path}/run", "steps=1", "data.val=null")
     owner = open_run(config) / "owner.json"
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    owner.write_text(json.dumps({**Owner(owner).me, "pid": child.pid, "started": _started(child.pid)}))
+    owner.write_text(json.dumps({**RunLock(owner).me, "pid": child.pid, "started": _started(child.pid)}))
     before = digests(config.out)
     try:
         with pytest.raises(

@@ -81,7 +81,7 @@ class Sick(LocalTeacher):
         if self.kill == (self.ema.updates, self.health.rollbacks):
             raise Killed
         stripes = torch.arange(answer.labels.shape[-1]) % 3
-        if self.ema.updates >= 5 and self.health.trust > self.cured:
+        if self.ema.updates >= 5 and self.health.weight_factor > self.cured:
             stripes.zero_()
         labels = stripes.to(torch.uint8).expand_as(answer.labels).masked_fill(answer.labels == 255, 255)
         return PseudoLabels(labels, answer.score, answer.accepted, answer.version)

@@ -18,7 +18,7 @@ from mkd.recipes import teacher_service as build
 from mkd.recipes.semi import _teacher, _token
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, make_token
-from mkd.teacher.client.flight_client import Access, Caller, Lost
+from mkd.teacher.client.flight_client import Access, FlightClient, Lost
 from mkd.teacher.server import service as server_module
 from tests.helpers.runs import finish, launch, start
 from tests.helpers.teachers import IDENTITY, service, until
@@ -41,7 +41,7 @@ def run_folder(tmp_path_factory):
     config.data.labelled = "somewhere"
     (run / "config.yaml").write_text(to_yaml(config))
     state = {k: v + 1 if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    weights.write_file(run / build.WEIGHTS, weights.to_bytes(state, protocol.Header("job.0", 7, 14)))
+    weights.write_file(run / build.WEIGHTS, weights.to_bytes(state, protocol.WeightsVersion("job.0", 7, 14)))
     token = root / "token"
     token.write_text(TOKEN)
     token.chmod(0o600)
@@ -68,7 +68,7 @@ def test_serve_status_and_stop(run_folder, capsys):
         assert launch("teacher", "status", endpoint) == 2
         assert "token is missing or wrong" in capsys.readouterr().err
         access = Access(build.identity_of(read_card(run_folder.parent / "start")), TOKEN)
-        writer, _ = Caller(said["endpoint"], access).open(8, 8)  # a client that does not hang up
+        writer, _ = FlightClient(said["endpoint"], access).open(8, 8)  # a client that does not hang up
         port = said["endpoint"].rpartition(":")[2]
         assert launch("teacher", f"run={run_folder}", f"port={port}", "device=cpu") == 2
         assert f"port={port}: cannot be listened on" in capsys.readouterr().err
@@ -86,9 +86,9 @@ def test_the_published_weights_are_taken_up(run_folder):
     model = network(SMALL, 3, None, seed=0)
     first = next(iter(model.state_dict()))
     before = model.state_dict()[first].clone()
-    assert build._newest_weights(str(run_folder), model) == protocol.Header("job.0", 7, 14)
+    assert build._newest_weights(str(run_folder), model) == protocol.WeightsVersion("job.0", 7, 14)
     assert torch.equal(model.state_dict()[first], before + 1)
-    assert build._newest_weights(str(run_folder.parent), model) == protocol.Header("", 0, 0)
+    assert build._newest_weights(str(run_folder.parent), model) == protocol.WeightsVersion("", 0, 0)
     assert build._start_of(str(run_folder)) == str(run_folder.parent / "start")
 
 
@@ -129,7 +129,7 @@ def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up
     monkeypatch.setattr(build.os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     monkeypatch.setattr(server_module, "GRACE", 0.5)
     with service() as server:
-        stream = Caller(server.endpoint, Access(IDENTITY, None)).open(6, 5)
+        stream = FlightClient(server.endpoint, Access(IDENTITY, None)).open(6, 5)
         until(lambda: server._streams)
         if hangs_up:
             stream[1].cancel()

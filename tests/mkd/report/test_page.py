@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mkd.report.model import Evaluation, MapView, Panel, Report, Row, Run
+from mkd.report.model import Evaluation, MapView, Panel, Report, Row, RunMetrics
 from mkd.report.page import render_report, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -74,7 +74,10 @@ def full(tmp_path):
         facts={"time": "6 min"},
         rows=[Row("base", 0.4, 0.01, (0, 1), {"road": 0.4, "water": None}), Row("ours", 0.5, 0.02, (0, 1))],
         evaluations=[evaluation()],
-        runs=[Run("stage 1", tmp_path / "metrics.jsonl"), Run("stage 2", tmp_path / "metrics.jsonl")],
+        runs=[
+            RunMetrics("stage 1", tmp_path / "metrics.jsonl"),
+            RunMetrics("stage 2", tmp_path / "metrics.jsonl"),
+        ],
         panels=[Panel("tile-7", image, ids, {"ours": ids})],
         map=MapView(image, ids, ids + 200, "A field."),
         configs={"ours": "seed: 0\n"},
@@ -161,7 +164,7 @@ def test_names_never_become_markup(full):
         classes=(evil, "water"),
         palette=PALETTE,
         rows=[Row(evil, 0.5, iou={evil: 0.5, "water": 0.1})],
-        runs=[Run(evil, full.runs[0].metrics)],
+        runs=[RunMetrics(evil, full.runs[0].metrics)],
         panels=[Panel(evil, full.panels[0].image, None, {evil: full.panels[0].truth})],
         configs={evil: evil, "b": evil},
         notes=[evil],

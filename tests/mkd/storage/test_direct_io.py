@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mkd.storage.direct_io import PIECE, Drained
+from mkd.storage.direct_io import PIECE, DirectFile
 from mkd.storage.folder import Folder
 
 
@@ -20,7 +20,7 @@ def test_it_holds_what_was_written(tmp_path, place, sizes):
     pieces = [rng.randbytes(size) for size in sizes]
     path.write_bytes(b"old" * 1000)
     try:
-        with Drained(path) as file:
+        with DirectFile(path) as file:
             for piece in pieces:
                 assert file.write(piece) == len(piece)
         assert path.read_bytes() == b"".join(pieces)
@@ -33,7 +33,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_open():
     """Whether it shows at a later write or at the end; the file is closed all the same."""
     before = len(os.listdir("/proc/self/fd"))
     for pieces in ([b"x"], [bytes(PIECE)], [bytes(PIECE)] * 3):
-        file = Drained(Path("/dev/full"))
+        file = DirectFile(Path("/dev/full"))
         with pytest.raises(OSError, match="No space left"), file:
             file.writelines(pieces)
     assert len(os.listdir("/proc/self/fd")) == before
@@ -42,7 +42,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing_open():
 def test_a_finished_file_leaves_nothing_in_memory(tmp_path):
     """Its bytes must come from the disk: a read that may not wait finds few of them."""
     name, size = tmp_path / "a", 8 << 20
-    with Drained(name) as file:
+    with DirectFile(name) as file:
         for _ in range(8):
             file.write(bytes(size // 8))
         file.write(b"x")
@@ -70,12 +70,12 @@ def test_a_folder_writes_whole_files(tmp_path):
 def test_files_use_the_same_memory_one_after_the_other(tmp_path):
     """A build of a million shards holds as much as one of two."""
     for number in range(3):
-        with Drained(tmp_path / "a") as file:
+        with DirectFile(tmp_path / "a") as file:
             file.write(bytes(9 << 20))
         if number == 0:
             first = Path("/proc/self/maps").read_text().count("\n")
     assert Path("/proc/self/maps").read_text().count("\n") <= first
-    with Drained(tmp_path / "b") as one, Drained(tmp_path / "c") as other:
+    with DirectFile(tmp_path / "b") as one, DirectFile(tmp_path / "c") as other:
         for letter in b"xyz":
             one.write(bytes([letter]) * (3 << 20))
             other.write(bytes([letter + 1]) * (3 << 20))

@@ -10,7 +10,7 @@ import pytest
 
 from mkd.storage import presigned as module
 from mkd.storage.folder import Folder
-from mkd.storage.presigned import SignedRanges
+from mkd.storage.presigned import PresignedRanges
 
 CONTENT = bytes(range(256)) * 40
 
@@ -59,7 +59,7 @@ def no_proxy(monkeypatch):
 def test_a_server_gives_the_ranges_asked_for(s3):
     """Any range from many threads; fewer bytes at the end of the object; none behind it and of none."""
     Folder(s3).write("a b+ä.bin", CONTENT)
-    ranges, path = SignedRanges(fsspec.filesystem("s3")), f"{s3[5:]}/a b+ä.bin"
+    ranges, path = PresignedRanges(fsspec.filesystem("s3")), f"{s3[5:]}/a b+ä.bin"
     places = [(n * 37 % 9000, n * 37 % 9000 + 1 + n * 53) for n in range(60)]
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda place: ranges.read(path, *place), places))
@@ -103,7 +103,7 @@ def test_a_place_without_signed_urls_is_said_once(s3, monkeypatch, caplog):
 def test_a_kept_connection_that_was_closed_is_made_anew():
     """One connection serves many requests; when the server has closed it, the request is sent once more."""
     server = Server(answer(b"ab"), answer(b"cd"), None, answer(b"ef"), None, None)
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert [ranges.read("x", 0, 2) for _ in range(3)] == [b"ab", b"cd", b"ef"]
     assert (server.connections, len(server.requests), server.signed) == (2, 4, 1)
     assert server.requests[0].startswith("GET /x?signature=1 HTTP/1.1\r\n")
@@ -125,7 +125,7 @@ def test_a_kept_connection_that_was_closed_is_made_anew():
 def test_an_answer_that_is_not_plain_is_none(bad):
     """The whole object, an error, too many bytes, an unknown length, no HTTP: s3fs is asked, with a fresh signature."""
     server = Server(bad, answer(b"cd"))
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert ranges.read("x", 0, 2) is None
     assert ranges.read("x", 0, 2) == b"cd"
     assert (server.connections, server.signed) == (2, 2)
@@ -135,7 +135,7 @@ def test_an_answer_that_breaks_off_or_stops_is_none(monkeypatch):
     """Fewer bytes than were announced, before the connection closes or before patience ends."""
     monkeypatch.setattr(module, "TIMEOUT", 0.3)
     server = Server(answer(b"ab", length=4), answer(b"abcd"))
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert ranges.read("x", 0, 4) is None
     assert ranges.read("x", 0, 4) == b"abcd"
 
@@ -144,7 +144,7 @@ def test_good_answers_forgive_misses(caplog):
     """Only misses in a row count: an outage now and then does not end reading by signed URLs."""
     bad = answer(b"", "500 Internal Error")
     server = Server(*[bad, bad, answer(b"a")] * 3)
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     for number in range(9):
         if ranges.read("x", 0, 1) is None:
             ranges.missed()
@@ -156,7 +156,7 @@ def test_urls_are_signed_anew_before_they_expire(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     server = Server(*[answer(b"a")] * 9)
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     for seconds, signed in [(0, 1), (1799, 1), (1, 1), (1, 2), (1000, 2), (801, 3)]:
         now[0] += seconds
         assert ranges.read("x", 0, 1) == b"a"
@@ -170,11 +170,11 @@ def test_behind_a_proxy_s3fs_reads(monkeypatch):
     server = Server(answer(b"a"))
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "localhost")
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert [ranges.read("x", 0, 1) for _ in range(3)] == [None] * 3
     assert (server.connections, server.signed) == (0, 1)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert SignedRanges(server).read("x", 0, 1) == b"a"
+    assert PresignedRanges(server).read("x", 0, 1) == b"a"
 
 
 def test_credentials_that_cannot_be_found_are_left_to_s3fs():
@@ -182,14 +182,14 @@ def test_credentials_that_cannot_be_found_are_left_to_s3fs():
         def url(self, path, expires):
             raise RuntimeError("no keys")
 
-    assert SignedRanges(Keyless()).read("x", 0, 1) is None
+    assert PresignedRanges(Keyless()).read("x", 0, 1) is None
 
 
 def test_new_keys_go_on_by_signed_urls(monkeypatch):
     """URLs signed with keys that have expired, one a shard, are signed anew: that is no reason to give them up."""
     refused = answer(b"", "403 Forbidden")
     server = Server(*[answer(b"a")] * 6, *[refused, answer(b"b")] * 6)
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert [ranges.read(f"x{n}", 0, 1) for n in range(6)] == [b"a"] * 6
     assert [ranges.read(f"x{n}", 0, 1) for n in range(6)] == [b"b"] * 6
     assert server.signed == 12
@@ -198,7 +198,7 @@ def test_new_keys_go_on_by_signed_urls(monkeypatch):
 def test_a_fresh_url_that_is_refused_is_not_asked_again(monkeypatch):
     """Nor is one that fails for another reason than its keys."""
     server = Server(answer(b"", "403 Forbidden"), answer(b"a"), answer(b"", "503 Slow Down"))
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
     assert [ranges.read("x", 0, 1) for _ in range(3)] == [None, b"a", None]
     assert len(server.requests) == 3
 
@@ -209,7 +209,7 @@ def test_misses_are_forgotten_after_a_while(monkeypatch, caplog):
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     bad = answer(b"", "503 Slow Down")
     server = Server(bad, bad, bad, answer(b"a"), bad, bad, bad)
-    ranges = SignedRanges(server)
+    ranges = PresignedRanges(server)
 
     def found():
         data = ranges.read("x", 0, 1)

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from mkd.storage.retry_policy import raise_final
+from mkd.storage.retry_policy import raise_if_permanent
 
 
 def s3_error(code, status, kind=OSError, words="what s3fs makes of it"):
@@ -32,7 +32,7 @@ def test_what_no_waiting_mends_is_one_sentence(case):
     """It begins with the URL and says what to check."""
     error, words = FINAL[case]
     with pytest.raises(ValueError, match=words) as caught:
-        raise_final(error, "s3://bkt/a")
+        raise_if_permanent(error, "s3://bkt/a")
     assert str(caught.value).startswith("s3://bkt/a: ")
     assert "\n" not in str(caught.value)
 
@@ -40,7 +40,7 @@ def test_what_no_waiting_mends_is_one_sentence(case):
 @pytest.mark.parametrize("error", [FileNotFoundError("a"), OSError(errno.ENOSPC, "full"), TypeError("a")])
 def test_what_says_enough_is_raised_as_it_is(error):
     with pytest.raises(type(error)) as caught:
-        raise_final(error, "s3://bkt/a")
+        raise_if_permanent(error, "s3://bkt/a")
     assert caught.value is error
 
 
@@ -49,4 +49,4 @@ def test_what_says_enough_is_raised_as_it_is(error):
     [s3_error("SlowDown", 503), s3_error("RequestTimeout", 400), ConnectionError("x"), TimeoutError()],
 )
 def test_what_may_pass_is_left_to_patience(error):
-    raise_final(error, "s3://bkt/a")
+    raise_if_permanent(error, "s3://bkt/a")

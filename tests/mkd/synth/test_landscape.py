@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 from mkd.synth.domains import STYLES
-from mkd.synth.landscape import Scene, render, write_orthomosaic
-from mkd.synth.layout import Line, Plan, Use, locate
+from mkd.synth.landscape import Landscape, render, write_orthomosaic
+from mkd.synth.layout import LayoutPlan, Line, Use, locate
 from mkd.synth.partition import build_layout, deal
 from mkd.synth.textures import blur, cast_shadow, crowns, smooth_noise
 
@@ -22,16 +22,16 @@ FARMLAND, GRASSLAND = 2, 5
 
 
 @pytest.fixture(scope="module")
-def target() -> Scene:
+def target() -> Landscape:
     return render("target", 768, 768, 4)
 
 
 @pytest.fixture(scope="module")
-def large() -> Scene:
+def large() -> Landscape:
     return render("intermediate", 1024, 1024, 4)
 
 
-def digest(scene: Scene) -> str:
+def digest(scene: Landscape) -> str:
     return hashlib.sha256(scene.image.tobytes() + scene.label.tobytes()).hexdigest()
 
 
@@ -67,19 +67,19 @@ def test_bad_arguments_are_named() -> None:
         render("target", 128, 128, -1)
 
 
-def test_every_target_class_is_common(target: Scene) -> None:
+def test_every_target_class_is_common(target: Landscape) -> None:
     """No target class covers less than 2 % of a scene, and none more than half of it."""
     share = np.bincount(target.label.ravel(), minlength=6) / target.label.size
     assert share.min() > 0.02
     assert share.max() < 0.5
 
 
-def test_every_intermediate_class_is_there(large: Scene) -> None:
+def test_every_intermediate_class_is_there(large: Landscape) -> None:
     """A large intermediate scene holds all 17 classes, each with a few hundred pixels."""
     assert np.bincount(large.label.ravel(), minlength=17).min() > 300
 
 
-def test_domains_look_different(target: Scene, large: Scene) -> None:
+def test_domains_look_different(target: Landscape, large: Landscape) -> None:
     """The drone's pictures are warmer and sharper than the satellite's, and sample the ground more finely."""
     warmth = [float((s.image[..., 0].astype(float) - s.image[..., 2]).mean()) for s in (target, large)]
     sharpness = [float(np.abs(np.diff(s.image.mean(2), axis=1)).mean()) for s in (target, large)]
@@ -88,7 +88,7 @@ def test_domains_look_different(target: Scene, large: Scene) -> None:
     assert target.gsd < large.gsd
 
 
-def windows(scene: Scene, name: int, size: int = 24) -> list[np.ndarray]:
+def windows(scene: Landscape, name: int, size: int = 24) -> list[np.ndarray]:
     """Return the grey levels of the aligned windows that lie wholly in one class."""
     grey = scene.image.mean(axis=2)
     spots = [(r, c) for r in range(0, 745, size) for c in range(0, 745, size)]
@@ -119,7 +119,7 @@ def test_farmland_and_grassland_share_colours_but_not_texture() -> None:
     assert farm > 1.5 * grass
 
 
-def test_colour_of_a_class_varies_between_parcels(target: Scene) -> None:
+def test_colour_of_a_class_varies_between_parcels(target: Landscape) -> None:
     """Farmland windows differ from each other in brightness much more than by their noise."""
     means = [w.mean() for w in windows(target, FARMLAND)]
     assert np.std(means) > 8
@@ -171,7 +171,7 @@ def test_class_file_agrees_with_the_renderer(domain: str) -> None:
     assert set(style.to_class) == set(range(len(style.classes)))
 
 
-PLAN = Plan(90.0, {Use.CROP: 0.5, Use.HOUSES: 0.3, Use.LAKE: 0.2}, (1.5, 2.5))
+PLAN = LayoutPlan(90.0, {Use.CROP: 0.5, Use.HOUSES: 0.3, Use.LAKE: 0.2}, (1.5, 2.5))
 
 
 def test_locate_agrees_with_the_polygons() -> None:

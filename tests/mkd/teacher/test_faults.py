@@ -60,9 +60,9 @@ def test_killed_in_mid_answer_and_restarted():
     with processes(first):
         teacher = remote(student, first.endpoint, max_age=0, patience=120.0, said=said)
         run(teacher, beside(student), student, 6, kill)
-        assert teacher.tally.tiles == 24
-        assert teacher.tally.retries == 1
-        assert teacher.tally.local == 0
+        assert teacher.stats.tiles == 24
+        assert teacher.stats.retries == 1
+        assert teacher.stats.local == 0
         teacher.close()
     with processes(*alive[1:]):
         assert len(alive) == 2
@@ -93,7 +93,7 @@ def test_frozen_and_killed_with_another_at_hand():
         until(lambda: len([s for s in said if far.endpoint in s and "answers" in s]) == 2)
         far.kill()
         four(12)
-        assert teacher.tally.tiles == 64
+        assert teacher.stats.tiles == 64
         teacher.close()
 
 
@@ -111,7 +111,7 @@ def test_frozen_while_a_large_request_is_sent():
         far.signal(signal.SIGCONT)
         for n in range(40):
             assert teacher.collect(n).labels.shape == (16, 64, 64)
-        assert teacher.tally.retries > 0
+        assert teacher.stats.retries > 0
         teacher.close()
 
 
@@ -152,13 +152,13 @@ def test_fallback_to_the_local_teacher_and_back():
     local, port = beside(student), free_port()
     teacher = remote(student, f"127.0.0.1:{port}", patience=0.3, fallback=True, max_age=0, said=said)
     run(teacher, local, student, 5)
-    assert teacher.tally.local == 5
+    assert teacher.stats.local == 5
     assert len([s for s in said if "going on with the local one" in s]) == 1
     with service(tiny_net(seed=9), port=port) as server:
         until(lambda: any("answers" in s for s in said))
         until(lambda: server.batcher.newest().version == 5)
         run(teacher, local, student, 5, first=5)
-        assert teacher.tally.local == 5
+        assert teacher.stats.local == 5
         assert server.batcher.gauge.tiles == 20
         teacher.close()
 
@@ -237,7 +237,9 @@ def test_a_wish_to_stop_ends_the_wait(there):
 def test_a_wish_to_stop_ends_the_wait_for_weights(monkeypatch):
     """At max_age=0 a step ends though a teacher does not take its weights: requests name the version they need."""
     wished, event = threading.Event(), threading.Event()
-    monkeypatch.setattr(connection.Caller, "publish", lambda self, packet: event.wait(60) and packet.header)
+    monkeypatch.setattr(
+        connection.FlightClient, "publish", lambda self, packet: event.wait(60) and packet.header
+    )
     student = tiny_net()
     with service() as server:
         teacher = remote(student, server.endpoint, max_age=0, patience=600.0, said=[], stop=wished.is_set)

@@ -9,12 +9,12 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.client import connection, publisher
-from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server import answer_stream
 from mkd.teacher.server import service as service_module
-from mkd.teacher.server.batcher import Job
+from mkd.teacher.server.batcher import QueuedRequest
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.teachers import IDENTITY, ask, batcher_of, remote, same, service, until, weak_views
 
@@ -70,7 +70,7 @@ def test_a_request_that_cannot_be_made_is_made_again(monkeypatch):
         local = LocalTeacher(student, 0.9, 0.4, TileLimit(absolute=1.0))
         assert same(ask(teacher), local.label(weak_views(), 0.0))
         assert len(calls) > 1
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         teacher.close()
     assert any("RuntimeError: out of memory" in s for s in said)
 
@@ -82,7 +82,7 @@ def test_an_answer_that_cannot_be_read_is_asked_again(monkeypatch):
         once(monkeypatch, connection, "read_answer")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         teacher.close()
     assert any("RuntimeError: out of memory" in s for s in said)
 
@@ -91,7 +91,7 @@ def test_a_greeting_that_goes_wrong_is_repeated(monkeypatch):
     """The same on the keeper's way."""
     said = []
     with service() as place:
-        once(monkeypatch, connection.Caller, "hello")
+        once(monkeypatch, connection.FlightClient, "hello")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
         teacher.close()
@@ -104,7 +104,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch):
         once(monkeypatch, answer_stream, "kept_share")
         teacher = remote(tiny_net(), place.endpoint)
         assert ask(teacher).score.shape == (4,)
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         assert len(place._streams) == 1
         teacher.close()
 
@@ -116,7 +116,7 @@ def test_a_stuck_teacher_is_left_for_another():
         try:
             teacher = remote(tiny_net(), stuck.endpoint, good.endpoint, patience=1.0, said=said)
             assert ask(teacher).score.shape == (4,)
-            assert teacher.tally.retries == 1
+            assert teacher.stats.retries == 1
             assert all(ask(teacher, n).score.shape == (4,) for n in range(1, 5))
             assert good.batcher.gauge.tiles == 20
             teacher.close()
@@ -161,7 +161,7 @@ def test_a_request_that_comes_after_the_last_look_is_answered():
     batcher.start()
     batcher.join()
     batcher.stopping = SimpleNamespace(is_set=lambda: False)  # as the reader saw it
-    job = Job(protocol.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
+    job = QueuedRequest(protocol.Request(1, 0.4, 1.0, "", 0), weak_views(), object())
     batcher.put(job)
     assert job.done.is_set()
     assert job.reply.status == protocol.STOPPING
@@ -172,8 +172,8 @@ def test_a_batcher_that_dies_answers_what_is_queued(monkeypatch):
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     batcher = batcher_of()
     batcher._swap = broken
-    job = Job(protocol.Ask(1, 0.4, 1.0, "", 0), weak_views(), object())
-    late = Job(protocol.Ask(2, 0.4, 1.0, "", 0), weak_views(), object())
+    job = QueuedRequest(protocol.Request(1, 0.4, 1.0, "", 0), weak_views(), object())
+    late = QueuedRequest(protocol.Request(2, 0.4, 1.0, "", 0), weak_views(), object())
     batcher._take = lambda timeout: None
     batcher._queue.put(job)
     batcher.start()
@@ -188,9 +188,9 @@ def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
     with service(say=lambda text: None) as place:
         place._uploads.acquire()
         place._uploads.acquire()
-        header = protocol.Header("job.0", 0, 0)
+        header = protocol.WeightsVersion("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
-        caller = Caller(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
         with pytest.raises(OSError, match="2 uploads of weights are under way"):
             caller.publish(Packet(header, blob, weights.digest(blob)))
         teacher = remote(tiny_net(), place.endpoint, said=[])

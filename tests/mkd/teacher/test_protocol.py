@@ -1,4 +1,4 @@
-"""Messages: what is sent is read back without a copy, and anything else is a WireError."""
+"""Messages: what is sent is read back without a copy, and anything else is a ProtocolError."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mkd.teacher import protocol
-from mkd.teacher.protocol import WireError
+from mkd.teacher.protocol import ProtocolError
 from tests.helpers.teachers import CLASSES, IDENTITY, PLAN, weak_views
 
-ASK = protocol.Ask(3, 0.95, 0.4, "job.0", 7)
+ASK = protocol.Request(3, 0.95, 0.4, "job.0", 7)
 junk = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -24,8 +24,8 @@ junk = st.recursive(
 
 def test_a_request_is_read_back():
     """JSON keeps every bit of a float."""
-    exact = protocol.Ask(2**53, 0.1 + 0.2, 1 / 3, "a.1", 0)
-    assert protocol.read_ask(protocol.pack(exact)) == exact
+    exact = protocol.Request(2**53, 0.1 + 0.2, 1 / 3, "a.1", 0)
+    assert protocol.read_request(protocol.pack(exact)) == exact
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,8 @@ def test_a_request_is_read_back():
 )
 def test_a_wrong_field_is_named(change, text):
     """Each field's type and range is checked, and the message names it."""
-    with pytest.raises(WireError, match=text.replace(".", r"\.")):
-        protocol.read_ask(json.dumps({**asdict(ASK), **change}).encode())
+    with pytest.raises(ProtocolError, match=text.replace(".", r"\.")):
+        protocol.read_request(json.dumps({**asdict(ASK), **change}).encode())
 
 
 @pytest.mark.parametrize(
@@ -58,19 +58,19 @@ def test_a_wrong_field_is_named(change, text):
 )
 def test_what_is_no_small_json_object_is_refused(raw):
     """Nothing, broken, of another kind, nested beyond reason, or too long."""
-    with pytest.raises(WireError):
+    with pytest.raises(ProtocolError):
         protocol.unpack(raw)
 
 
 @given(st.binary(max_size=80) | junk.map(lambda c: json.dumps(c).encode()))
 def test_any_bytes_are_read_or_refused(raw):
-    """No input raises anything but WireError."""
+    """No input raises anything but ProtocolError."""
     for read in (
-        protocol.read_ask,
+        protocol.read_request,
         protocol.read_reply,
-        lambda r: protocol.read_parcel(protocol.unpack(r), 100),
+        lambda r: protocol.read_weights_header(protocol.unpack(r), 100),
     ):
-        with contextlib.suppress(WireError):
+        with contextlib.suppress(ProtocolError):
             read(raw)
 
 
@@ -126,7 +126,7 @@ def test_tensors_travel_without_a_copy():
 )
 def test_other_schemas_are_refused(schema):
     """Only one column of uint8 tensors (3,H,W) with sides up to the limit."""
-    with pytest.raises(WireError):
+    with pytest.raises(ProtocolError):
         protocol.tile_size(schema, 64)
 
 
@@ -140,9 +140,9 @@ def test_damaged_batches_are_refused():
     schema = protocol.image_schema(6, 5)
     batch = pa.record_batch([column(weak_views(batch=3))], schema=schema)
     for bad, most in ((None, 3), (batch.slice(0, 0), 3), (batch, 2)):
-        with pytest.raises(WireError):
+        with pytest.raises(ProtocolError):
             protocol.whole(bad, most)
     values = pa.array([None] + [1] * 89, pa.uint8())
     storage = pa.FixedSizeListArray.from_arrays(values, 90)
-    with pytest.raises(WireError, match="missing"):
+    with pytest.raises(ProtocolError, match="missing"):
         protocol.tensor_of(pa.ExtensionArray.from_storage(schema.field(0).type, storage))

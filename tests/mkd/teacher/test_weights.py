@@ -6,10 +6,10 @@ from safetensors.torch import save
 
 from mkd.semi.ema import EMA
 from mkd.teacher import weights
-from mkd.teacher.protocol import Header, WireError
+from mkd.teacher.protocol import ProtocolError, WeightsVersion
 from tests.helpers.nets import tiny_net
 
-HEADER = Header("job.2", 7, 9)
+HEADER = WeightsVersion("job.2", 7, 9)
 
 
 def blob_of(net):
@@ -51,7 +51,7 @@ def test_other_weights_are_refused():
         changed(state, first, state[first][:2].clone()),
         changed(state, first, state[first].double()),
     ):
-        with pytest.raises(WireError, match=r"1 tensors differ, first (0\.weight|aa)"):
+        with pytest.raises(ProtocolError, match=r"1 tensors differ, first (0\.weight|aa)"):
             weights.from_bytes(weights.to_bytes(bad, HEADER), layout)
 
 
@@ -60,10 +60,10 @@ def test_damaged_files_are_refused(tmp_path):
     net = tiny_net()
     layout, blob = weights.layout(net), blob_of(net)
     for bad in [blob[:n] for n in range(0, len(blob), 7)] + [bytes(100), save({"a": torch.zeros(1)})]:
-        with pytest.raises(WireError):
+        with pytest.raises(ProtocolError):
             weights.from_bytes(bad, layout)
     about = {"session": "a", "version": "many", "updates": "0"}
-    with pytest.raises(WireError):
+    with pytest.raises(ProtocolError):
         weights.from_bytes(save(dict(net.state_dict()), about), layout)
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mkd.distributed.world import World
-from mkd.loader.bad_tiles import Losses
+from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.loader import TileSet
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from tests.helpers.plain import members_of, smooth, write_plain
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import coloured, feed_of
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 def same(one, other):
     pairs = [(getattr(one, k), getattr(other, k)) for k in ("images", "labels", "weak", "inside")]
     equal = all((a is None and b is None) or torch.equal(a, b) for a, b in pairs)
-    draws = [[g.random() for g in (v.draws or [])] for v in (one, other)]
+    draws = [[g.random() for g in (v.generators or [])] for v in (one, other)]
     return equal and draws[0] == draws[1]
 
 
@@ -61,8 +61,8 @@ def test_views_do_not_depend_on_the_ranks(folders, ranks, workers):
     parts = [list(feed_of(*sets, batch=6, world=w, workers=workers)(2, 6)) for w in worlds]
     for whole, *of_ranks in zip(alone, *parts, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(joined(of_ranks), joined([whole]), strict=True))
-        drawn = [g.random() for views in of_ranks for g in views.draws]
-        assert drawn == [g.random() for g in whole.draws]
+        drawn = [g.random() for views in of_ranks for g in views.generators]
+        assert drawn == [g.random() for g in whole.generators]
 
 
 def test_three_ranks_over_two_shards_with_seven_tiles_do_not_hang(tmp_path):
@@ -82,7 +82,7 @@ def test_views_are_those_of_pixels_in_any_memory_layout(folders):
     feed = feed_of(folders["labelled"], batch=5)
     views = next(feed(0, 1))
     pairs = coloured(5, (16, 16))
-    order = [n for _, n in feed.plan(feed.labelled, 0).step(0)]
+    order = [n for _, n in feed.sampler(feed.labelled, 0).step(0)]
     images = torch.stack([torch.from_numpy(pairs[n][0]).movedim(-1, 0).contiguous() for n in order])
     labels = torch.stack([torch.from_numpy(pairs[n][1]) for n in order])
     draws = [np.random.default_rng([0, 0, 0, n]) for n in order]
@@ -98,11 +98,11 @@ def test_losses_of_each_stream_are_counted_apart(tmp_path):
     bad[1]["png"] = b"x"
     good, bad = (write_plain(tmp_path / n, t, (16, 16), [4]) for n, t in (("good", good), ("bad", bad)))
     path = tmp_path / "quarantine.jsonl"
-    losses = (Losses(good, True, 4, path=path), Losses(bad, False, 4, 0.25, path))
-    assert len(list(feed_of(good, bad, losses=losses)(0, 4))) == 4
+    losses = (BadTileBudget(good, True, 4, path=path), BadTileBudget(bad, False, 4, 0.25, path))
+    assert len(list(feed_of(good, bad, bad_tiles=losses)(0, 4))) == 4
     assert [line.count('"labelled": false') for line in path.read_text().splitlines()] == [1, 1]
     with pytest.raises(ValueError, match="tile0001.* 0 may be"):
-        list(feed_of(bad, good, losses=losses[:1] + losses[:1])(0, 2))
+        list(feed_of(bad, good, bad_tiles=losses[:1] + losses[:1])(0, 2))
 
 
 def test_kinds_and_ranges(folders):
@@ -113,7 +113,7 @@ def test_kinds_and_ranges(folders):
     assert (views.labels.dtype, views.labels.shape) == (torch.uint8, (3, 8, 8))
     assert (views.weak.dtype, views.weak.shape) == (torch.uint8, (3, 3, 8, 8))
     assert (views.inside.dtype, views.inside.shape) == (torch.bool, (3, 8, 8))
-    assert len(views.draws) == 3
+    assert len(views.generators) == 3
 
 
 def candidates_of(folder, labelled, crop=8, **more):
@@ -129,7 +129,7 @@ def test_candidates_are_the_unlabelled_stream_without_end(folders):
     for views, batch in zip(steps[3:], entered, strict=False):
         assert torch.equal(views.weak, batch.weak)
         assert torch.equal(views.inside, batch.inside)
-        assert [g.random() for g in views.draws] == [g.random() for g in batch.draws]
+        assert [g.random() for g in views.generators] == [g.random() for g in batch.generators]
         assert batch.labels is None
     assert len(next(entered).ids) == 2
 
@@ -162,7 +162,7 @@ def test_a_filtered_label_is_inside_its_tile(tmp_path):
 def test_without_unlabelled_tiles_there_are_no_weak_views(folders):
     """A supervised stream holds labelled tiles only."""
     views = next(feed_of(folders["labelled"])(0, 1))
-    assert (views.weak, views.inside, views.draws) == (None, None, None)
+    assert (views.weak, views.inside, views.generators) == (None, None, None)
 
 
 def test_labels_of_unlabelled_tiles_are_never_read(folders):
@@ -214,13 +214,13 @@ def test_micro_batches_are_the_views_cut_in_order(folders, count):
     views.counted = torch.tensor(90)
     parts = views.split(count)
     assert [len(p.images) for p in parts] == [6 // count] * count
-    names = [f.name for f in fields(Views)]
+    names = [f.name for f in fields(StepBatch)]
     for name in names:
         together = [getattr(p, name) for p in parts]
         whole = getattr(views, name)
         if name == "counted":
             assert sum(together) == pytest.approx(90)
-        elif name == "draws":
+        elif name == "generators":
             assert [g is h for g, h in zip(sum(together, []), whole, strict=True)] == [True] * 6
         else:
             assert torch.equal(torch.cat(together), whole), name
@@ -229,6 +229,6 @@ def test_micro_batches_are_the_views_cut_in_order(folders, count):
 def test_micro_batches_of_labelled_tiles_alone(folders):
     """Fields that are not there stay away, and a number that does not divide the tiles is our mistake."""
     views = next(feed_of(folders["labelled"], batch=4)(0, 1))
-    assert all((p.weak, p.inside, p.draws, p.strong, p.pseudo) == (None,) * 5 for p in views.split(2))
+    assert all((p.weak, p.inside, p.generators, p.strong, p.pseudo) == (None,) * 5 for p in views.split(2))
     with pytest.raises(AssertionError):
         views.split(3)

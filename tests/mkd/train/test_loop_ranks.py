@@ -8,7 +8,7 @@ import torch
 from mkd.distributed.engine import Engine
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
-from mkd.train.trainer import Course
+from mkd.train.trainer import Trainer
 from tests.helpers.loops import KINDS, run, step_and_feed, write_sets
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import CPU, fit_in, phase_of, rows
@@ -102,14 +102,16 @@ def apart(world, out, sets):
     """Return what is said when ranks see different checkpoints, and when their weights differ."""
     said, folder, sets = [], Path(out) / str(world.rank), named(sets)
     both = sets["labelled"], sets["unlabelled"]
-    if world.first:
+    if world.is_main:
         train(CPU, folder, "supervised", sets, steps=2)
     world.barrier()
     step, feed = step_and_feed("supervised", 0, *both, world, batch=4)
     engine = Engine(world, step.model, torch.optim.SGD(step.model.parameters(), lr=0.1))
-    checkpoints = Checkpoints(folder / "checkpoints" / "student", world.first)
+    checkpoints = Checkpoints(folder / "checkpoints" / "student", world.is_main)
     try:
-        Course(phase_of(batch=4), step, engine, checkpoints, Journal(folder, CLASSES, world.first)).go_on()
+        Trainer(
+            phase_of(batch=4), step, engine, checkpoints, Journal(folder, CLASSES, world.is_main)
+        ).resume()
     except ValueError as error:
         said.append(str(error))
     step, feed = step_and_feed("supervised", 0, *both, world, batch=4)

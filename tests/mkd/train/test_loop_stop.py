@@ -13,7 +13,7 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.run import stop_request as stopping
 from mkd.train.run.checkpoint import Checkpoints
-from mkd.train.run.stop_request import LATER, Stop, Stopped
+from mkd.train.run.stop_request import LATER, Stopped, StopRequest
 from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers.loops import KINDS, equal, run, semi, validation, write_sets
 from tests.helpers.nets import tiny_net
@@ -42,12 +42,12 @@ def whole(data, tmp_path_factory):
 def wish(step, wish=LATER):
     """Let runs be asked to stop after this step."""
 
-    def agreed(self):
+    def level_of_all_ranks(self):
         self.asked = getattr(self, "asked", 0) + 1
         return wish if self.asked == step else 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stop, "agreed", agreed)
+        patch.setattr(StopRequest, "level_of_all_ranks", level_of_all_ranks)
         yield
 
 
@@ -79,7 +79,7 @@ class Waiting(LocalTeacher):
     def collect(self, ticket):
         if self.answers == 0:
             self.wish()
-            until(self.wished)
+            until(self.is_set_here)
             raise TeachersGone("asked to stop while waiting for a teacher")
         self.answers -= 1
         return super().collect(ticket)
@@ -95,13 +95,13 @@ def test_stopped_while_it_waits_for_a_teacher(
     monkeypatch.setattr(stopping, "LOOK", 0.0)
     feed = feed_of(data["labelled"], data["unlabelled"], crop=16, batch=3)
     step = semi(0, feed, Waiting)
-    teacher, enter = step.pseudo.teacher, Stop.__enter__
+    teacher, enter = step.pseudo.teacher, StopRequest.__enter__
 
     def entered(stop):
-        teacher.wished = stop.wished
+        teacher.is_set_here = stop.is_set_here
         return enter(stop)
 
-    monkeypatch.setattr(Stop, "__enter__", entered)
+    monkeypatch.setattr(StopRequest, "__enter__", entered)
     teacher.answers = answers
     file = tmp_path / "stop"
     teacher.wish = file.touch if kind == "file" else lambda: os.kill(os.getpid(), kind)

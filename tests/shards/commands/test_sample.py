@@ -10,8 +10,8 @@ from PIL import Image
 from mkd.geo.raster import encode_tiff
 from mkd.storage.folder import Folder
 from shards.commands.sample import sample
-from shards.inputs.encode import encode_png, tile_from
-from shards.output.dataset_writer import ShardWriter
+from shards.inputs.encode import encode_png, encode_tile
+from shards.output.dataset_writer import DatasetWriter
 from shards.reading import contact_sheet
 from tests.helpers.shards import CLASSES, PALETTE, overwrite, pictures, write_dataset
 
@@ -20,13 +20,13 @@ COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
 
 def coloured(folder, labelled=True, size=(40, 60)):
     """Write a data set of five tiles, each of one colour; labels are class n % 3, right half ignored."""
-    with ShardWriter(folder, "plain", CLASSES, PALETTE, 2) as writer:
+    with DatasetWriter(folder, "plain", CLASSES, PALETTE, 2) as writer:
         for number, colour in enumerate(COLOURS):
             image = np.full((*size, 3), colour, np.uint8)
             ids = np.full(size, number % 3, np.uint8)
             ids[:, size[1] // 2 :] = 255
             meta = {"source": "s", "window": None, "size": list(size), "crs": None, "transform": None}
-            writer.add(tile_from(f"t{number}", encode_png(image), "png", ids if labelled else None, meta))
+            writer.add(encode_tile(f"t{number}", encode_png(image), "png", ids if labelled else None, meta))
         writer.finish({})
     return folder
 
@@ -93,9 +93,9 @@ def test_deep_images_are_stretched(tmp_path):
     """16 bits in a narrow range come out from black to white, and the fourth band is not shown."""
     ramp = np.linspace(1000, 1400, 64).astype(np.uint16)
     image = np.repeat(np.tile(ramp, (64, 1))[..., None], 4, -1)
-    with ShardWriter(tmp_path / "data", "deep", CLASSES, PALETTE) as writer:
+    with DatasetWriter(tmp_path / "data", "deep", CLASSES, PALETTE) as writer:
         meta = {"source": "s", "window": None, "size": [64, 64], "crs": None, "transform": None}
-        writer.add(tile_from("t", encode_tiff(image), "tif", None, meta, 4, "uint16"))
+        writer.add(encode_tile("t", encode_tiff(image), "tif", None, meta, 4, "uint16"))
         writer.finish({})
     (card,) = cards(drawn(tmp_path / "data", tmp_path / "grid.png"), 1, labelled=False)
     assert card[128, 2].max() < 10

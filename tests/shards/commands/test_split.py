@@ -8,8 +8,8 @@ from mkd.dataset.index import read_index
 from mkd.geo.grid import tile_windows
 from shards.commands.split import split
 from shards.commands.verify import verify
-from shards.inputs.encode import encode_png, tile_from
-from shards.output.dataset_writer import ShardWriter
+from shards.inputs.encode import encode_png, encode_tile
+from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_dataset, read_tiles
 
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
@@ -18,7 +18,7 @@ CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
 def make(folder, sources="ab", windows=True, labelled=lambda number: True):
     """Write a data set of 8 x 8 tiles: 64 x 64 rasters, or single images; the third class is in one tile."""
     rng = np.random.default_rng(0)
-    with ShardWriter(folder, "toy", CLASSES, PALETTE, 50) as writer:
+    with DatasetWriter(folder, "toy", CLASSES, PALETTE, 50) as writer:
         for source in sources:
             for number, window in enumerate(tile_windows(64, 64, 8, 8) if windows else [None]):
                 place = "" if window is None else f"_{window.row:03d}_{window.col:03d}"
@@ -32,7 +32,7 @@ def make(folder, sources="ab", windows=True, labelled=lambda number: True):
                     "crs": None,
                     "transform": None,
                 }
-                writer.add(tile_from(source + place, image, "png", ids if labelled(number) else None, meta))
+                writer.add(encode_tile(source + place, image, "png", ids if labelled(number) else None, meta))
         writer.finish({"command": "test"})
     return folder
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from mkd.geo.raster import encode_tiff
 from shards.commands.stats import _band, stats, table
-from shards.inputs.encode import tile_from
-from shards.output.dataset_writer import ShardWriter
+from shards.inputs.encode import encode_tile
+from shards.output.dataset_writer import DatasetWriter
 from tests.helpers.shards import CLASSES, PALETTE, overwrite, pictures, write_dataset
 
 
@@ -44,10 +44,10 @@ def test_sixteen_bits_and_many_bands(tmp_path):
     """Five bands of 16 bits are counted in their full range, relative to 65535."""
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 65536, (9, 7, 5)).astype(np.uint16) for _ in range(3)]
-    with ShardWriter(tmp_path / "data", "deep", CLASSES, PALETTE, 2) as writer:
+    with DatasetWriter(tmp_path / "data", "deep", CLASSES, PALETTE, 2) as writer:
         for number, image in enumerate(images):
             meta = {"source": "s", "window": None, "size": [9, 7], "crs": None, "transform": None}
-            writer.add(tile_from(f"t{number}", encode_tiff(image), "tif", None, meta, 5, "uint16"))
+            writer.add(encode_tile(f"t{number}", encode_tiff(image), "tif", None, meta, 5, "uint16"))
         writer.finish({})
     found = stats(tmp_path / "data")
     pixels = np.concatenate([image.reshape(-1, 5) for image in images]) / 65535

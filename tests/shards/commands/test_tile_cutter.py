@@ -143,7 +143,7 @@ def test_a_raster_larger_than_memory(folder, tmp_path):
         raster.write(noise.transpose(2, 0, 1), window=place)
     code = f"""
 import resource
-from shards.tile import tile
+from shards.commands.tile import tile
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (360 << 20),) * 2)
 report = tile("{tmp_path}/big.tif", "{folder.classfile}", "{tmp_path}/out", size={size}, say=lambda line: None)

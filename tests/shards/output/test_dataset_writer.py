@@ -13,8 +13,8 @@ import pytest
 from mkd.dataset.index import read_index
 from mkd.dataset.shard_record import read_record
 from mkd.storage.folder import Folder
-from shards.inputs.encode import encode_png, legal_key, tile_from
-from shards.output.dataset_writer import ShardWriter
+from shards.inputs.encode import encode_png, encode_tile, legal_key
+from shards.output.dataset_writer import DatasetWriter
 from shards.output.tar_format import header
 from shards.reading.shard_reader import read_dataset, read_groups, read_metas
 
@@ -25,12 +25,12 @@ def tile(key, label=True):
     """Make a 4 x 6 tile."""
     ids = np.array([[0, 1, 1, 255, 0, 0]] * 4, np.uint8)
     meta = {"source": key, "window": None, "size": [4, 6], "crs": None, "transform": None}
-    return tile_from(key, encode_png(np.zeros((4, 6, 3), np.uint8)), "png", ids if label else None, meta)
+    return encode_tile(key, encode_png(np.zeros((4, 6, 3), np.uint8)), "png", ids if label else None, meta)
 
 
 def writer(folder, **options):
     """Open a writer of shards of two tiles."""
-    return ShardWriter(folder, "toy", CLASSES, PALETTE, **{"shard_size": 2, **options})
+    return DatasetWriter(folder, "toy", CLASSES, PALETTE, **{"shard_size": 2, **options})
 
 
 def names(folder):
@@ -116,14 +116,14 @@ def test_images_of_another_kind_are_refused(tmp_path):
 
 FULL = """
 import sys
-from shards.encode import tile_from
-from shards.tarball import header
-from shards.writer import ShardWriter
+from shards.inputs.encode import encode_tile
+from shards.output.tar_format import header
+from shards.output.dataset_writer import DatasetWriter
 try:
-    with ShardWriter(sys.argv[1], "toy", ("a", "b"), ((0, 0, 0), (1, 1, 1)), 40) as out:
+    with DatasetWriter(sys.argv[1], "toy", ("a", "b"), ((0, 0, 0), (1, 1, 1)), 40) as out:
         for number in range(100):
             image = number.to_bytes(2, "big") * 50_000
-            out.add(tile_from(str(number), image, "png", None, {"size": [1, 1]}))
+            out.add(encode_tile(str(number), image, "png", None, {"size": [1, 1]}))
         out.finish({})
 except OSError as error:
     print(error)

@@ -8,7 +8,7 @@ from mkd.storage.folder import Folder
 from shards.commands.pack import pack
 from shards.commands.split import split
 from shards.commands.verify import verify
-from shards.output.dataset_writer import ShardWriter
+from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_tiles
 from tests.helpers.jobs import content, run
 from tests.helpers.shards import CLASSES, PALETTE, pictures, write_dataset
@@ -137,7 +137,7 @@ def test_split_looks_at_its_lock_before_the_end(tmp_path, monkeypatch):
 
 def write_and_lose(place, tile):
     """Write a data set, whose lock another job takes before the end."""
-    with ShardWriter(place, "tiny", CLASSES, PALETTE) as writer:
+    with DatasetWriter(place, "tiny", CLASSES, PALETTE) as writer:
         writer.add(tile)
         place.write(".lock", json.dumps({"token": "another", "beat": 0, "host": "b", "process": 1}))
         writer.finish({})

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mkd.benchmarks.scaling.meter import BACKWARD, Meter
+from mkd.benchmarks.scaling.meter import BACKWARD, StepMeter
 from mkd.benchmarks.scaling.trace import NODE, common, merged, read_overlap
 from mkd.distributed.engine import Engine
 from tests.helpers.ranks import run_ranks
@@ -31,7 +31,7 @@ class Clock:
 
 def test_time_inside_a_span_belongs_to_the_inner_one():
     clock = Clock()
-    meter = Meter(clock)
+    meter = StepMeter(clock)
     clock.wait(1)
     with meter.span("teacher"):
         clock.wait(2)
@@ -44,7 +44,7 @@ def test_time_inside_a_span_belongs_to_the_inner_one():
 
 def test_a_span_that_fails_ends():
     clock = Clock()
-    meter = Meter(clock)
+    meter = StepMeter(clock)
 
     def fails():
         clock.wait(1)
@@ -68,7 +68,7 @@ def test_a_stream_is_timed_item_by_item_and_closed():
         finally:
             closed.append(True)
 
-    meter = Meter(clock)
+    meter = StepMeter(clock)
     stream = meter.timed_stream(source, "data")()
     for _ in range(3):
         next(stream)
@@ -81,7 +81,7 @@ def test_a_stream_is_timed_item_by_item_and_closed():
 
 def test_steps_are_apart():
     clock = Clock()
-    meter = Meter(clock)
+    meter = StepMeter(clock)
     for seconds in (1, 2):
         clock.wait(seconds)
         meter.end_step()
@@ -90,7 +90,7 @@ def test_steps_are_apart():
 
 def measured_rank(world):
     """Train a network for three steps under a meter, as a rank; return its last step and a sum over the ranks."""
-    meter = Meter()
+    meter = StepMeter()
     meter.watch_collectives()
     Engine.backward = meter.backward(Engine.backward)
     torch.manual_seed(0)
@@ -99,7 +99,7 @@ def measured_rank(world):
     for _ in range(3):
         engine.backward(engine.net(torch.ones(2, 3, 8, 8) * (world.rank + 1)).square().mean())
         engine.update()
-        total = world.total(torch.tensor([1.0 + world.rank]))
+        total = world.all_reduce_sum(torch.tensor([1.0 + world.rank]))
         world.exchange([torch.zeros(2 + r, 5) for r in range(world.ranks)], [2 + world.rank] * world.ranks)
         meter.end_step()
     flat = torch.cat([p.detach().reshape(-1) for p in net.parameters()])

@@ -19,9 +19,9 @@ from mkd.benchmarks.teacher.simulate import (
 from mkd.teacher.client import connection as link_module
 from mkd.teacher.client.connection import Link
 from mkd.teacher.client.dispatcher import Desk
-from mkd.teacher.client.latency_estimate import Pace
-from mkd.teacher.client.request import Request
-from mkd.teacher.protocol import Ask, Header
+from mkd.teacher.client.latency_estimate import LatencyEstimate
+from mkd.teacher.client.request import PendingRequest
+from mkd.teacher.protocol import Request, WeightsVersion
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
@@ -64,7 +64,12 @@ def links_of(teachers, rank, clock, monkeypatch):
     for number in range(rank, rank + teachers):
         link = object.__new__(Link)
         link.number = number % teachers
-        link.state, link.header, link.ailing, link.pace = "up", Header("s.0", 0, 0), False, Pace()
+        link.state, link.header, link.ailing, link.pace = (
+            "up",
+            WeightsVersion("s.0", 0, 0),
+            False,
+            LatencyEstimate(),
+        )
         link.max_batch, link.max_tile = 1, 1
         link.requests, link._waiting, link._desk = {}, deque(), desk
         desk._links.append(link)
@@ -87,7 +92,9 @@ class Reference:
     def ask(self, student):
         number = self.asked[student]
         self.asked[student] += 1
-        request = Request(Ask(number, 0.5, 1.0, "s.0", 0), torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+        request = PendingRequest(
+            Request(number, 0.5, 1.0, "s.0", 0), torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
+        )
         chosen = self.desks[student]._choose(request)
         chosen.give(request)
         self.queues[chosen.number].append([request, student, next(self.draws), chosen])

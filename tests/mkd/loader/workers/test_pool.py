@@ -12,10 +12,10 @@ import torch
 from mkd.dataset.index import read_index
 from mkd.dataset.tile_reader import DataSet
 from mkd.loader.loader import TileSet, in_order, stream
-from mkd.loader.sampler import Plan
-from mkd.loader.workers.pool import DEPTH, Pool, read_ahead
-from mkd.loader.workers.shared_buffers import Layout
-from mkd.loader.workers.worker_handle import Decoder
+from mkd.loader.sampler import Sampler
+from mkd.loader.workers.pool import DEPTH, DecodingPool, read_ahead
+from mkd.loader.workers.shared_buffers import BufferLayout
+from mkd.loader.workers.worker_handle import WorkerHandle
 from tests.helpers.decoders import decoders, gone, rss
 from tests.helpers.plain import members_of, smooth, write_plain
 
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def stream_of(folder, workers, start=0, stop=12, batch=4):
     tiles = TileSet(folder, True)
-    return stream(tiles, Plan(tiles.counts, batch, seed=3), start, stop, workers)
+    return stream(tiles, Sampler(tiles.counts, batch, seed=3), start, stop, workers)
 
 
 def assert_same(one, other):
@@ -97,16 +97,16 @@ def test_all_workers_killed_is_one_sentence_too(folder, workers):
 def test_a_process_that_falls_behind_is_helped(folder, monkeypatch):
     """What waits behind its first parts is done by the other process, with the same bytes."""
     told = []
-    tell = Decoder.tell
+    tell = WorkerHandle.tell
 
     def telling(self, message):
         told.append((self.process.pid, message))
         tell(self, message)
 
-    monkeypatch.setattr(Decoder, "tell", telling)
+    monkeypatch.setattr(WorkerHandle, "tell", telling)
     tiles = TileSet(folder, True)
-    steps = list(Plan(tiles.counts, 4, seed=3).steps(0, 12))
-    with Pool(tiles.data, Layout(4, 32, 32), 2) as pool:
+    steps = list(Sampler(tiles.counts, 4, seed=3).steps(0, 12))
+    with DecodingPool(tiles.data, BufferLayout(4, 32, 32), 2) as pool:
         slow, fast = (worker.process.pid for worker in pool._workers)
         batches = pool.batches([steps])
         os.kill(slow, signal.SIGSTOP)
@@ -123,7 +123,10 @@ def test_a_process_that_falls_behind_is_helped(folder, monkeypatch):
 def test_a_mistake_of_ours_keeps_its_traceback(folder):
     """An error that is nobody's data comes as it is, not as a sentence."""
     data = DataSet(folder, None, True)
-    with Pool(data, Layout(4, 32, 32), 1) as pool, pytest.raises(RuntimeError, match="Traceback.*\n.*worker"):
+    with (
+        DecodingPool(data, BufferLayout(4, 32, 32), 1) as pool,
+        pytest.raises(RuntimeError, match="Traceback.*\n.*worker"),
+    ):
         list(pool.batches([[[(0, 0)]]]))
 
 

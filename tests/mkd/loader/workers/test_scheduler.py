@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.loader.workers.scheduler import AT_ONCE, Turns
+from mkd.loader.workers.scheduler import AT_ONCE, WorkStealingScheduler
 
 EVENTS = st.lists(st.tuples(st.sampled_from(["add", "done"]), st.integers(0, 2)), max_size=60)
 
@@ -18,7 +18,7 @@ def test_each_part_is_given_once(events, shared):
         busy[who] += 1
         assert busy[who] <= AT_ONCE
 
-    turns = Turns(3, give, shared)
+    turns = WorkStealingScheduler(3, give, shared)
     for what, who in events:
         if what == "add":
             turns.add(who, (who, added))
@@ -47,7 +47,7 @@ def test_each_part_is_given_once(events, shared):
 def test_nothing_is_taken_from_who_keeps_up():
     """Processes that are equally fast do their own parts alone: neighbours in a shard stay together."""
     given_to = []
-    turns = Turns(2, lambda who, part: given_to.append((who, part)), shared=True)
+    turns = WorkStealingScheduler(2, lambda who, part: given_to.append((who, part)), shared=True)
     for number in range(3):
         for who in range(2):
             turns.add(who, (who, number))
@@ -65,7 +65,7 @@ def test_nothing_is_taken_from_who_keeps_up():
 def test_the_one_furthest_behind_is_helped():
     """An idle process takes the oldest part of the longest queue."""
     given_to = []
-    turns = Turns(3, lambda who, part: given_to.append((who, part)), shared=True)
+    turns = WorkStealingScheduler(3, lambda who, part: given_to.append((who, part)), shared=True)
     for part in range(4):
         turns.add(0, part)
     for part in range(4, 9):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from mkd.loader.workers.shared_buffers import SPARE, Buffers, Layout, Ring
+from mkd.loader.workers.shared_buffers import SPARE, BufferLayout, Buffers, SharedBufferPool
 
-LAYOUT = Layout(slots=4, height=64, width=100)
+LAYOUT = BufferLayout(slots=4, height=64, width=100)
 
 
 @pytest.fixture
 def ring():
-    ring = Ring(LAYOUT)
+    ring = SharedBufferPool(LAYOUT)
     yield ring
     ring.close()
 
@@ -52,7 +52,7 @@ VIEWS = {
 def test_a_buffer_is_not_taken_while_anything_looks_at_it(ring, view):
     """Whatever is made of a handed-out buffer keeps it; when the last is gone it is taken again."""
     number = ring.take()
-    kept = VIEWS[view](ring.hand_out(number))
+    kept = VIEWS[view](ring.lend(number))
     gc.collect()
     assert ring.take() != number
     del kept
@@ -64,26 +64,26 @@ def test_memory_is_shared_with_other_processes(ring):
     """What another process writes into a buffer is here, and buffers do not overlap."""
     numbers = [ring.take() for _ in range(3)]
     code = (
-        "import sys; from mkd.loader.workers.shared_buffers import Buffers, Layout\n"
-        f"buffers = Buffers({ring.file}, Layout(4, 64, 100))\n"
+        "import sys; from mkd.loader.workers.shared_buffers import Buffers, BufferLayout\n"
+        f"buffers = Buffers({ring.file}, BufferLayout(4, 64, 100))\n"
         "for n in (0, 1, 2): buffers.array(n)[:] = n + 1"
     )
     subprocess.run([sys.executable, "-c", code], pass_fds=(ring.file,), check=True, timeout=60)
     for number in numbers:
-        assert (ring.hand_out(number) == number + 1).all()
+        assert (ring.lend(number) == number + 1).all()
 
 
 def test_memory_of_many_kept_buffers_goes_back(ring):
     """Fifty buffers held at once take fifty buffers' memory; later the ring shrinks, and goes on with the same ones."""
     held = []
     for n in range(50):
-        held.append(ring.hand_out(ring.take()))
+        held.append(ring.lend(ring.take()))
         held[-1][:] = n
     assert [int(array[17]) for array in held] == list(range(50))
     assert resident(ring) == 50 * LAYOUT.bytes
     held.clear()
     for _ in range(200):
-        array = ring.hand_out(ring.take())
+        array = ring.lend(ring.take())
         array[:] = 1
     assert resident(ring) <= (SPARE + 2) * LAYOUT.bytes
     assert os.fstat(ring.file).st_size == 50 * LAYOUT.bytes
@@ -91,8 +91,8 @@ def test_memory_of_many_kept_buffers_goes_back(ring):
 
 def test_a_closed_ring_leaves_what_was_handed_out():
     """A batch that is kept beyond its stream stays as it is, though the file is gone."""
-    ring = Ring(LAYOUT)
-    array = ring.hand_out(ring.take())
+    ring = SharedBufferPool(LAYOUT)
+    array = ring.lend(ring.take())
     array[:] = 9
     ring.close()
     del ring
@@ -105,11 +105,11 @@ def test_a_buffer_mapped_twice_is_the_same_memory(ring):
     number = ring.take()
     other = Buffers(ring.file, LAYOUT)
     other.array(number)[3] = 77
-    assert ring.hand_out(number)[3] == 77
+    assert ring.lend(number)[3] == 77
 
 
 def test_another_system_is_told_what_to_do(monkeypatch):
     """Without anonymous files there are no decoding processes, and the sentence says what works."""
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(ValueError, match=r"use data\.workers=0"):
-        Ring(LAYOUT)
+        SharedBufferPool(LAYOUT)

@@ -7,14 +7,14 @@ import sys
 import time
 
 from mkd.loader.loader import TileSet, stream
-from mkd.loader.sampler import Plan
+from mkd.loader.sampler import Sampler
 from tests.helpers.decoders import decoders, gone
 from tests.helpers.plain import members_of, smooth, write_plain
 from tests.helpers.runs import ROOT
 
 READER = """
 import sys, time
-from mkd.data.loader import TileSet, in_order
+from mkd.loader.loader import TileSet, in_order
 batches = in_order(TileSet(sys.argv[1], True), 2, workers=2)
 next(batches)
 print("ready", flush=True)
@@ -51,7 +51,7 @@ def test_it_ends_with_a_killed_training_process(tmp_path):
 def test_it_outlives_the_signals_meant_for_the_training_process(tmp_path):
     """Ctrl-C and Slurm's TERM reach the whole group; the training process still gets batches for its last step."""
     tiles = TileSet(packed(tmp_path), True)
-    batches = stream(tiles, Plan(tiles.counts, 4, 0), 0, 40, 2)
+    batches = stream(tiles, Sampler(tiles.counts, 4, 0), 0, 40, 2)
     next(batches)
     for number in (signal.SIGINT, signal.SIGTERM):
         for pid in decoders():

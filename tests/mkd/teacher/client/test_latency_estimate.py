@@ -2,12 +2,12 @@
 
 import pytest
 
-from mkd.teacher.client.latency_estimate import FAR, JITTER, OVERDUE, RETRY, Pace
+from mkd.teacher.client.latency_estimate import FAR, JITTER, OVERDUE, RETRY, LatencyEstimate
 
 
 def pace_of(*seconds, tiles=4):
     """Return a pace after answers that took so long, one after the other, and the time then."""
-    pace, now = Pace(), 100.0
+    pace, now = LatencyEstimate(), 100.0
     pace.begin(now)
     for taken in seconds:
         now += taken
@@ -45,7 +45,7 @@ def test_a_teacher_that_was_far_slower_is_tried_again():
     assert pace.expected(now + RETRY + 1, 9.0 / FAR, 2, 0, 0) == 18.0
     pace.begin(now + 100.0)
     assert pace.expected(now + 100.0, 1.0, 2, 2, 2) == 36.0
-    assert Pace().expected(now, 3.0, 2, 0, 0) == 6.0
+    assert LatencyEstimate().expected(now, 3.0, 2, 0, 0) == 6.0
 
 
 def test_overdue():
@@ -55,6 +55,6 @@ def test_overdue():
     assert not pace.overdue(now + OVERDUE * 4.0 - 0.1, 1.0, 4)
     assert pace.overdue(now + OVERDUE * 4.0 + 0.1, 1.0, 4)
     assert pace.overdue(now + OVERDUE * FAR * 0.4 + 0.1, 0.1, 4), "beside a far faster one sooner"
-    assert not Pace().overdue(now, 1.0, 4)
+    assert not LatencyEstimate().overdue(now, 1.0, 4)
     pace, now = pace_of(0.001)
     assert not pace.overdue(now + OVERDUE * JITTER - 0.1, 1.0, 4)

@@ -8,7 +8,7 @@ import pytest
 
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.client import connection, flight_client
-from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server import answer_stream
 from tests.helpers.nets import tiny_net
 from tests.helpers.teachers import IDENTITY, ask, remote, service, until, weak_views
@@ -54,7 +54,7 @@ def test_a_lost_answer_is_asked_again(monkeypatch, error):
     with service(say=lambda text: None) as place:
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert all(ask(teacher, n).score.shape == (4,) for n in range(3))
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         teacher.close()
     assert len([s for s in said if s.startswith("teacher") and "knows nothing of a request" in s]) == 1
 
@@ -86,7 +86,7 @@ def test_a_busy_teacher_loses_nothing():
         event.set()
         assert all(g.pending == 4 for g in greetings[:3])
         assert all(teacher.collect(n).score.shape == (4,) for n in range(4))
-        assert teacher.tally.retries == 0
+        assert teacher.stats.retries == 0
         teacher.close()
     assert len(said) == 1
 
@@ -120,12 +120,12 @@ def test_a_teacher_that_turns_slow_in_mid_batch_is_left():
                 n += 1
             assert other.batcher.gauge.tiles - before >= 4 * 19
             assert len(links[turning.endpoint].requests) == stuck, "it gets no more work"
-            assert 1 <= teacher.tally.retries <= stuck
+            assert 1 <= teacher.stats.retries <= stuck
         finally:
             event.set()
         until(lambda: not links[turning.endpoint].requests)  # its late answers count for its pace only
         assert links[turning.endpoint].pace.seconds > links[other.endpoint].pace.seconds
-        assert teacher.tally.tiles == 4 * n
+        assert teacher.stats.tiles == 4 * n
         teacher.close()
 
 
@@ -148,11 +148,11 @@ def test_a_failure_of_a_teacher_asked_too_is_nothing():
         teacher.submit(1, weak_views(1), 0.0)
         quick_link.ailing = False
         assert teacher.collect(1).score.shape == (4,)
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         event.set()
         until(lambda: not any(k.requests for k in teacher._desk._links))
         assert ask(teacher, 2).score.shape == (4,)
-        assert teacher.tally.retries == 1
+        assert teacher.stats.retries == 1
         teacher.close()
 
 
@@ -160,7 +160,7 @@ def test_a_stream_has_a_deadline(monkeypatch):
     """Of a student that is gone without a word nothing is left at the service after it."""
     monkeypatch.setattr(flight_client, "STREAM_SECONDS", 0.5)
     with service(say=lambda text: None) as place:
-        caller = Caller(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
         writer, _ = caller.open(6, 5)
         until(lambda: place._streams)
         until(lambda: not place._streams)
@@ -173,8 +173,8 @@ def test_a_new_stream_is_opened_ahead_of_the_deadline(monkeypatch):
     said, opened = [], []
     monkeypatch.setattr(connection, "RENEW_AFTER", 0.0)
     monkeypatch.setattr(connection, "GREET_EVERY", 0.02)
-    real = Caller.open
-    monkeypatch.setattr(Caller, "open", lambda self, *size: opened.append(size) or real(self, *size))
+    real = FlightClient.open
+    monkeypatch.setattr(FlightClient, "open", lambda self, *size: opened.append(size) or real(self, *size))
     with service(say=said.append) as place:
         teacher = remote(tiny_net(), place.endpoint, depth=2, said=said)
         for n in range(2):
@@ -187,7 +187,7 @@ def test_a_new_stream_is_opened_ahead_of_the_deadline(monkeypatch):
         for late in (n, n + 1):
             teacher.collect(late)
         until(lambda: not place._streams)  # an idle one is ended too
-        assert teacher.tally.retries == 0
+        assert teacher.stats.retries == 0
         assert place.status()["refused"] == {}
         teacher.close()
     assert len(said) == 1, said

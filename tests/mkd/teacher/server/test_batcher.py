@@ -9,16 +9,16 @@ import torch
 
 from mkd.semi.entropy import filter_pseudo_labels
 from mkd.teacher import protocol
-from mkd.teacher.server.batcher import Job
+from mkd.teacher.server.batcher import QueuedRequest
 from tests.helpers.nets import perturb, tiny_net
 from tests.helpers.teachers import batcher_of, same, until, weak_views
 
-HEADER = protocol.Header("job.0", 3, 3)
+HEADER = protocol.WeightsVersion("job.0", 3, 3)
 
 
 def job_of(number, batch=4, size=(6, 5), stream=None, limit=1.0, min_version=0, session="job.0"):
-    ask = protocol.Ask(number, 0.4, limit, session, min_version)
-    return Job(ask, weak_views(number, batch, size), stream or object())
+    ask = protocol.Request(number, 0.4, limit, session, min_version)
+    return QueuedRequest(ask, weak_views(number, batch, size), stream or object())
 
 
 @contextlib.contextmanager
@@ -137,7 +137,7 @@ def test_weights_change_between_batches_never_within():
     jobs = [job_of(0), job_of(1, size=(8, 8), min_version=4)]
     with running(batcher_of(net, HEADER), *jobs) as batcher:
         assert net.inside.wait(20)
-        batcher.offer(state, protocol.Header("job.0", 4, 5))
+        batcher.offer(state, protocol.WeightsVersion("job.0", 4, 5))
         assert batcher.newest().version == 4
         net.hold.set()
         one, two = answers(*jobs)
@@ -155,7 +155,7 @@ def test_many_swaps_under_load():
     with running(batcher_of(net, HEADER)) as batcher:
         start = {k: v.clone() for k, v in net.state_dict().items()}
         for n in range(60):
-            batcher.offer({k: v + n for k, v in start.items()}, protocol.Header("job.0", 4 + n, n))
+            batcher.offer({k: v + n for k, v in start.items()}, protocol.WeightsVersion("job.0", 4 + n, n))
             job = job_of(n, min_version=4 + n)
             batcher.put(job)
             if n % 3 == 0:

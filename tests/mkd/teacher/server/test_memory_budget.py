@@ -5,16 +5,16 @@ import threading
 
 import pytest
 
-from mkd.teacher.client.flight_client import Access, Caller, Lost
+from mkd.teacher.client.flight_client import Access, FlightClient, Lost
 from mkd.teacher.server import service as server_module
-from mkd.teacher.server.memory_budget import Room
+from mkd.teacher.server.memory_budget import MemoryBudget
 from tests.helpers.nets import tiny_net
 from tests.helpers.teachers import IDENTITY, remote, service, until, weak_views
 
 
 def test_who_finds_it_full_waits_unless_alone():
     """Up to the limit; a stream without another request enters all the same; room that is left is given on."""
-    room = Room(10)
+    room = MemoryBudget(10)
     assert room.enter(6, lambda: False, 0)
     assert not room.enter(5, lambda: False, 0.01)
     assert room.held == 6
@@ -33,14 +33,14 @@ def test_streams_share_a_bound(monkeypatch):
     """With room for two requests and five students that ask for six each: never more than two and one of each."""
     size, held = weak_views().nbytes, []
     monkeypatch.setattr(server_module, "MOST_BYTES", 2 * size)
-    enter = Room.enter
+    enter = MemoryBudget.enter
 
     def record(self, *given, **more):
         done = enter(self, *given, **more)
         held.append(self.held)
         return done
 
-    monkeypatch.setattr(Room, "enter", record)
+    monkeypatch.setattr(MemoryBudget, "enter", record)
     with service(say=lambda text: None) as place:
         students = [remote(tiny_net(), place.endpoint, rank=n, said=[]) for n in range(5)]
         for n in range(6):
@@ -48,7 +48,7 @@ def test_streams_share_a_bound(monkeypatch):
                 teacher.submit(n, weak_views(n), 0.0)
         for teacher in students:
             assert all(teacher.collect(n).score.shape == (4,) for n in range(6))
-            assert teacher.tally.retries == 0
+            assert teacher.stats.retries == 0
         until(lambda: place._room.held == 0)
         for teacher in students:
             teacher.close()
@@ -94,7 +94,7 @@ def test_hundreds_of_streams(count):
     """One service has a stream for each of more ranks than 32 nodes of 8 GPUs have."""
     assert server_module.MOST_STREAMS >= 4096
     with service(say=lambda text: None) as place:
-        caller = Caller(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
         streams = [caller.open(6, 5) for _ in range(count)]
         until(lambda: len(place._streams) == count)
         for writer, reader in streams:

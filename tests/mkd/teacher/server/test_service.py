@@ -11,7 +11,7 @@ import torch
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
-from mkd.teacher.client.flight_client import Access, Caller
+from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
 from tests.helpers.nets import perturb, tiny_net
@@ -62,8 +62,8 @@ def test_a_service_equals_the_local_teacher():
     assert equal_nets(students[0], students[1])
     assert equal_nets(local.model, teacher.model)
     assert limits[0].state_dict() == limits[1].state_dict()
-    assert teacher.tally.ages == {0: 200}
-    assert (teacher.tally.tiles, teacher.tally.retries, teacher.tally.stale) == (800, 0, 0)
+    assert teacher.stats.ages == {0: 200}
+    assert (teacher.stats.tiles, teacher.stats.retries, teacher.stats.stale) == (800, 0, 0)
 
 
 def test_ahead_of_the_step():
@@ -81,8 +81,8 @@ def test_ahead_of_the_step():
             perturb(student, n, 0.01)
             teacher.follow(student)
             teacher.submit(n + 3, weak_views(n + 3), 0.0)
-        assert sum(teacher.tally.ages.values()) == 40
-        assert max(teacher.tally.ages) <= 4
+        assert sum(teacher.stats.ages.values()) == 40
+        assert max(teacher.stats.ages) <= 4
         teacher.close()
 
 
@@ -97,8 +97,8 @@ def test_an_old_answer_is_refused_and_asked_again():
             perturb(student, n)
             teacher.follow(student)
         assert teacher.collect(0).version >= 3
-        assert teacher.tally.stale == 1
-        assert max(teacher.tally.ages) <= 2
+        assert teacher.stats.stale == 1
+        assert max(teacher.stats.ages) <= 2
         teacher.close()
 
 
@@ -113,10 +113,10 @@ def test_sync_every(tmp_path):
             perturb(student, n)
             teacher.follow(student)
         assert versions == [0, 0, 0, 3, 3, 3, 6, 6, 6]
-        assert teacher.tally.ages == {0: 9}
-        assert teacher.tally.age_steps == {0: 3, 1: 3, 2: 3}
+        assert teacher.stats.ages == {0: 9}
+        assert teacher.stats.age_steps == {0: 3, 1: 3, 2: 3}
         teacher.close()
-        assert server.batcher.newest() == protocol.Header("job.0", 3, 9)
+        assert server.batcher.newest() == protocol.WeightsVersion("job.0", 3, 9)
 
 
 @pytest.mark.parametrize("steps", [3, 6, 7, 8])
@@ -143,7 +143,7 @@ def test_a_resume_between_two_versions_is_exact(steps):
             for teacher, net in ((whole, student), (again, second)):
                 perturb(net, n, 0.3)
                 teacher.follow(net)
-        assert again.tally.age_steps == Counter(n % 3 for n in range(steps, steps + 4))
+        assert again.stats.age_steps == Counter(n % 3 for n in range(steps, steps + 4))
         for teacher in (whole, again):
             teacher.close()
 
@@ -156,9 +156,9 @@ def test_weights_from_the_future_do_not_answer():
         ask(teacher)
         (link,) = teacher._desk._links
         for version, counts in ((1, True), (2, False), (10**6, False)):
-            header = protocol.Header("job.0", version, version)
+            header = protocol.WeightsVersion("job.0", version, version)
             blob = weights.to_bytes(dict(tiny_net(seed=9).state_dict()), header)
-            Caller(server.endpoint, Access(IDENTITY, None)).publish(
+            FlightClient(server.endpoint, Access(IDENTITY, None)).publish(
                 Packet(header, blob, weights.digest(blob))
             )
             link.wake.set()

@@ -9,7 +9,7 @@ import pyarrow.flight as fl
 import pytest
 
 from mkd.teacher import protocol, weights
-from mkd.teacher.client.flight_client import Access, Caller, Refused
+from mkd.teacher.client.flight_client import Access, FlightClient, Refused
 from mkd.teacher.client.publisher import Packet
 from tests.helpers.nets import tiny_net
 from tests.helpers.teachers import CLASSES, IDENTITY, PLAN, ask, free_port, remote, service, weak_views
@@ -43,12 +43,12 @@ def batch_of(rows):
     return pa.record_batch([protocol.tensor_column(images, schema.field(0).type)], schema=schema)
 
 
-GOOD = protocol.pack(protocol.Ask(0, 0.4, 1.0, "job.0", 0))
+GOOD = protocol.pack(protocol.Request(0, 0.4, 1.0, "job.0", 0))
 
 
 def upload(endpoint, blob, **change):
     """Publish with a changed announcement."""
-    header = protocol.Header("job.0", 1, 1)
+    header = protocol.WeightsVersion("job.0", 1, 1)
     content = {"header": vars(header), "bytes": len(blob), "sha256": weights.digest(blob)}
     command = protocol.pack({**content, "protocol": protocol.PROTOCOL, "identity": IDENTITY, **change})
     client = fl.connect(f"grpc://{endpoint}")
@@ -82,9 +82,9 @@ def test_another_network_is_refused_with_both_values(what):
     with service(say=said.append) as server:
         with pytest.raises(ValueError, match=text):
             remote(tiny_net(), server.endpoint, identity=identity)
-        caller = Caller(server.endpoint, Access(identity, None))
+        caller = FlightClient(server.endpoint, Access(identity, None))
         assert re.search(text, push(server.endpoint, [], identity=identity))
-        header = protocol.Header("job.0", 0, 0)
+        header = protocol.WeightsVersion("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
         with pytest.raises(Refused, match=text):
             caller.publish(Packet(header, blob, weights.digest(blob)))
@@ -93,11 +93,11 @@ def test_another_network_is_refused_with_both_values(what):
 
 def test_weights_of_another_network_are_refused():
     """Weights whose tensors do not fit leave the teacher's own in place."""
-    header = protocol.Header("job.0", 1, 1)
+    header = protocol.WeightsVersion("job.0", 1, 1)
     with service() as server:
         blob = weights.to_bytes(dict(tiny_net(classes=4).state_dict()), header)
         with pytest.raises(Refused, match="2 tensors differ"):
-            Caller(server.endpoint, Access(IDENTITY, None)).publish(
+            FlightClient(server.endpoint, Access(IDENTITY, None)).publish(
                 Packet(header, blob, weights.digest(blob))
             )
         assert server.batcher.newest().session == ""
@@ -111,13 +111,13 @@ def test_a_wrong_token_is_refused(token):
         good = remote(tiny_net(), server.endpoint, token=TOKEN, said=[])
         with pytest.raises(ValueError, match="token is missing or wrong"):
             remote(tiny_net(), server.endpoint, token=token)
-        caller = Caller(server.endpoint, Access(IDENTITY, token))
+        caller = FlightClient(server.endpoint, Access(IDENTITY, token))
         with pytest.raises(Refused, match="token"):
             caller.status()
         with pytest.raises(fl.FlightUnauthenticatedError):
             caller.open(6, 5)[1].read_chunk()
         with pytest.raises(Refused, match="token"):
-            caller.publish(Packet(protocol.Header("a", 0, 0), b"x", "y"))
+            caller.publish(Packet(protocol.WeightsVersion("a", 0, 0), b"x", "y"))
         assert ask(good).score.shape == (4,)
         good.close()
     assert len([s for s in said if "token" in s]) == 1
@@ -143,7 +143,7 @@ def test_malformed_requests_end_their_stream_only(chunks, text):
         for _ in range(3):
             assert text in push(server.endpoint, chunks)
         assert ask(teacher, 1).score.shape == (4,)
-        assert teacher.tally.retries == 0
+        assert teacher.stats.retries == 0
         assert server.status()["refused"] == {"requests": 3}
         teacher.close()
     assert len(said) == 1
@@ -156,7 +156,7 @@ def test_what_nobody_thought_of_ends_its_call_only(monkeypatch):
         monkeypatch.setattr(server, "_check_identity", lambda content: 1 / 0)
         for _ in range(2):
             with pytest.raises(OSError, match="^the message cannot be read$"):
-                Caller(server.endpoint, Access(IDENTITY, None)).hello()
+                FlightClient(server.endpoint, Access(IDENTITY, None)).hello()
         assert server.status()["refused"] == {"damaged action": 2}
     assert len([s for s in said if "ZeroDivisionError" in s]) == 1
 
@@ -183,7 +183,7 @@ def test_malformed_openings():
 )
 def test_malformed_weights_are_refused(change, text):
     """Announced too large, sent too long, damaged, mislabelled: nothing is taken over, and the service lives."""
-    header = protocol.Header("job.0", 1, 1)
+    header = protocol.WeightsVersion("job.0", 1, 1)
     blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
     with service(say=lambda text: None) as server:
         with pytest.raises(fl.FlightError, match=text):
@@ -200,7 +200,7 @@ def test_status():
         for n in range(5):
             ask(teacher, n)
         push(server.endpoint, [(None, GOOD)])
-        found = Caller(server.endpoint, Access(None, None)).status()
+        found = FlightClient(server.endpoint, Access(None, None)).status()
         assert (found["session"], found["version"], found["tiles"], found["clients"]) == ("job.0", 0, 20, 1)
         assert found["tiles_per_s"] > 0
         assert 0 < found["latency_ms_p50"] <= found["latency_ms_p99"]
@@ -220,8 +220,8 @@ def test_tls(tmp_path):
         assert ask(teacher).version == 0
         teacher.close()
         with pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
-            Caller(server.endpoint, Access(None, TOKEN, timeout=1.0)).status()
+            FlightClient(server.endpoint, Access(None, TOKEN, timeout=1.0)).status()
     with service() as plain, pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
-        Caller(plain.endpoint, Access(None, None, cert.read_bytes(), timeout=1.0)).status()
+        FlightClient(plain.endpoint, Access(None, None, cert.read_bytes(), timeout=1.0)).status()
     with pytest.raises(OSError, match=r"cannot be reached$"):  # nobody is there
-        Caller(f"127.0.0.1:{free_port()}", Access(None, None)).status()
+        FlightClient(f"127.0.0.1:{free_port()}", Access(None, None)).status()

@@ -30,7 +30,7 @@ def test_a_late_teacher_is_used(tmp_path):
             perturb(student, n)
             teacher.follow(student)
         with service(tiny_net(seed=3), port=port) as late:
-            until(lambda: late.batcher.newest() == protocol.Header("job.0", 5, 5))
+            until(lambda: late.batcher.newest() == protocol.WeightsVersion("job.0", 5, 5))
             n = 5
             while late.batcher.gauge.tiles == 0:
                 for ticket in (n, n + 1):
@@ -60,7 +60,7 @@ def test_a_restarted_student_is_served_again():
         second = remote(tiny_net(seed=4), server.endpoint, session="second", max_age=0)
         second.load_state_dict(saved)
         assert ask(second).version == 3
-        assert server.batcher.newest() == protocol.Header("second.1", 3, 3)
+        assert server.batcher.newest() == protocol.WeightsVersion("second.1", 3, 3)
         assert equal_nets(server.batcher.model, second.model)
         second.close()
 
@@ -81,7 +81,7 @@ def test_back_to_a_checkpoint_within_a_run():
         again = ask(teacher)
         assert again.version == 0
         assert same(before, again)
-        assert server.batcher.newest() == protocol.Header("job.1", 0, 0)
+        assert server.batcher.newest() == protocol.WeightsVersion("job.1", 0, 0)
         teacher.close()
 
 
@@ -171,7 +171,7 @@ def test_a_stop_answers_what_was_asked():
         thread.join()
         local = LocalTeacher(student, 0.9, 0.4, TileLimit(absolute=1.0))
         assert all(torch.equal(a.labels, local.label(weak_views(n), 0.0).labels) for n, a in enumerate(found))
-        assert teacher.tally.tiles == 48
+        assert teacher.stats.tiles == 48
         teacher.close()
 
 
@@ -191,6 +191,6 @@ def test_the_weights_file(tmp_path):
         for t in (teacher, other):
             t.close()
     state, header = weights.read_file(path, weights.layout(student))
-    assert header == protocol.Header("job.0", 3, 3)
+    assert header == protocol.WeightsVersion("job.0", 3, 3)
     assert all(torch.equal(t, teacher.ema.state[n]) for n, t in state.items())
     assert [p.name for p in tmp_path.iterdir()] == ["teacher"]

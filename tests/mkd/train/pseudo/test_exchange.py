@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.teacher.api import TeachersGone
-from mkd.train.pseudo.exchange import Entry, Tile, deal
+from mkd.train.pseudo.exchange import PseudoTile, TileSlot, deal
 from mkd.train.pseudo.feed import LIMIT
 from tests.helpers.pseudo import TILES
 from tests.helpers.pseudo_ranks import Case, drawn, fates, feed_on, same_state, same_steps, walk, whole
@@ -124,7 +124,7 @@ def tile(n, side=4):
     weak = torch.from_numpy(g.integers(0, 256, (3, side, side), np.uint8))
     labels = torch.from_numpy(g.integers(0, 256, (side, side), np.uint8))
     g.integers(0, 2**32, 1 + n % 2, np.uint32)
-    return Tile((n, 2**40 + n), weak, labels, g)
+    return PseudoTile((n, 2**40 + n), weak, labels, g)
 
 
 @given(st.integers(2, 4), st.integers(1, 3), st.randoms(use_true_random=False))
@@ -134,7 +134,7 @@ def test_tiles_arrive_as_they_left(ranks, size, random):
     owners = [random.randrange(ranks) for _ in range(ranks * size)]
 
     def rank_of(world):
-        batch = [Entry(o * size, tile(n) if o == world.rank else None) for n, o in enumerate(owners)]
+        batch = [TileSlot(o * size, tile(n) if o == world.rank else None) for n, o in enumerate(owners)]
         return deal(batch, world, (4, 4))
 
     for rank, dealt in enumerate(on_threads(ranks, rank_of)):
@@ -163,7 +163,7 @@ def test_only_what_lies_elsewhere_is_moved():
                 return super().exchange(out, counts)
 
         spy = Spy(world.rank, world.ranks, world.device, meeting=world.meeting)
-        batch = [Entry(n, tile(n) if n // 2 == world.rank else None) for n in range(6)]
+        batch = [TileSlot(n, tile(n) if n // 2 == world.rank else None) for n in range(6)]
         deal(batch, spy, (4, 4))
 
     on_threads(3, rank_of)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.train.pseudo.audit_log import Ledger
+from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import LIMIT, PseudoFeed
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
@@ -59,7 +59,7 @@ def test_beside_a_plain_reference(pattern, size, depth, steps):
     for mine, others in zip(trained, stand_ins, strict=True):
         batch = feed(0.5)
         assert numbers(batch.weak) == mine + others
-        assert len(batch.draws) == len(batch.labels) == size
+        assert len(batch.generators) == len(batch.labels) == size
         for n, label in zip(mine, batch.labels, strict=False):
             assert (label[0] == 255).all()  # outside the tile
             assert (label[1:] == n % 3).all()
@@ -73,7 +73,7 @@ def test_beside_a_plain_reference(pattern, size, depth, steps):
 def test_trained_and_rejected_are_the_plans_prefix(tmp_path_factory, pattern, size, depth, steps):
     """The ledger's tiles and the pool are the first tiles of the plan, each once; batches are full within the limit."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
-    feed = feed_with(Scripted(pattern, depth), size, Ledger(path))
+    feed = feed_with(Scripted(pattern, depth), size, AuditLog(path))
     for _ in range(steps):
         feed(0.0)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -98,7 +98,7 @@ def saved(feed):
 
 
 def same(one, other):
-    draws = [[g.random() for g in batch.draws] for batch in (one, other)]
+    draws = [[g.random() for g in batch.generators] for batch in (one, other)]
     return (
         torch.equal(one.weak, other.weak) and torch.equal(one.labels, other.labels) and draws[0] == draws[1]
     )
@@ -114,8 +114,8 @@ def same_state(one, other):
 def test_goes_on_at_any_step(tmp_path_factory, pattern, size, depth, steps, before, lost):
     """Killed some steps after a checkpoint and started again: the same batches, draws, ledger and end state."""
     folder = tmp_path_factory.mktemp("resume")
-    whole = feed_with(Scripted(pattern, depth), size, Ledger(folder / "whole"))
-    killed = feed_with(Scripted(pattern, depth), size, Ledger(folder / "killed"))
+    whole = feed_with(Scripted(pattern, depth), size, AuditLog(folder / "whole"))
+    killed = feed_with(Scripted(pattern, depth), size, AuditLog(folder / "killed"))
     for _ in range(before):
         assert same(whole(0.0), killed(0.0))
     state = saved(killed)
@@ -123,7 +123,7 @@ def test_goes_on_at_any_step(tmp_path_factory, pattern, size, depth, steps, befo
         killed(0.0)
     with open(folder / "killed", "a") as file:
         file.write('{"step": 99, "tra')
-    again = feed_with(Scripted(pattern, depth), size, Ledger(folder / "killed"))
+    again = feed_with(Scripted(pattern, depth), size, AuditLog(folder / "killed"))
     again.load_state_dict(state)
     assert same_state(saved(again), saved(whole))
     for _ in range(steps):

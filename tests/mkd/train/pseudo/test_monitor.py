@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.teacher.api import Tally
-from mkd.train.pseudo.monitor import ROLLBACKS, ROWS, Collapsed, Health
+from mkd.teacher.api import TeacherStats
+from mkd.train.pseudo.monitor import ROLLBACKS, ROWS, Collapsed, PseudoLabelMonitor
 from mkd.train.pseudo.teacher_metrics import service_figures
 from tests.helpers.shards import CLASSES
 from tests.helpers.threads import on_threads
@@ -18,7 +18,7 @@ from tests.helpers.threads import on_threads
 
 def health_with(histogram=(30, 50, 20), good=None):
     said = []
-    return Health(CLASSES, histogram, said.append, Tally(), good), said
+    return PseudoLabelMonitor(CLASSES, histogram, said.append, TeacherStats(), good), said
 
 
 def answer(*classes, size=100, inside=None):
@@ -58,7 +58,7 @@ EMPTY = answer()
 )
 def test_figures_beside_plain_loops(batches, histogram):
     """Kept shares, histogram distance, mean entropy and accepted share over all answers since the last report."""
-    health = Health(CLASSES, histogram, print, Tally())
+    health = PseudoLabelMonitor(CLASSES, histogram, print, TeacherStats())
     pixels, scores, accepted = [], [], []
     for batch in batches:
         labels = torch.tensor([[255 if v is None else v for v in tile] for tile in batch], dtype=torch.uint8)
@@ -190,7 +190,7 @@ def test_trust_is_halved_by_rollbacks():
     health, _ = health_with()
     for rollbacks, trust in enumerate((1.0, 0.5, 0.25, 0.125)):
         health.load_state_dict({**health.state_dict(), "rollbacks": rollbacks})
-        assert health.trust == trust
+        assert health.weight_factor == trust
 
 
 @pytest.mark.parametrize("kill", range(1, 8))
@@ -225,8 +225,8 @@ def test_a_checkpoint_between_two_reports():
 
 def test_a_service_is_reported_in_differences():
     """Waiting is a share of the time, ages are counted, and a teacher in this process has neither."""
-    tally = Tally()
-    health = Health(CLASSES, (1, 1, 1), print, tally)
+    tally = TeacherStats()
+    health = PseudoLabelMonitor(CLASSES, (1, 1, 1), print, tally)
     (local,) = rows(health, HEALTHY)
     assert not {"wait_teacher", "age"} & set(local.values)
     assert set(local.groups) == {"kept"}
@@ -251,8 +251,8 @@ def test_the_wait_is_a_share_of_the_time_between_rows(monkeypatch):
     """3 of 12 seconds are a quarter."""
     clock = itertools.count(100, 12)
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    tally = Tally()
-    health = Health(CLASSES, (1, 1, 1), print, tally)
+    tally = TeacherStats()
+    health = PseudoLabelMonitor(CLASSES, (1, 1, 1), print, tally)
     tally.tiles, tally.wait_s = 1, 3.0
     (figures,) = rows(health, HEALTHY)
     assert figures.values["wait_teacher"] == 0.25
@@ -270,7 +270,7 @@ def test_ranks_report_as_one(ranks):
     expected = whole.report()
 
     def rank_of(world):
-        health = Health(CLASSES, (30, 50, 20), print, Tally(), world=world)
+        health = PseudoLabelMonitor(CLASSES, (30, 50, 20), print, TeacherStats(), world=world)
         for given_ in ANSWERS[world.rank :: ranks]:
             health.add(*given_)
         return health.report()
@@ -284,10 +284,10 @@ def test_ranks_decide_as_one():
     """A collapse that only one rank sees is none; of all ranks together it is one, and the first rank's disk counts."""
 
     def rank_of(world):
-        said, good = [], world.first
-        health = Health(CLASSES, (30, 50, 20), said.append, Tally(), lambda: good, world)
+        said, good = [], world.is_main
+        health = PseudoLabelMonitor(CLASSES, (30, 50, 20), said.append, TeacherStats(), lambda: good, world)
         for _ in range(ROWS):
-            rows(health, TAKEN if world.first else HEALTHY)
+            rows(health, TAKEN if world.is_main else HEALTHY)
         bad_rows = health.bad_rows
         for _ in range(ROWS - 1):
             rows(health, TAKEN)
@@ -301,13 +301,13 @@ def test_ranks_decide_as_one():
 def test_ranks_report_their_teachers_together():
     """The longest wait is it, counts and ages add up, though ranks know other ages and one was not answered yet."""
     tallies = [
-        Tally(tiles=8, wait_s=1.0, retries=2, ages=Counter({0: 1, 4: 3}), age_steps=Counter({9: 4})),
-        Tally(tiles=4, wait_s=3.0, stale=1, ages=Counter({4: 2}), age_steps=Counter({0: 2})),
-        Tally(),
+        TeacherStats(tiles=8, wait_s=1.0, retries=2, ages=Counter({0: 1, 4: 3}), age_steps=Counter({9: 4})),
+        TeacherStats(tiles=4, wait_s=3.0, stale=1, ages=Counter({4: 2}), age_steps=Counter({0: 2})),
+        TeacherStats(),
     ]
 
     def rank_of(world):
-        return service_figures(Tally(), tallies[world.rank], 10.0, world)
+        return service_figures(TeacherStats(), tallies[world.rank], 10.0, world)
 
     for values, groups in on_threads(3, rank_of):
         assert values == pytest.approx({"wait_teacher": 0.3, "age": 20 / 6})
@@ -316,4 +316,7 @@ def test_ranks_report_their_teachers_together():
             "ages": {"0": 1, "4": 5},
             "age_steps": {"0": 2, "9": 4},
         }
-    assert on_threads(2, lambda world: service_figures(Tally(), Tally(), 1.0, world)) == [({}, {})] * 2
+    assert (
+        on_threads(2, lambda world: service_figures(TeacherStats(), TeacherStats(), 1.0, world))
+        == [({}, {})] * 2
+    )

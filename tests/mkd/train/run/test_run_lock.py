@@ -11,7 +11,7 @@ import pytest
 
 from mkd.train.run import run_lock as module
 from mkd.train.run.checkpoint import Checkpoints
-from mkd.train.run.run_lock import Displaced, Owner
+from mkd.train.run.run_lock import LockLost, RunLock
 from tests.helpers.loops import run, step_and_feed, write_sets
 from tests.helpers.runs import fit_in, phase_of
 
@@ -34,7 +34,7 @@ def quiet(text):
 def claimed(path, **other):
     """Write the claim of another process: of a child of ours that lives, but for what is given; return the child."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    mine = Owner(path)
+    mine = RunLock(path)
     path.write_text(json.dumps({**mine.me, "pid": child.pid, "started": module._started(child.pid), **other}))
     return child
 
@@ -53,7 +53,7 @@ def test_a_living_owner_is_not_disturbed(path, living, patience):
     with pytest.raises(
         ValueError, match=f"process {living.pid} on .* since .*which lives; end that one"
     ) as e:
-        Owner(path).take(quiet)
+        RunLock(path).acquire(quiet)
     assert "\n" not in str(e.value)
     assert path.read_bytes() == before
 
@@ -61,7 +61,7 @@ def test_a_living_owner_is_not_disturbed(path, living, patience):
 def test_a_killed_owner_is_no_obstacle(path, living):
     """Right after kill -9, and before anybody has asked for its status, the next start takes the folder."""
     living.send_signal(signal.SIGKILL)
-    Owner(path).take(quiet)
+    RunLock(path).acquire(quiet)
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -69,14 +69,14 @@ def test_an_owner_that_is_dying_is_waited_for(path, living):
     """A process that needs a moment to end is no reason to refuse."""
     subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {living.pid}"])
     began = time.monotonic()
-    Owner(path).take(quiet)
+    RunLock(path).acquire(quiet)
     assert time.monotonic() - began < module.DYING
 
 
 def test_another_process_of_the_same_number(path):
     """Numbers come again: a process that was started at another time is not the owner."""
     child = claimed(path, started=1)
-    Owner(path).take(quiet)
+    RunLock(path).acquire(quiet)
     child.kill()
     child.wait()
 
@@ -86,7 +86,7 @@ def test_another_host_is_taken_over_from_aloud(path, living):
     claim = json.loads(path.read_text()) | {"host": "node7", "job": "812", "restart": "1"}
     path.write_text(json.dumps(claim))
     said = []
-    Owner(path).take(said.append)
+    RunLock(path).acquire(said.append)
     assert len(said) == 1
     assert f"taken over from process {living.pid} on node7" in said[0]
     assert "Slurm job 812, requeued 1 times; if that still runs" in said[0]
@@ -97,7 +97,7 @@ def test_the_slurm_job_is_in_the_file(path, monkeypatch):
     """Job and number of requeues, if any."""
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    Owner(path).take(quiet)
+    RunLock(path).acquire(quiet)
     assert {k: json.loads(path.read_text())[k] for k in ("job", "restart")} == {"job": "77", "restart": "2"}
 
 
@@ -105,21 +105,21 @@ def test_the_slurm_job_is_in_the_file(path, monkeypatch):
 def test_a_broken_file_is_no_owner(path, text):
     """What no version of this program has written says nothing."""
     path.write_text(text)
-    Owner(path).take(quiet)
+    RunLock(path).acquire(quiet)
 
 
 def test_leaving(path, living):
     """The owner's file goes when it leaves; another one's stays."""
-    mine = Owner(path)
-    mine.leave()
+    mine = RunLock(path)
+    mine.release()
     assert path.exists()
     living.kill()
-    mine.take(quiet)
+    mine.acquire(quiet)
     assert mine.lost() is None
-    mine.leave()
+    mine.release()
     assert not path.exists()
     assert "taken over by an unknown process" in mine.lost()
-    mine.leave()
+    mine.release()
 
 
 @pytest.mark.parametrize("torchrun", [False, True])
@@ -135,7 +135,7 @@ def test_a_displaced_run_writes_nothing_more(tmp_path, monkeypatch, capsys, torc
     def who():
         return "run was taken over by process 7" if len(taken) >= 5 else None
 
-    with pytest.raises(Displaced) as end:
+    with pytest.raises(LockLost) as end:
         fit_in(tmp_path / "run", step, feed, phase_of(), taken=who)
     assert end.value.code == (0 if torchrun else 2)
     assert capsys.readouterr().out.splitlines()[-1] == "run was taken over by process 7"

@@ -9,13 +9,13 @@ import time
 import pytest
 import torch
 
-from mkd.train.run.startup_timer import StartUp, process_age
+from mkd.train.run.startup_timer import StartupTimer, process_age
 from tests.helpers.runs import ROOT
 
 
 def test_parts_add_up():
     """What was done since the last word counts for the word; the same word twice counts together."""
-    clock, began = StartUp(), time.monotonic()
+    clock, began = StartupTimer(), time.monotonic()
     clock.parts.clear()
     for name in ("ranks", "model", "data", "model"):
         time.sleep(0.01)
@@ -44,7 +44,7 @@ def test_the_age_of_this_process():
 def test_imports_are_the_first_runs():
     """The first clock of a process counts from the process's start, a second one from its own."""
     code = (
-        "from mkd.train.run.startup_timer import *; a, b = StartUp(), StartUp(); "
+        "from mkd.train.run.startup_timer import *; a, b = StartupTimer(), StartupTimer(); "
         "print(a.parts['imports'] > 0.2, b.parts)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

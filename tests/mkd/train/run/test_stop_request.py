@@ -11,7 +11,7 @@ import pytest
 
 from mkd.distributed.world import World
 from mkd.train.run import stop_request as stopping
-from mkd.train.run.stop_request import LATER, NOW, Stop, Stopped
+from mkd.train.run.stop_request import LATER, NOW, Stopped, StopRequest
 from tests.helpers.ranks import run_ranks
 from tests.helpers.runs import CPU, ROOT
 
@@ -22,30 +22,30 @@ HERE = "tests.mkd.train.run.test_stop_request"
 def test_a_signal_is_a_wish(tmp_path, number, wish):
     """Nothing is wished until the signal; from then on it is, and afterwards the signal is the old one's again."""
     before = signal.getsignal(number)
-    with Stop(CPU, tmp_path / "stop") as stop:
-        assert stop.agreed() == 0
+    with StopRequest(CPU, tmp_path / "stop") as stop:
+        assert stop.level_of_all_ranks() == 0
         os.kill(os.getpid(), number)
-        assert [stop.agreed(), stop.agreed()] == [wish, wish]
+        assert [stop.level_of_all_ranks(), stop.level_of_all_ranks()] == [wish, wish]
     assert signal.getsignal(number) == before
 
 
 def test_sigterm_is_the_stronger_wish(tmp_path):
     """Whichever comes first."""
     for numbers in ((signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)):
-        with Stop(CPU, tmp_path / "stop") as stop:
+        with StopRequest(CPU, tmp_path / "stop") as stop:
             for number in numbers:
                 os.kill(os.getpid(), number)
-            assert stop.agreed() == NOW
+            assert stop.level_of_all_ranks() == NOW
 
 
 def test_the_file_is_a_wish(tmp_path, monkeypatch):
     """RUN/stop is seen, but looked for at most once a second."""
-    with Stop(CPU, tmp_path / "stop") as stop:
-        assert stop.agreed() == 0
+    with StopRequest(CPU, tmp_path / "stop") as stop:
+        assert stop.level_of_all_ranks() == 0
         (tmp_path / "stop").touch()
-        assert stop.agreed() == 0
+        assert stop.level_of_all_ranks() == 0
         monkeypatch.setattr(stopping, "LOOK", 0.0)
-        assert stop.agreed() == LATER
+        assert stop.level_of_all_ranks() == LATER
         assert (tmp_path / "stop").exists()
 
 
@@ -53,29 +53,29 @@ def test_the_file_is_a_wish(tmp_path, monkeypatch):
 def test_a_rank_that_waits_hears_wishes_itself(tmp_path, monkeypatch, rank):
     """Within a step each rank sees the file and its own signals, because no other can tell it."""
     monkeypatch.setattr(stopping, "LOOK", 0.0)
-    with Stop(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
-        assert not stop.wished()
+    with StopRequest(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
+        assert not stop.is_set_here()
         (tmp_path / "stop").touch()
-        assert stop.wished()
+        assert stop.is_set_here()
     (tmp_path / "stop").unlink()
-    with Stop(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
+    with StopRequest(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wished()
+        assert stop.is_set_here()
 
 
 def test_a_wish_is_agreed_by_asking_twice(tmp_path, monkeypatch):
     """Of several ranks the second answer is to the first question; that is how a step that failed learns of a wish."""
     asked = []
 
-    def agreed(self, flag):
+    def all_reduce_max(self, flag):
         asked.append(flag)
         return lambda: flag
 
-    monkeypatch.setattr(World, "agreed", agreed)
-    with Stop(World(0, 2, CPU.device), tmp_path / "stop") as stop:
-        assert stop.agreed() == 0
+    monkeypatch.setattr(World, "all_reduce_max", all_reduce_max)
+    with StopRequest(World(0, 2, CPU.device), tmp_path / "stop") as stop:
+        assert stop.level_of_all_ranks() == 0
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert (stop.agreed() or stop.agreed()) == LATER
+        assert (stop.level_of_all_ranks() or stop.level_of_all_ranks()) == LATER
     assert asked == [0, LATER, LATER]
 
 
@@ -83,14 +83,14 @@ def test_an_obeyed_file_is_gone_at_the_next_start(tmp_path):
     """One that was obeyed, or is older than the process, is removed; a fresh one counts."""
     file = tmp_path / "stop"
     file.touch()
-    with Stop(CPU, file) as stop:
-        assert stop.agreed() == LATER
-        stop.obeyed()
+    with StopRequest(CPU, file) as stop:
+        assert stop.level_of_all_ranks() == LATER
+        stop.acknowledge()
         assert file.exists()
-    with Stop(CPU, file) as stop:
-        assert stop.agreed() == 0
+    with StopRequest(CPU, file) as stop:
+        assert stop.level_of_all_ranks() == 0
         assert not file.exists()
-        stop.obeyed()
+        stop.acknowledge()
     assert not file.exists()
 
 
@@ -100,8 +100,8 @@ def test_a_restart_keeps_the_file(tmp_path, monkeypatch):
     file.touch()
     os.utime(file, (0, 0))
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with Stop(CPU, file) as stop:
-        assert stop.agreed() == LATER
+    with StopRequest(CPU, file) as stop:
+        assert stop.level_of_all_ranks() == LATER
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_exit_status(monkeypatch, wish, torchrun, status):
 def hanging(folder, reached):
     """Be a run that hangs in one call; with `reached` a step has ended since SIGTERM."""
     stopping.PATIENCE = 0.3
-    with Stop(CPU, folder) as stop:
+    with StopRequest(CPU, folder) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         if reached:
-            stop.agreed()
+            stop.level_of_all_ranks()
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         time.sleep(1.5)
     print("went on")
@@ -144,11 +144,11 @@ def test_a_rank_that_hangs_after_sigterm_ends_by_itself(tmp_path, reached):
 def wishing(world, folder):
     """Ask five times; rank 1 is told to stop before its second time, and rank 0 finds the file never."""
     found = []
-    with Stop(world, Path(folder) / "stop") as stop:
+    with StopRequest(world, Path(folder) / "stop") as stop:
         for n in range(5):
             if (n, world.rank) == (1, 1):
                 os.kill(os.getpid(), signal.SIGUSR1)
-            found.append(stop.agreed())
+            found.append(stop.level_of_all_ranks())
     return found
 
 

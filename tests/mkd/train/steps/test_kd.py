@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mkd.distributed.engine import Engine
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.steps.kd import KdStep
 from mkd.train.steps.supervised import Ohem
 from tests.helpers import references
@@ -21,7 +21,7 @@ T, W_KD, W_EWC = 3.0, 0.7, 0.4
 def views_of(seed=0, unlabelled=False, batch=2, side=5):
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (batch, side, side), generator=g, dtype=torch.uint8)
-    views = Views(torch.rand(batch, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
+    views = StepBatch(torch.rand(batch, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
     if unlabelled:
         views.weak = torch.randint(0, 256, (batch, 3, side, side), generator=g, dtype=torch.uint8)
         views.inside = torch.rand(batch, side, side, generator=g) < 0.7

@@ -8,7 +8,7 @@ from torch import nn
 
 from mkd.distributed.engine import Engine
 from mkd.models.dropout import SampleDropout
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.loop import _update
 from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.run.checkpoint import Checkpoints
@@ -16,7 +16,7 @@ from mkd.train.run.journal import Journal
 from mkd.train.steps.kd import KdStep
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
-from mkd.train.trainer import Course
+from mkd.train.trainer import Trainer
 from tests.helpers.loops import run, write_sets
 from tests.helpers.nets import tiny_net
 from tests.helpers.pseudo import Scripted, health_of
@@ -47,7 +47,7 @@ def views_of(world):
     labels = torch.randint(0, 3, (BATCH, SIDE, SIDE), generator=g, dtype=torch.uint8)
     for tile, rows in enumerate((2, 9, 0, 5)):
         labels[tile, rows:] = 255
-    views = Views(torch.rand(BATCH, 3, SIDE, SIDE, generator=g), labels)
+    views = StepBatch(torch.rand(BATCH, 3, SIDE, SIDE, generator=g), labels)
     views.weak = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), generator=g, dtype=torch.uint8)
     views.inside = torch.rand(BATCH, SIDE, SIDE, generator=g) < torch.tensor([0.1, 0.9, 0.5, 0.0]).view(
         4, 1, 1
@@ -80,11 +80,11 @@ def one_update(world, kind, passes, folder, ohem=NOTHING):
     engine.world = world
     engine.update = lambda: kept.extend(p.grad.clone() for p in step.model.parameters())
     phase = phase_of(batch=BATCH, micro_batches=passes)
-    course = Course(phase, step, engine, Checkpoints(folder), Journal(folder, CLASSES, False))
+    course = Trainer(phase, step, engine, Checkpoints(folder), Journal(folder, CLASSES, False))
     step.train()
     losses = _update(course, step.prepare(views_of(world), 0.5), 3)
-    gradient = torch.cat([world.total(g).flatten() for g in kept])
-    return {name: world.total(share) for name, share in losses.items()}, gradient
+    gradient = torch.cat([world.all_reduce_sum(g).flatten() for g in kept])
+    return {name: world.all_reduce_sum(share) for name, share in losses.items()}, gradient
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from mkd.distributed.engine import Engine
 from mkd.loader.augment import cutmix, strong_colour
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
@@ -30,7 +30,7 @@ class Given:
 
     def __init__(self, batch, rollbacks=0):
         self.batch, self.asked, self.teacher = batch, [], Scripted([True])
-        self.size = len(batch.draws)
+        self.size = len(batch.generators)
         self.health = health_of(self.teacher)
         self.health.rollbacks = rollbacks
 
@@ -46,7 +46,7 @@ def draws_of(seed=5, batch=2):
 def views_of(seed=0, batch=2, side=12):
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 3, (batch, side, side), generator=g, dtype=torch.uint8)
-    return Views(torch.rand(batch, 3, side, side, generator=g), labels)
+    return StepBatch(torch.rand(batch, 3, side, side, generator=g), labels)
 
 
 def pseudo_of(seed=1, side=12, labels=None):

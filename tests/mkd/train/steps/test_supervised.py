@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mkd.distributed.engine import Engine
-from mkd.train.batches import Views
+from mkd.train.batches import StepBatch
 from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers import references
 from tests.helpers.nets import tiny_net
@@ -17,7 +17,7 @@ from tests.helpers.threads import on_threads
 def views_of(seed=0, batch=2, side=6):
     g = torch.Generator().manual_seed(seed)
     labels = torch.randint(0, 4, (batch, side, side), generator=g, dtype=torch.uint8)
-    return Views(torch.rand(batch, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
+    return StepBatch(torch.rand(batch, 3, side, side, generator=g), labels.masked_fill(labels == 3, 255))
 
 
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.7, 1 / 16), (0.0, 0.25), (1.0, 0.0), (0.3, 0.5)])
