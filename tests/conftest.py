@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 
-from tests.helpers.s3 import S3Server
+from tests.helpers.processes.s3 import S3Server
 
 # The same examples on every run and machine: a red run is then the change's, and is repeated by running it again.
 settings.register_profile("mkd", derandomize=True, deadline=None)

@@ -17,9 +17,9 @@ import torch
 
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
-from tests.helpers.fuzzer import TOKEN, Fuzzer
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import TeacherProcess, processes, remote, weak_views
+from tests.helpers.teacher.fuzzer import TOKEN, Fuzzer
+from tests.helpers.teacher.services import TeacherProcess, processes, remote, weak_views
+from tests.helpers.training.nets import perturb, tiny_net
 
 SAMPLES = 10  # times that memory is measured
 GROWTH = 8  # MiB that may be gained in the second half: by then each kind of message has come often

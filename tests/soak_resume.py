@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from mkd.train.run.checkpoint import Checkpoints
-from tests.helpers.runs import LITE0, QUICK, coloured, finish, launch, once, rows, start, torchrun
 from tests.helpers.shards import write_dataset
+from tests.helpers.training.runs import LITE0, QUICK, coloured, finish, launch, once, rows, start, torchrun
 
 OFTEN = ("data.batch=2", "steps=12", "save_every=2", "keep_every=4", "val_every=4", "log_every=3")
 PHASES = {"kd": ("teacher", "student"), "semi": ("semi",)}

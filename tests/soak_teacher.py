@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers.ranks import start_ranks
-from tests.helpers.teacher_ranks import judge, train, write_tiles
-from tests.helpers.teachers import TeacherProcess, free_port, processes, until
+from tests.helpers.processes.ranks import start_ranks
+from tests.helpers.teacher.ranks_on_services import judge, train, write_tiles
+from tests.helpers.teacher.services import TeacherProcess, free_port, processes, until
 
 RANKS, MAX_AGE, DELAY = 2, 4, 0.02
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.helpers.runs import ROOT
+from tests.helpers.training.runs import ROOT
 
 
 def tracked(*patterns):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mkd.train.run.checkpoint import Checkpoints
-from tests.helpers.runs import (
+from tests.helpers.shards import overwrite, write_dataset
+from tests.helpers.training.runs import (
     LITE0,
     QUICK,
     ROOT,
@@ -23,7 +24,6 @@ from tests.helpers.runs import (
     rows,
     start,
 )
-from tests.helpers.shards import overwrite, write_dataset
 
 OFTEN = ("steps=10", "save_every=2", "val_every=4", "log_every=1")
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from mkd.train.run.checkpoint import Checkpoints
-from tests.helpers.runs import (
+from tests.helpers.shards import overwrite, write_dataset
+from tests.helpers.training.runs import (
     QUICK,
     coloured,
     digests,
@@ -23,7 +24,6 @@ from tests.helpers.runs import (
     start,
     torchrun,
 )
-from tests.helpers.shards import overwrite, write_dataset
 
 OFTEN = ("data.batch=4", "data.crop=64", "steps=6", "save_every=2", "val_every=3", "log_every=1")
 PHASES = {"supervised": "student", "kd": "student", "semi": "semi"}

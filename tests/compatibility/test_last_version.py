@@ -11,7 +11,7 @@ import pytest
 
 from mkd.teacher import protocol
 from shards.__main__ import main as shards
-from tests.helpers.runs import launch, rows
+from tests.helpers.training.runs import launch, rows
 
 HERE = Path(__file__).parent
 

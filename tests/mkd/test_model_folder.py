@@ -10,7 +10,7 @@ import yaml
 
 from mkd.model_folder import ModelCard, load_model, read_card, save_model, weights_digest
 from mkd.models.deeplab import Architecture, build
-from tests.helpers.nets import perturb
+from tests.helpers.training.nets import perturb
 
 ARCHITECTURE = Architecture(
     "tf_efficientnet_lite0",

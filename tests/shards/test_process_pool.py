@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shards.process_pool import each
-from tests.helpers.runs import ROOT
+from tests.helpers.training.runs import ROOT
 
 
 def square(number):

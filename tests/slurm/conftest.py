@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes.slurm import Slurm, missing
 from tests.helpers.shards import CLASSES, PALETTE, write_dataset
-from tests.helpers.slurm import Slurm, missing
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = (".venv", "configs", "launch", "mkd", "shards", "slurm")
@@ -87,7 +87,7 @@ def sets(tmp_path_factory):
     from mkd.model_folder import ModelCard, save_model
     from mkd.models.deeplab import build
     from mkd.recipes import factories
-    from tests.helpers.runs import coloured
+    from tests.helpers.training.runs import coloured
 
     root = tmp_path_factory.mktemp("sets")
     labelled = write_dataset(root / "labelled", coloured(6, seed=0))

@@ -18,7 +18,7 @@ def counting(lab):
     """The cluster, with a run that only counts in the place of launch/kd.py."""
     (lab.folder / "launch").unlink()
     (lab.folder / "launch").mkdir()
-    shutil.copy(ROOT / "tests/helpers/counting_run.py", lab.folder / "launch" / "kd.py")
+    shutil.copy(ROOT / "tests/helpers/processes/counting_run.py", lab.folder / "launch" / "kd.py")
     yield lab
     lab.slurm.cancel_all()
     shutil.rmtree(lab.folder / "launch")

@@ -16,7 +16,7 @@ from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
 from mkd.loader.sampler import Sampler
 from mkd.storage.folder import Folder
 from tests.helpers.plain import write_plain
-from tests.helpers.s3 import mortal_server
+from tests.helpers.processes.s3 import mortal_server
 
 COUNTS = [40, 1, 59]
 

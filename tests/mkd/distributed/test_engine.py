@@ -13,9 +13,9 @@ from mkd.distributed.engine import Engine, _compiled, autocast
 from mkd.distributed.world import World
 from mkd.distributed.zero import Zero
 from mkd.models.dropout import seed_dropout
-from tests.helpers.nets import tiny_net
-from tests.helpers.runs import CPU
-from tests.helpers.steps import global_batch, step_of
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.runs import CPU
+from tests.helpers.training.steps import global_batch, step_of
 
 
 def one_weight(value=2.0):

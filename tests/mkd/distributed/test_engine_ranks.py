@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tests.helpers.ranks import run_ranks, start_ranks
+from tests.helpers.processes.ranks import run_ranks, start_ranks
 from tests.mkd.distributed.trainings import HERE, Net, alone, batch, difference, same_bits, train
 
 CASES = {

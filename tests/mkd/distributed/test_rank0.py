@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mkd.distributed.rank0 import check_same_file, run_on_rank0
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import CPU
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.training.runs import CPU
 
 HERE = "tests.mkd.distributed.test_rank0"
 

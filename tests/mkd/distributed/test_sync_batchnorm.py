@@ -11,8 +11,8 @@ from torch import nn
 
 from mkd.distributed.sync_batchnorm import CpuBatchNorm, GpuBatchNorm, synchronise, training_statistics
 from mkd.models.aspp import PooledBatchNorm
-from tests.helpers.nets import tiny_net
-from tests.helpers.ranks import run_ranks
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.training.nets import tiny_net
 
 HERE = "tests.mkd.distributed.test_sync_batchnorm"
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mkd.distributed.world import World
-from tests.helpers.ranks import run_ranks, start_ranks
-from tests.helpers.runs import CPU
+from tests.helpers.processes.ranks import run_ranks, start_ranks
+from tests.helpers.training.runs import CPU
 
 HERE = "tests.mkd.distributed.test_world_ranks"
 

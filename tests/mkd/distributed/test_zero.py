@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mkd.distributed.engine import Engine
-from tests.helpers.nets import tiny_net
-from tests.helpers.ranks import run_ranks
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.training.nets import tiny_net
 from tests.mkd.distributed.trainings import HERE, alone, difference, same_bits
 
 SHORT = {"zero1": "kind=zero1", "ddp": "kind=ddp"}

@@ -8,7 +8,7 @@ from torch import nn
 
 from mkd.distributed.engine import Engine
 from mkd.train.optim import make_optimizer, set_poly_lr
-from tests.helpers.runs import CPU
+from tests.helpers.training.runs import CPU
 
 TILES = 12  # global batch: divides by 1, 2, 3 ranks and by 2 micro-batches
 HERE = "tests.mkd.distributed.trainings"

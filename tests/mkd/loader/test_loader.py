@@ -15,7 +15,7 @@ from mkd.loader.batch import Batch
 from mkd.loader.loader import TileSet, in_order, stream
 from mkd.loader.sampler import Sampler
 from tests.helpers.plain import encoded, members_of, write_plain
-from tests.helpers.s3 import mortal_server
+from tests.helpers.processes.s3 import mortal_server
 from tests.helpers.shards import pictures
 
 COUNTS = [4, 4, 2]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.distillation import distillation_loss
 from tests.helpers import references
-from tests.helpers.shares import shares_and_gradients
+from tests.helpers.training.shares import shares_and_gradients
 
 
 def case(seed=0, batch=2, classes=4, height=3, width=4, spread=2.0):

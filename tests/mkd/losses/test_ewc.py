@@ -11,8 +11,8 @@ from torch import nn
 
 from mkd.losses.ewc import ewc_penalty, fisher_diagonal, stable_fisher
 from tests.helpers import references
-from tests.helpers.nets import tiny_net
-from tests.helpers.shares import on_ranks
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.shares import on_ranks
 
 LR, MOMENTUM = 0.1, 0.9
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.kth_value import kth_smallest
 from mkd.losses.reduction import alone
-from tests.helpers.shares import on_ranks
+from tests.helpers.training.shares import on_ranks
 
 floats = st.one_of(
     st.floats(0, 1, width=32),

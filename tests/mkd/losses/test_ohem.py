@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.ohem import ohem_cross_entropy
 from tests.helpers import references
-from tests.helpers.shares import shares_and_gradients
+from tests.helpers.training.shares import shares_and_gradients
 
 IGNORE = 255
 

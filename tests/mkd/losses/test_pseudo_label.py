@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mkd.losses.pseudo_label import pseudo_label_loss
 from tests.helpers import references
-from tests.helpers.shares import shares_and_gradients
+from tests.helpers.training.shares import shares_and_gradients
 
 
 def case(seed=0, classes=4, dropped=0.4, batch=2):

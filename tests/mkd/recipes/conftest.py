@@ -7,8 +7,8 @@ from mkd.config.schema import KdRun, SemiRun, SupervisedRun
 from mkd.recipes.distill import kd
 from mkd.recipes.run import supervised
 from mkd.recipes.semi import semi
-from tests.helpers.runs import LITE0, QUICK, coloured, retitle
 from tests.helpers.shards import write_dataset
+from tests.helpers.training.runs import LITE0, QUICK, coloured, retitle
 
 OFTEN = ("save_every=2", "val_every=2", "log_every=1")
 KINDS = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}

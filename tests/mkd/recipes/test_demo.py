@@ -8,7 +8,7 @@ from mkd.config.schema import DemoRun
 from mkd.dataset.index import read_index
 from mkd.recipes.demo import _data, _verdict
 from shards.inputs.class_file import read_classfile
-from tests.helpers.runs import ROOT, digests
+from tests.helpers.training.runs import ROOT, digests
 
 SMALL = {"scene": 256, "tile": 64, "block": 128, "intermediate_scenes": 1, "target_scenes": 2, "labelled": 3}
 

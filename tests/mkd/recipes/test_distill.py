@@ -17,7 +17,7 @@ from mkd.models.deeplab import build
 from mkd.recipes.distill import _consolidation, _student, kd
 from mkd.recipes.run import Run, labelled_index
 from mkd.train.run.startup_timer import StartupTimer
-from tests.helpers.runs import digests, rows
+from tests.helpers.training.runs import digests, rows
 
 
 def weights(folder):

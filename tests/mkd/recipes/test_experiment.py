@@ -11,7 +11,7 @@ from mkd.recipes.demo import demo
 from mkd.recipes.experiment import _fill, _row, experiment, run_folder
 from mkd.recipes.reports import experiment_report
 from mkd.report.terminal_table import show
-from tests.helpers.runs import LITE0, QUICK, digests
+from tests.helpers.training.runs import LITE0, QUICK, digests
 
 
 def table(tmp_path, **more):

@@ -11,8 +11,8 @@ from mkd.config.schema import DataConfig, ModelConfig, OhemConfig, SupervisedRun
 from mkd.distributed.world import World
 from mkd.models.deeplab import Architecture, build
 from mkd.recipes import factories
-from tests.helpers.runs import CPU, phase_of
 from tests.helpers.shards import CLASSES
+from tests.helpers.training.runs import CPU, phase_of
 
 
 def test_config_and_architecture_have_the_same_fields():

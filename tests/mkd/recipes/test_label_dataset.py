@@ -19,8 +19,8 @@ from mkd.recipes.semi import semi
 from shards.commands.verify import verify
 from shards.output.merge import make_index
 from tests.helpers import references
-from tests.helpers.runs import digests, launch, rows
 from tests.helpers.shards import CLASSES, overwrite
+from tests.helpers.training.runs import digests, launch, rows
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from mkd.recipes.run_folder import open_run
 from mkd.recipes.semi import semi
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.run_lock import RunLock, _started
-from tests.helpers.runs import coloured, digests, retitle, rows
 from tests.helpers.shards import CLASSES, PALETTE, write_dataset
+from tests.helpers.training.runs import coloured, digests, retitle, rows
 
 STAGES = {"supervised": supervised, "kd": kd, "semi": semi}
 PHASES = {"supervised": ["student"], "kd": ["teacher", "student"], "semi": ["semi"]}

@@ -9,7 +9,7 @@ import pytest
 from mkd.config.load import from_yaml
 from mkd.config.schema import DataConfig, OptimConfig, SemiConfig, SemiRun, SupervisedRun, TeacherConfig
 from mkd.recipes.run_folder import commit, open_run, versions
-from tests.helpers.runs import ROOT, digests
+from tests.helpers.training.runs import ROOT, digests
 
 
 @pytest.fixture

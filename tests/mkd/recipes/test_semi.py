@@ -18,9 +18,9 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.stop_request import Stopped
-from tests.helpers.runs import Killed, finish, rows
-from tests.helpers.runs import start as begin
-from tests.helpers.teachers import until
+from tests.helpers.teacher.services import until
+from tests.helpers.training.runs import Killed, finish, rows
+from tests.helpers.training.runs import start as begin
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, make_token
 from mkd.teacher.client.flight_client import Access, FlightClient, Lost
 from mkd.teacher.server import service as server_module
-from tests.helpers.runs import finish, launch, start
-from tests.helpers.teachers import IDENTITY, service, until
+from tests.helpers.teacher.services import IDENTITY, service, until
+from tests.helpers.training.runs import finish, launch, start
 
 SMALL = Architecture("tf_efficientnet_lite0", aspp_channels=8, low_channels=4, decoder_channels=8)
 CLASSES = ("grass", "road", "water")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mkd.semi.ema import EMA
-from tests.helpers.nets import perturb, tiny_net
+from tests.helpers.training.nets import perturb, tiny_net
 
 
 class Weight(nn.Module):

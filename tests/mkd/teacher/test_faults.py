@@ -11,8 +11,7 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.client import connection
 from mkd.teacher.local import LocalTeacher
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import (
+from tests.helpers.teacher.services import (
     TeacherProcess,
     ask,
     free_port,
@@ -23,6 +22,7 @@ from tests.helpers.teachers import (
     until,
     weak_views,
 )
+from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 

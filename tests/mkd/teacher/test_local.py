@@ -11,8 +11,8 @@ from mkd.semi.ema import EMA
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from tests.helpers import references
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.threads import on_threads
+from tests.helpers.processes.threads import on_threads
+from tests.helpers.training.nets import perturb, tiny_net
 
 
 def teacher_of(student, confidence=0.4, limit=None, max_decay=0.9):

@@ -15,8 +15,8 @@ from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server import answer_stream
 from mkd.teacher.server import service as service_module
 from mkd.teacher.server.batcher import QueuedRequest
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import IDENTITY, ask, batcher_of, remote, same, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, ask, batcher_of, remote, same, service, until, weak_views
+from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 

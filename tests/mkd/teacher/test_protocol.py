@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mkd.teacher import protocol
 from mkd.teacher.protocol import ProtocolError
-from tests.helpers.teachers import CLASSES, IDENTITY, PLAN, weak_views
+from tests.helpers.teacher.services import CLASSES, IDENTITY, PLAN, weak_views
 
 ASK = protocol.Request(3, 0.95, 0.4, "job.0", 7)
 junk = st.recursive(

@@ -2,9 +2,9 @@
 
 import torch
 
-from tests.helpers.ranks import run_ranks
-from tests.helpers.teacher_ranks import judge, train, write_tiles
-from tests.helpers.teachers import service
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.teacher.ranks_on_services import judge, train, write_tiles
+from tests.helpers.teacher.services import service
 
 TARGET = f"{train.__module__}:train"
 

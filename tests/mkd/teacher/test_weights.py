@@ -7,7 +7,7 @@ from safetensors.torch import save
 from mkd.semi.ema import EMA
 from mkd.teacher import weights
 from mkd.teacher.protocol import ProtocolError, WeightsVersion
-from tests.helpers.nets import tiny_net
+from tests.helpers.training.nets import tiny_net
 
 HEADER = WeightsVersion("job.2", 7, 9)
 

@@ -12,9 +12,9 @@ from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.loader import TileSet
 from mkd.train.batches import StepBatch
 from tests.helpers.plain import members_of, smooth, write_plain
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import coloured, feed_of
+from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.training.runs import coloured, feed_of
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_three_ranks_over_two_shards_with_seven_tiles_do_not_hang(tmp_path):
     """Three real gloo processes: each has a batch at every step of three epochs, and together the plan's tiles."""
     tiles = [members_of(*pair, jpeg=True) for pair in smooth(7, 16)]
     folder = write_plain(tmp_path / "set", tiles, (16, 16), [5, 2])
-    found = run_ranks("tests.helpers.steps:read_stream", 3, tmp_path / "ranks", "7", folder)
+    found = run_ranks("tests.helpers.training.steps:read_stream", 3, tmp_path / "ranks", "7", folder)
     alone = list(feed_of(folder, folder, batch=3)(0, 7))
     assert [len(steps) for steps in found] == [7, 7, 7]
     for whole, *of_ranks in zip(alone, *found, strict=True):

@@ -11,10 +11,10 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.steps.supervised import Ohem, SupervisedStep
-from tests.helpers.loops import KINDS, OHEM, equal, run, semi, step_and_feed, validation, write_sets
-from tests.helpers.nets import tiny_net
-from tests.helpers.runs import coloured, feed_of, fit_in, phase_of, rows
 from tests.helpers.shards import write_dataset
+from tests.helpers.training.loops import KINDS, OHEM, equal, run, semi, step_and_feed, validation, write_sets
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.runs import coloured, feed_of, fit_in, phase_of, rows
 
 
 @pytest.fixture(scope="module")

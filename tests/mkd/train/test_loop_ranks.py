@@ -9,10 +9,10 @@ from mkd.distributed.engine import Engine
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
 from mkd.train.trainer import Trainer
-from tests.helpers.loops import KINDS, run, step_and_feed, write_sets
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import CPU, fit_in, phase_of, rows
+from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import CLASSES
+from tests.helpers.training.loops import KINDS, run, step_and_feed, write_sets
+from tests.helpers.training.runs import CPU, fit_in, phase_of, rows
 
 HERE = "tests.mkd.train.test_loop_ranks"
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,10 +15,10 @@ from mkd.train.run import stop_request as stopping
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.stop_request import LATER, Stopped, StopRequest
 from mkd.train.steps.supervised import Ohem, SupervisedStep
-from tests.helpers.loops import KINDS, equal, run, semi, validation, write_sets
-from tests.helpers.nets import tiny_net
-from tests.helpers.runs import CPU, feed_of, fit_in, phase_of, rows
-from tests.helpers.teachers import until
+from tests.helpers.teacher.services import until
+from tests.helpers.training.loops import KINDS, equal, run, semi, validation, write_sets
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.runs import CPU, feed_of, fit_in, phase_of, rows
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.train.optim import make_optimizer, set_poly_lr
-from tests.helpers.nets import tiny_net
+from tests.helpers.training.nets import tiny_net
 
 HEAD = {"4.weight", "4.bias"}
 

@@ -9,7 +9,7 @@ import pytest
 
 from mkd.storage.folder import Folder as Place
 from shards.output.merge import make_index
-from tests.helpers.jobs import command, run, wait_until, workers_of
+from tests.helpers.processes.jobs import command, run, wait_until, workers_of
 
 
 def test_a_killed_worker_is_one_sentence(folder, tmp_path):

@@ -11,7 +11,7 @@ from mkd.dataset.shard_record import read_record
 from mkd.storage.folder import Folder as Place
 from shards.commands.verify import verify
 from shards.output.merge import make_index
-from tests.helpers.jobs import command, content, run
+from tests.helpers.processes.jobs import command, content, run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from shards.commands.split import split
 from shards.commands.verify import verify
 from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_tiles
-from tests.helpers.jobs import content, run
+from tests.helpers.processes.jobs import content, run
 from tests.helpers.shards import CLASSES, PALETTE, pictures, write_dataset
 
 FOREIGN = (

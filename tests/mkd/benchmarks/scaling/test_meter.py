@@ -13,7 +13,7 @@ from torch import nn
 from mkd.benchmarks.scaling.meter import BACKWARD, StepMeter
 from mkd.benchmarks.scaling.trace import NODE, common, merged, read_overlap
 from mkd.distributed.engine import Engine
-from tests.helpers.ranks import run_ranks
+from tests.helpers.processes.ranks import run_ranks
 
 
 class Clock:

@@ -12,7 +12,7 @@ from mkd.benchmarks.teacher.clocks import FEWEST, TRIPS, WARM_UP, answer_gaps, r
 from mkd.benchmarks.teacher.services import service
 from mkd.benchmarks.teacher.suite import cluster_table, simulate, table
 from mkd.config.load import load
-from tests.helpers.runs import launch
+from tests.helpers.training.runs import launch
 
 TILES = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
 

@@ -16,8 +16,8 @@ from mkd.loader.sampler import Sampler
 from mkd.loader.workers.pool import DEPTH, DecodingPool, read_ahead
 from mkd.loader.workers.shared_buffers import BufferLayout
 from mkd.loader.workers.worker_handle import WorkerHandle
-from tests.helpers.decoders import decoders, gone, rss
 from tests.helpers.plain import members_of, smooth, write_plain
+from tests.helpers.processes.decoders import decoders, gone, rss
 
 PAIRS = smooth(14, 32)
 

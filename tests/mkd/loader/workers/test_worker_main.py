@@ -8,9 +8,9 @@ import time
 
 from mkd.loader.loader import TileSet, stream
 from mkd.loader.sampler import Sampler
-from tests.helpers.decoders import decoders, gone
 from tests.helpers.plain import members_of, smooth, write_plain
-from tests.helpers.runs import ROOT
+from tests.helpers.processes.decoders import decoders, gone
+from tests.helpers.training.runs import ROOT
 
 READER = """
 import sys, time

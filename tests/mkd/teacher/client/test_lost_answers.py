@@ -10,8 +10,8 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.client import connection, flight_client
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server import answer_stream
-from tests.helpers.nets import tiny_net
-from tests.helpers.teachers import IDENTITY, ask, remote, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, ask, remote, service, until, weak_views
+from tests.helpers.training.nets import tiny_net
 
 
 class Writer:

@@ -10,8 +10,8 @@ import torch
 from mkd.semi.entropy import filter_pseudo_labels
 from mkd.teacher import protocol
 from mkd.teacher.server.batcher import QueuedRequest
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import batcher_of, same, until, weak_views
+from tests.helpers.teacher.services import batcher_of, same, until, weak_views
+from tests.helpers.training.nets import perturb, tiny_net
 
 HEADER = protocol.WeightsVersion("job.0", 3, 3)
 

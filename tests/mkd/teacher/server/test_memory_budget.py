@@ -8,8 +8,8 @@ import pytest
 from mkd.teacher.client.flight_client import Access, FlightClient, Lost
 from mkd.teacher.server import service as server_module
 from mkd.teacher.server.memory_budget import MemoryBudget
-from tests.helpers.nets import tiny_net
-from tests.helpers.teachers import IDENTITY, remote, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, remote, service, until, weak_views
+from tests.helpers.training.nets import tiny_net
 
 
 def test_who_finds_it_full_waits_unless_alone():

@@ -14,8 +14,8 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import IDENTITY, ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 

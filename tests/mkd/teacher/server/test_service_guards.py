@@ -11,8 +11,17 @@ import pytest
 from mkd.teacher import protocol, weights
 from mkd.teacher.client.flight_client import Access, FlightClient, Refused
 from mkd.teacher.client.publisher import Packet
-from tests.helpers.nets import tiny_net
-from tests.helpers.teachers import CLASSES, IDENTITY, PLAN, ask, free_port, remote, service, weak_views
+from tests.helpers.teacher.services import (
+    CLASSES,
+    IDENTITY,
+    PLAN,
+    ask,
+    free_port,
+    remote,
+    service,
+    weak_views,
+)
+from tests.helpers.training.nets import tiny_net
 
 TOKEN = "0123456789abcdef"
 

@@ -12,8 +12,8 @@ from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server import service as server_module
-from tests.helpers.nets import perturb, tiny_net
-from tests.helpers.teachers import ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.teacher.services import ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
 

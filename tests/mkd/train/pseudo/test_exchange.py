@@ -12,10 +12,19 @@ from hypothesis import strategies as st
 from mkd.teacher.api import TeachersGone
 from mkd.train.pseudo.exchange import PseudoTile, TileSlot, deal
 from mkd.train.pseudo.feed import LIMIT
-from tests.helpers.pseudo import TILES
-from tests.helpers.pseudo_ranks import Case, drawn, fates, feed_on, same_state, same_steps, walk, whole
-from tests.helpers.ranks import run_ranks
-from tests.helpers.threads import on_threads
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.processes.threads import on_threads
+from tests.helpers.training.pseudo import TILES
+from tests.helpers.training.pseudo_ranks import (
+    Case,
+    drawn,
+    fates,
+    feed_on,
+    same_state,
+    same_steps,
+    walk,
+    whole,
+)
 
 patterns = st.lists(st.booleans(), min_size=1, max_size=40) | st.lists(
     st.sampled_from([False] * 9 + [True]), min_size=1, max_size=40
@@ -175,7 +184,7 @@ CASES = 8
 
 def test_on_real_ranks(tmp_path):
     """Two processes go some steps and are killed, three go on: the same as one rank, for drawn patterns."""
-    target = "tests.helpers.pseudo_ranks:real_rank"
+    target = "tests.helpers.training.pseudo_ranks:real_rank"
     before = run_ranks(target, 2, tmp_path, str(tmp_path), str(CASES), "4", "2")
     for case in range(CASES):
         torch.save(before[1][case]["state"], tmp_path / f"state-{case}.pt")
@@ -195,7 +204,7 @@ def test_on_real_ranks(tmp_path):
 
 def test_a_teacher_gone_on_a_real_rank(tmp_path):
     """One process's teacher is gone: both raise, with the state of the step before."""
-    found = run_ranks("tests.helpers.pseudo_ranks:rank_without_teacher", 2, tmp_path, "4")
+    found = run_ranks("tests.helpers.training.pseudo_ranks:rank_without_teacher", 2, tmp_path, "4")
     assert found[1]["said"] == "no teacher answers"
     assert found[0]["said"].startswith("rank 1 has no teacher")
     case = Case(**found[0]["case"])

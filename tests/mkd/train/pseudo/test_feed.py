@@ -15,11 +15,11 @@ from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import LIMIT, PseudoFeed
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
-from tests.helpers.runs import coloured, feed_of
 from tests.helpers.shards import pictures, write_dataset
-from tests.helpers.teachers import remote, service
+from tests.helpers.teacher.services import remote, service
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
+from tests.helpers.training.runs import coloured, feed_of
 
 patterns = st.lists(st.booleans(), min_size=1, max_size=40) | st.lists(
     st.sampled_from([False] * 9 + [True]), min_size=1, max_size=40

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mkd.teacher.api import TeacherStats
 from mkd.train.pseudo.monitor import ROLLBACKS, ROWS, Collapsed, PseudoLabelMonitor
 from mkd.train.pseudo.teacher_metrics import service_figures
+from tests.helpers.processes.threads import on_threads
 from tests.helpers.shards import CLASSES
-from tests.helpers.threads import on_threads
 
 
 def health_with(histogram=(30, 50, 20), good=None):

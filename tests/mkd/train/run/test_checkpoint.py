@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mkd.train.run.checkpoint import Checkpoints
-from tests.helpers.nets import perturb, tiny_net
+from tests.helpers.training.nets import perturb, tiny_net
 
 
 def state_of(step=3):

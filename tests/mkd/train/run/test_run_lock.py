@@ -12,8 +12,8 @@ import pytest
 from mkd.train.run import run_lock as module
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.run_lock import LockLost, RunLock
-from tests.helpers.loops import run, step_and_feed, write_sets
-from tests.helpers.runs import fit_in, phase_of
+from tests.helpers.training.loops import run, step_and_feed, write_sets
+from tests.helpers.training.runs import fit_in, phase_of
 
 
 @pytest.fixture

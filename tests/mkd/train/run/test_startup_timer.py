@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mkd.train.run.startup_timer import StartupTimer, process_age
-from tests.helpers.runs import ROOT
+from tests.helpers.training.runs import ROOT
 
 
 def test_parts_add_up():

@@ -12,8 +12,8 @@ import pytest
 from mkd.distributed.world import World
 from mkd.train.run import stop_request as stopping
 from mkd.train.run.stop_request import LATER, NOW, Stopped, StopRequest
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import CPU, ROOT
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.training.runs import CPU, ROOT
 
 HERE = "tests.mkd.train.run.test_stop_request"
 

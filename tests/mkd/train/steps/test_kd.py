@@ -11,9 +11,9 @@ from mkd.train.batches import StepBatch
 from mkd.train.steps.kd import KdStep
 from mkd.train.steps.supervised import Ohem
 from tests.helpers import references
-from tests.helpers.nets import tiny_net
-from tests.helpers.runs import CPU
-from tests.helpers.steps import consolidation
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.runs import CPU
+from tests.helpers.training.steps import consolidation
 
 T, W_KD, W_EWC = 3.0, 0.7, 0.4
 

@@ -17,13 +17,13 @@ from mkd.train.steps.kd import KdStep
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
 from mkd.train.trainer import Trainer
-from tests.helpers.loops import run, write_sets
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import Scripted, health_of
-from tests.helpers.runs import CPU, phase_of
+from tests.helpers.processes.threads import on_threads
 from tests.helpers.shards import CLASSES
-from tests.helpers.steps import consolidation
-from tests.helpers.threads import on_threads
+from tests.helpers.training.loops import run, write_sets
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import Scripted, health_of
+from tests.helpers.training.runs import CPU, phase_of
+from tests.helpers.training.steps import consolidation
 
 BATCH, SIDE = 4, 10
 NOTHING = Ohem(0.0, 0.0)  # L_sup is 0: what is left is the mean in question

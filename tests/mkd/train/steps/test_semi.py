@@ -15,12 +15,12 @@ from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
 from tests.helpers import references
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import Scripted, health_of, semi_step_of
-from tests.helpers.pseudo_ranks import train
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import CPU, coloured, feed_of
+from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import Scripted, health_of, semi_step_of
+from tests.helpers.training.pseudo_ranks import train
+from tests.helpers.training.runs import CPU, coloured, feed_of
 
 W_U = 0.6
 
@@ -162,7 +162,7 @@ def test_two_ranks_train_as_one(tmp_path):
     other = coloured(9, (20, 20), seed=1) + pictures(8, (20, 20), seed=2)
     write_dataset(tmp_path / "other", other, labelled=False)
     alone = train(CPU, str(tmp_path))
-    together = run_ranks("tests.helpers.pseudo_ranks:train", 2, tmp_path / "out", str(tmp_path))
+    together = run_ranks("tests.helpers.training.pseudo_ranks:train", 2, tmp_path / "out", str(tmp_path))
     assert 0.5 < alone["figures"]["kept_tiles"] < 0.9
     assert 0.3 < alone["figures"]["kept_pixels"] < 0.8
     assert alone["state"]["pool"], "the case must end with a pool"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.helpers.ranks import run_ranks
-from tests.helpers.runs import CPU
-from tests.helpers.steps import KINDS, train_all
+from tests.helpers.processes.ranks import run_ranks
+from tests.helpers.training.runs import CPU
+from tests.helpers.training.steps import KINDS, train_all
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,9 @@ def alone():
 @pytest.fixture(scope="module", params=[2, 3])
 def of_ranks(request, tmp_path_factory):
     """Train the same on 2 and on 3 ranks; each rank's result."""
-    return run_ranks("tests.helpers.steps:train_all", request.param, tmp_path_factory.mktemp("ranks"))
+    return run_ranks(
+        "tests.helpers.training.steps:train_all", request.param, tmp_path_factory.mktemp("ranks")
+    )
 
 
 def close(found, expected):

@@ -9,9 +9,9 @@ from mkd.distributed.engine import Engine
 from mkd.train.batches import StepBatch
 from mkd.train.steps.supervised import Ohem, SupervisedStep
 from tests.helpers import references
-from tests.helpers.nets import tiny_net
-from tests.helpers.runs import CPU
-from tests.helpers.threads import on_threads
+from tests.helpers.processes.threads import on_threads
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.runs import CPU
 
 
 def views_of(seed=0, batch=2, side=6):

@@ -19,9 +19,9 @@ from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher
 from mkd.teacher.server.batcher import Batcher
 from mkd.teacher.server.service import Limits, TeacherServer
-from tests.helpers.nets import tiny_net
+from tests.helpers.training.nets import tiny_net
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("grass", "road", "water")
 PLAN = {"backbone": "tiny", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
 IDENTITY = protocol.identity(PLAN, CLASSES)
@@ -121,7 +121,15 @@ class TeacherProcess:
     """
 
     def __init__(self, port=0, seed=0, delay=0.0, token="", wait=True, stderr=None):
-        command = [sys.executable, "-m", "tests.helpers.teachers", str(port), str(seed), str(delay), token]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.helpers.teacher.services",
+            str(port),
+            str(seed),
+            str(delay),
+            token,
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from mkd.teacher import protocol, weights
-from tests.helpers.nets import tiny_net
-from tests.helpers.teachers import IDENTITY, weak_views
+from tests.helpers.teacher.services import IDENTITY, weak_views
+from tests.helpers.training.nets import tiny_net
 
 
 def field(number, content):

@@ -20,9 +20,9 @@ from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import TILES, Scripted, health_of, numbered, semi_step_of
-from tests.helpers.runs import feed_of
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import TILES, Scripted, health_of, numbered, semi_step_of
+from tests.helpers.training.runs import feed_of
 
 
 @dataclass

@@ -15,11 +15,11 @@ from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import health_of
-from tests.helpers.runs import coloured, feed_of
 from tests.helpers.shards import write_dataset
-from tests.helpers.teachers import remote
+from tests.helpers.teacher.services import remote
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import health_of
+from tests.helpers.training.runs import coloured, feed_of
 
 SIZE, TILES = 2, 23  # of a rank's step, of an epoch
 

@@ -8,8 +8,8 @@ import grpc
 import pyarrow as pa
 
 from mkd.teacher import protocol
-from tests.helpers.fuzz_material import Material, field, flight_data, split
-from tests.helpers.teachers import IDENTITY, weak_views
+from tests.helpers.teacher.fuzz_material import Material, field, flight_data, split
+from tests.helpers.teacher.services import IDENTITY, weak_views
 
 TOKEN = "0123456789abcdef"
 SERVICE = "/arrow.flight.protocol.FlightService/"

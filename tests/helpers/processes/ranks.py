@@ -13,7 +13,9 @@ from mkd.distributed.world import find_world
 
 # Ranks are forked from a server of one thread that has imported torch once, and what its optimizers import: seconds.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.helpers.ranks", "tests.helpers.runs", "torch._dynamo"])
+_SERVER.set_forkserver_preload(
+    ["tests.helpers.processes.ranks", "tests.helpers.training.runs", "torch._dynamo"]
+)
 
 
 def start_ranks(target, ranks, out, *args):

@@ -28,7 +28,7 @@ from mkd.train.run.startup_timer import StartupTimer
 from mkd.train.run.stop_request import StopRequest
 from tests.helpers.shards import CLASSES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CPU = World(0, 1, torch.device("cpu"))
 LITE0 = ("model=lite0", "model.pretrained=null")  # the small network, from random weights
 QUICK = ("data.crop=32", "data.batch=2", "data.workers=0", "device=cpu")

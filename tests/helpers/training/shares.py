@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.helpers.threads import on_threads
+from tests.helpers.processes.threads import on_threads
 
 
 def on_ranks(parts, function):

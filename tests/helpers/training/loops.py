@@ -10,10 +10,10 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import Ohem, SupervisedStep
-from tests.helpers.nets import tiny_net
-from tests.helpers.pseudo import semi_step_of
-from tests.helpers.runs import CPU, coloured, feed_of, fit_in, phase_of
 from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.training.nets import tiny_net
+from tests.helpers.training.pseudo import semi_step_of
+from tests.helpers.training.runs import CPU, coloured, feed_of, fit_in, phase_of
 
 OHEM = Ohem(0.7, 0.1)
 KINDS = ("supervised", "kd", "semi")

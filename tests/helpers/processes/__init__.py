@@ -1,0 +1,1 @@
+"""Ranks, jobs, servers and a cluster that tests start and kill."""

@@ -1,0 +1,1 @@
+"""What tests of training share: tiny networks, steps and runs."""
