@@ -52,6 +52,7 @@ lint: .venv/installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PY) tests/check_layout.py
 
 .venv/installed: pyproject.toml constraints.txt
 	@echo "Setting up .venv (once; downloads about 3 GB, 1 to 5 minutes on a good line) ..."

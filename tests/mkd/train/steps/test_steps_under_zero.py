@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tests.helpers import pseudo_ranks, steps
 from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import pictures, write_dataset
+from tests.helpers.training import pseudo_ranks, steps
 from tests.helpers.training.runs import CPU, coloured
 
 ENGINES = ("ddp", "zero1", pytest.param("zero2", marks=pytest.mark.slow))
