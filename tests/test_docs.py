@@ -46,7 +46,9 @@ def text_of(page):
 def blocks(page):
     """Return the command lines of a page's code blocks, continued lines joined, comments cut off."""
     found = []
-    for block in re.findall(r"^```(?:bash)?\n(.*?)^```", text_of(page), re.M | re.S):
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text_of(page), re.M | re.S):
+        if language not in ("", "bash"):
+            continue
         joined = re.sub(r"\\\n\s*", " ", block)
         found += [re.split(r"(?:^|\s)#", line)[0].strip() for line in joined.splitlines()]
     return [line for line in found if line]
