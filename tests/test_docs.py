@@ -105,7 +105,8 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_files_that_are_named_exist(page):
     """Each path of a source file, as seen from the project's folder or from mkd/, exists."""
-    named = [p for p in PATH.findall(text_of(page)) if not Path(p).stem.isupper()]  # NAME.yaml is a placeholder
+    # Names such as NAME.yaml are placeholders.
+    named = [p for p in PATH.findall(text_of(page)) if not Path(p).stem.isupper()]
     assert [p for p in named if not (ROOT / p).is_file() and not (ROOT / "mkd" / p).is_file()] == []
 
 
