@@ -8,10 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255
-_UNKNOWN = 254  # a mark inside the table, so a palette may hold 254 classes (ids 0..253)
+from mkd.labels import IGNORE, Colour
 
-Colour = tuple[int, int, int]
+_UNKNOWN = 254  # a mark inside the table, so a palette may hold 254 classes (ids 0..253)
 
 
 def ids_from_rgb(

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mkd.labels import IGNORE
+
 
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over everything it was shown.
@@ -15,7 +17,9 @@ class ConfusionMatrix:
     Source: the usual definition of Cityscapes and Pascal VOC; the paper's mIoU.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | None = None) -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int = IGNORE, device: torch.device | None = None
+    ) -> None:
         """Start with no counts."""
         self.num_classes = num_classes
         self.ignore_index = ignore_index

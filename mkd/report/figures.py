@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkd.report.model import Bytes, Colour
+from mkd.labels import Colour
+from mkd.report.model import Bytes
 
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
 STYLE: dict[Any, Any] = {

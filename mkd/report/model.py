@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mkd.labels import Colour
+
 Bytes = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

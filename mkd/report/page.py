@@ -1,11 +1,12 @@
 """The page itself: a `Report` through the template into one HTML file, which needs no network."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mkd.atomic import write_text
+from mkd.labels import IGNORE
 from mkd.report.curves import draw_curves
 from mkd.report.image_panels import map_panel, panel_views
 from mkd.report.model import Evaluation, Report, Row
@@ -29,17 +30,10 @@ def write_report(path: str | Path, report: Report) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"the folder of the report {path} does not exist: create it, or name another")
     html = render_report(report)
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_text(path, html)
     except OSError as error:
-        raise ValueError(f"cannot write the report {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise ValueError(f"the report {error}") from None
     return path
 
 
@@ -85,7 +79,9 @@ def _views(report: Report) -> dict[str, Any]:
         "bars": iou_bars(rows, classes) if any(row.iou for row in rows) else {},
         "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],
         "cards": draw_curves(report.runs),
-        "unlabelled": any(panel.truth is not None and (panel.truth == 255).any() for panel in report.panels),
+        "unlabelled": any(
+            panel.truth is not None and (panel.truth == IGNORE).any() for panel in report.panels
+        ),
         "panels": panel_views(report.panels, report.classes, report.palette),
         "map": map_panel(report.map, report.classes, report.palette) if report.map else None,
     }

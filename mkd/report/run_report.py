@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mkd.report.model import Colour, Evaluation, MapView, Panel, Report, RunMetrics
+from mkd.labels import Colour
+from mkd.report.model import Evaluation, MapView, Panel, Report, RunMetrics
 
 
 def report_of_run(

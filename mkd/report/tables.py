@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mkd.labels import Colour
 from mkd.report.figures import css_colour, scale_colours
-from mkd.report.model import Colour, Evaluation, Row
+from mkd.report.model import Evaluation, Row
 
 ABSENT = "absent"
 

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
+from mkd.labels import NODATA
 from mkd.report.model import Bytes, MapView
-
-NODATA = 255
 
 
 def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, caption: str = "") -> MapView:

@@ -45,12 +45,6 @@ class EMA:
                 self.state[name].copy_(t)
         self.updates += 1
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same architecture."""
-        for name, t in model.state_dict().items():
-            t.copy_(self.state[name])
-
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return the average and the number of updates."""
         return {**{f"state.{k}": v for k, v in self.state.items()}, "updates": self.updates}

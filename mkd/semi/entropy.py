@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from mkd.labels import IGNORE
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
