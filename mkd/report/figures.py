@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mkd.labels import Colour
-from mkd.report.model import Bytes
+from mkd.report.content import Bytes
 
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
 STYLE: dict[Any, Any] = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mkd.labels import IGNORE, NODATA, Colour
+from mkd.report.content import Bytes, MapView, Panel
 from mkd.report.figures import css_colour, ids_uri, photo_uri, scale_colours
-from mkd.report.model import Bytes, MapView, Panel
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mkd.atomic import write_text
 from mkd.labels import IGNORE
+from mkd.report.content import Evaluation, Report, Row
 from mkd.report.curves import draw_curves
 from mkd.report.image_panels import map_panel, panel_views
-from mkd.report.model import Evaluation, Report, Row
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 
 

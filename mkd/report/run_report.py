@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mkd.labels import Colour
-from mkd.report.model import Evaluation, MapView, Panel, Report, RunMetrics
+from mkd.report.content import Evaluation, MapView, Panel, Report, RunMetrics
 
 
 def report_of_run(

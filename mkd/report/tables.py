@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mkd.labels import Colour
+from mkd.report.content import Evaluation, Row
 from mkd.report.figures import css_colour, scale_colours
-from mkd.report.model import Evaluation, Row
 
 ABSENT = "absent"
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA
-from mkd.report.model import Bytes, MapView
+from mkd.report.content import Bytes, MapView
 
 
 def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, caption: str = "") -> MapView:

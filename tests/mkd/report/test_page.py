@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mkd.report.model import Evaluation, MapView, Panel, Report, Row, RunMetrics
+from mkd.report.content import Evaluation, MapView, Panel, Report, Row, RunMetrics
 from mkd.report.page import render_report, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -1,4 +1,4 @@
-"""What a report can hold, as plain data: every part is optional, and the page says which parts are missing.
+"""Content of a report as plain data; every part is optional, and the page lists the missing ones.
 
 Shapes: C classes, H W pixels. IoU, mIoU and accuracy are fractions in [0, 1] here;
 the page prints percentages.
