@@ -17,7 +17,7 @@ from mkd.models.deeplab import Architecture, DeepLabV3Plus, build
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the weights are.
+    """Description of the weights of a model folder.
 
     Attributes:
         architecture: how to build the network, normalisation included.

@@ -39,7 +39,7 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
-    """Do as `load` does, without looking at paths, ranges and pairs."""
+    """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
     for arg in argv:
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")

@@ -42,7 +42,7 @@ def covering_windows(height: int, width: int, size: int, overlap: int) -> Iterat
 
 
 def touches(a: Window, b: Window) -> bool:
-    """Say whether two windows of one raster share pixels, an edge or a corner.
+    """Return whether two windows of one raster share pixels, an edge or a corner.
 
     a.row <= b.row + b.height and b.row <= a.row + a.height, and the same for columns.
 

@@ -97,7 +97,7 @@ class RasterReader:
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
-        """Say which pixels of a window hold data, by the file's no-data value, alpha band or mask.
+        """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
 
         Args:
             window: inside the raster, pixels.

@@ -14,7 +14,7 @@ class ConfusionMatrix:
         ignore_index: label of pixels that do not count.
         device: where the counts live; None is the CPU.
 
-    Source: the usual definition of Cityscapes and Pascal VOC; the paper's mIoU.
+    Source: Jiang et al. 2026, "Model evaluation metrics"; the definition of Cityscapes and Pascal VOC.
     """
 
     def __init__(

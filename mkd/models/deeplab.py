@@ -79,7 +79,8 @@ class DeepLabV3Plus(nn.Module):
         neck, attention, aspp, low, decoder: the head, with ``nn.Identity`` for absent parts.
         classifier: the last 1x1 convolution, decoder_channels -> C.
 
-    Source: Chen et al. 2018 (DeepLabV3+); Jiang et al. 2026, "Network", for the HRNet form.
+    Source: Chen et al. 2018 (DeepLabV3+); for the HRNet form Jiang et al. 2026, "Backbone model selection and
+    optimization".
     """
 
     mean: Tensor

@@ -36,7 +36,7 @@ class Evaluation:
 
     @classmethod
     def from_results(cls, name: str, results: Mapping[str, Any]) -> "Evaluation":
-        """Take the content of a `results.json`.
+        """Build an evaluation from the content of a `results.json`.
 
         Args:
             name: what the page calls this evaluation, such as "+ KD + SSL, seed 0".

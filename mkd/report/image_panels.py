@@ -114,7 +114,7 @@ def map_panel(
 
 
 def _right(ids: Bytes, truth: Bytes | None) -> str:
-    """Say the share of labelled pixels that are right."""
+    """Return the share of labelled pixels that are right, as text; empty without labels."""
     if truth is None or not (labelled := truth != IGNORE).any():
         return ""
     return f"{100 * float((ids[labelled] == truth[labelled]).mean()):.1f} % right"

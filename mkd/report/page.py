@@ -38,7 +38,7 @@ def write_report(path: str | Path, report: Report) -> Path:
 
 
 def render_report(report: Report) -> str:
-    """Give the HTML text of a report; equal reports give equal text.
+    """Return the HTML text of a report; equal reports give equal text.
 
     Args:
         report: what it shows.
@@ -65,7 +65,7 @@ def render_report(report: Report) -> str:
 
 
 def _views(report: Report) -> dict[str, Any]:
-    """Everything the template shows, as ready text and pictures."""
+    """Return everything the template shows, as ready text and pictures."""
     rows = list(report.rows) or [Row.from_evaluations(e.name, [e]) for e in report.evaluations]
     classes = list(report.classes) or list(dict.fromkeys(name for row in rows for name in row.iou))
     absent = [name for name in classes if rows and all(name in r.iou and r.iou[name] is None for r in rows)]

@@ -19,7 +19,8 @@ class EMA:
         model: the student at the start; its state is copied.
         max_decay: upper bound of a, in [0,1).
 
-    Source: Tarvainen & Valpola 2017; the paper's teacher update.
+    Source: Jiang et al. 2026, "Semi-supervised learning strategy", W_t^(T); Tarvainen & Valpola 2017.
+    The bound 1 - 1/(t+1), which the paper leaves open, makes early averages follow the student.
     """
 
     def __init__(self, model: nn.Module, max_decay: float = 0.999) -> None:
@@ -50,7 +51,7 @@ class EMA:
         return {**{f"state.{k}": v for k, v in self.state.items()}, "updates": self.updates}
 
     def load_state_dict(self, saved: dict[str, Tensor | int]) -> None:
-        """Take up a saved average."""
+        """Restore what `state_dict` returned."""
         for name, t in self.state.items():
             value = saved[f"state.{name}"]
             assert isinstance(value, Tensor)

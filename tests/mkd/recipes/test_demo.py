@@ -44,7 +44,7 @@ def test_no_test_tile_touches_a_training_tile(made):
         assert json.loads((made[1] / "data" / domain / "split.json").read_text()) == {"touching": 0}
 
 
-def test_a_second_start_draws_nothing_anew(made):
+def test_a_second_start_draws_nothing_again(made):
     """Going on leaves every file as it is."""
     config, out = made
     before = digests(out)
