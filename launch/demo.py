@@ -2,7 +2,14 @@
 
 from mkd.config.load import main
 from mkd.config.schema import DemoRun
-from mkd.recipes.demo import demo
+
+
+def work(config: DemoRun) -> None:
+    """Run the demo; torch is imported after the config has been checked."""
+    from mkd.recipes.demo import demo
+
+    demo(config)
+
 
 if __name__ == "__main__":
-    main(DemoRun, "demo", demo)
+    main(DemoRun, "demo", work)

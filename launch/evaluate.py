@@ -3,12 +3,13 @@
 from mkd.cli.exit import first_rank
 from mkd.config.load import main
 from mkd.config.schema import EvaluateRun
-from mkd.recipes.evaluate import evaluate, summary
-from mkd.recipes.reports import run_report
 
 
 def work(config: EvaluateRun) -> str:
     """Evaluate, write the page when one is asked for, and return what to print."""
+    from mkd.recipes.evaluate import evaluate, summary  # torch, after the config has been checked
+    from mkd.recipes.reports import run_report
+
     text = summary(evaluate(config))
     if config.report is None:
         return text

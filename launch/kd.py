@@ -6,7 +6,14 @@ Stage 2: torchrun launch/kd.py out=RUN2 data.labelled=TARGET kd.source=RUN1/mode
 
 from mkd.config.load import main
 from mkd.config.schema import KdRun
-from mkd.recipes.distill import kd
+
+
+def work(config: KdRun) -> str:
+    """Train, and return what to print; torch is imported after the config has been checked."""
+    from mkd.recipes.distill import kd
+
+    return f"model: {kd(config) / 'model'}"
+
 
 if __name__ == "__main__":
-    main(KdRun, "kd", lambda config: f"model: {kd(config) / 'model'}")
+    main(KdRun, "kd", work)

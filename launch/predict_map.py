@@ -2,7 +2,14 @@
 
 from mkd.config.load import main
 from mkd.config.schema import PredictRun
-from mkd.recipes.predict_map import predict
+
+
+def work(config: PredictRun) -> str:
+    """Write the map, and return what to print; torch is imported after the config has been checked."""
+    from mkd.recipes.predict_map import predict
+
+    return predict(config)
+
 
 if __name__ == "__main__":
-    main(PredictRun, "predict_map", lambda config: print(predict(config)))
+    main(PredictRun, "predict_map", work)

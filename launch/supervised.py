@@ -5,7 +5,14 @@ python launch/supervised.py out=RUN data.labelled=DATASET [data.val=DATASET] [mo
 
 from mkd.config.load import main
 from mkd.config.schema import SupervisedRun
-from mkd.recipes.run import supervised
+
+
+def work(config: SupervisedRun) -> str:
+    """Train, and return what to print; torch is imported after the config has been checked."""
+    from mkd.recipes.run import supervised
+
+    return f"model: {supervised(config) / 'model'}"
+
 
 if __name__ == "__main__":
-    main(SupervisedRun, "supervised", lambda config: f"model: {supervised(config) / 'model'}")
+    main(SupervisedRun, "supervised", work)

@@ -12,11 +12,33 @@ import sys
 
 from mkd.config.load import main
 from mkd.config.schema import TeacherLabel, TeacherServe, TeacherStatus
-from mkd.recipes.label_dataset import label
-from mkd.recipes.teacher_service import serve, status
+
+
+def serve(config: TeacherServe) -> None:
+    """Serve; torch is imported after the config has been checked, here and below."""
+    from mkd.recipes import teacher_service
+
+    teacher_service.serve(config)
+
+
+def status(config: TeacherStatus) -> None:
+    """Print the status of a service."""
+    from mkd.recipes import teacher_service
+
+    teacher_service.status(config)
+
+
+def label(config: TeacherLabel) -> None:
+    """Write the data set of pseudo-labels."""
+    from mkd.recipes import label_dataset
+
+    label_dataset.label(config)
+
 
 if __name__ == "__main__":
     match sys.argv[1:]:
+        case ["--help" | "-h"]:
+            print(__doc__)
         case ["status", *rest]:
             typed = ["json=true" if word == "--json" else word for word in rest]
             main(TeacherStatus, "teacher status", status, typed)

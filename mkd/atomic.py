@@ -11,7 +11,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a path beside ``path``; at a clean exit it is synced and takes the place of ``path``.
 
     Raises:
-        OSError: the file cannot be written (disk full, say), naming it; what stood there before stays whole.
+        OSError: the file cannot be written (disk full, say), naming it; the file that was there before stays whole.
     """
     path = Path(path)
     aside = path.parent / f".tmp-{path.name}"  # one name: what a killed writer left is overwritten
@@ -23,7 +23,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         os.replace(aside, path)
     except OSError as error:
         raise OSError(
-            f"{path}: cannot be written ({error.strerror or error}); mend it, start again"
+            f"{path}: cannot be written ({error.strerror or error}); fix that and start again"
         ) from None
     finally:
         with suppress(OSError):
@@ -48,7 +48,7 @@ def append_line(path: str | Path, line: str) -> None:
             file.write(line + "\n")
     except OSError as error:
         raise OSError(
-            f"{path}: cannot be written ({error.strerror or error}); mend it, start again"
+            f"{path}: cannot be written ({error.strerror or error}); fix that and start again"
         ) from None
 
 

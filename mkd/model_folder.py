@@ -11,14 +11,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import write_text, written_aside
+from mkd.labels import Colour
 from mkd.models.deeplab import Architecture, DeepLabV3Plus, build
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the weights are.
+    """Description of the weights of a model folder.
 
     Attributes:
         architecture: how to build the network, normalisation included.

@@ -15,7 +15,7 @@ def fail(name: str, text: str, status: int) -> NoReturn:
     """End this process with a line on stderr that names the rank where there are several.
 
     A rank leaves without the interpreter's usual exit, which would wait for threads and collective calls: torchrun
-    then ends the others within seconds. What a person must mend (status 2) would come again after each restart, so
+    then ends the others within seconds. A mistake of a person (status 2) would come again after each restart, so
     torchrun is told to end as well.
 
     Args:

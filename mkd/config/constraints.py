@@ -34,7 +34,7 @@ def endpoint(key: str, value: str) -> None:
     bare = host and "/" not in host and (":" not in host or (host[0], host[-1]) == ("[", "]"))
     if not bare or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
         raise ValueError(
-            f"{key}: '{value}' is not HOST:PORT with a port in 1..65535 (an IPv6 address stands in brackets)"
+            f"{key}: '{value}' is not HOST:PORT with a port in 1..65535 (an IPv6 address is in brackets)"
         )
 
 

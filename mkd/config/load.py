@@ -4,7 +4,6 @@ import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
@@ -18,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
+from mkd.config.keys import CONFIGS, help_text
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 T = TypeVar("T")
 
 
@@ -40,7 +39,7 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
-    """Do as `load` does, without looking at paths, ranges and pairs."""
+    """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
     for arg in argv:
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
@@ -127,7 +126,7 @@ def from_yaml(kind: type[T], text: str) -> T:
 def main(
     kind: type[T], name: str, work: Callable[[T], str | None], argv: Sequence[str] | None = None
 ) -> None:
-    """Run one entry script: parse, work, and end with one clear sentence and status 2 on a user's mistake.
+    """Run one entry script; a user's mistake ends it with one sentence and status 2, --help prints the keys.
 
     Args:
         kind: a dataclass of `mkd.config.schema`.
@@ -135,8 +134,13 @@ def main(
         work: what it does; the text that it returns is printed, once for all ranks.
         argv: Hydra overrides; None takes the command line.
     """
+    words = sys.argv[1:] if argv is None else argv
+    if "--help" in words or "-h" in words:
+        if first_rank():
+            print(help_text(kind, name), flush=True)
+        return
     try:
-        said = work(load(kind, name, sys.argv[1:] if argv is None else argv))
+        said = work(load(kind, name, words))
         if said is not None and first_rank():
             print(said, flush=True)
     except (ValueError, OSError) as error:

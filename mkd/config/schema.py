@@ -15,7 +15,7 @@ class DataConfig:
     unlabelled: str | None = None  # data set; labels in it are never read
     pseudo: str | None = None  # data set of launch/teacher.py label, for teacher.kind=offline
     val: str | None = None  # labelled data set for model selection; none keeps the last weights
-    crop: int = 512  # pixels
+    crop: int = 512  # side of the square crops that are trained on, pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
     micro: int | None = None  # tiles in a forward pass of a rank; none: its whole part of the batch
     workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
@@ -31,11 +31,11 @@ class OptimConfig:
     """Optimizer and learning rate; poly decay per step."""
 
     name: str = "sgd"  # sgd | adamw
-    lr: float = 1e-3
+    lr: float = 1e-3  # learning rate at the first step
     head_factor: float = 1.0  # learning rate of ASPP, decoder and classifier, in units of lr
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    power: float = 0.9
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 1e-3  # L2 penalty of sgd, decoupled decay of adamw
+    power: float = 0.9  # of the decay: lr (1 - step / steps)^power
     clip: float | None = None  # largest gradient norm; none does not clip
 
 
@@ -43,8 +43,8 @@ class OptimConfig:
 class OhemConfig:
     """Hard-pixel mining of L_sup."""
 
-    threshold: float = 0.7
-    min_kept: float = 1 / 16  # share of the batch's pixels
+    threshold: float = 0.7  # probability of the true class from which a pixel is easy and left out
+    min_kept: float = 1 / 16  # least share of the batch's pixels that is kept
 
 
 @dataclass
@@ -53,17 +53,16 @@ class KdConfig:
 
     source: str | None = None  # model folder of the last stage; none starts from the ImageNet backbone
     source_data: str | None = None  # labelled data set of the source domain, for the Fisher
-    teacher_tunes: str | None = (
-        None  # classifier | head; none: classifier for a source model, head for ImageNet
-    )
-    teacher_epochs: float = 20.0
+    # classifier | head: layers of the teacher that are trained; none: classifier for a source model, else head
+    teacher_tunes: str | None = None
+    teacher_epochs: float = 20.0  # passes over the labelled tiles to train the teacher
     teacher_lr: float | None = None  # none is 10 x optim.lr: only a few layers are trained
-    student_init: str = "random"  # random | imagenet | teacher
+    student_init: str = "random"  # random | imagenet | teacher: weights the student starts from
     tiles: str = "labelled"  # labelled | all (L_KD on the unlabelled tiles as well)
-    temperature: float = 3.0
-    weight: float = 1.0  # w_kd
-    ewc_weight: float = 1.0  # w_ewc
-    anchor: str = "teacher"  # teacher | init
+    temperature: float = 3.0  # T of L_KD
+    weight: float = 1.0  # w_kd, weight of L_KD
+    ewc_weight: float = 1.0  # w_ewc, weight of L_EWC
+    anchor: str = "teacher"  # teacher | init: the weights theta* of L_EWC
     fisher_tiles: int = 256  # tiles the Fisher is estimated on
 
 
@@ -72,12 +71,12 @@ class SemiConfig:
     """The semi-supervised stage."""
 
     start: str = MISSING  # model folder both student and teacher start from
-    weight: float = 1.0  # w_u
-    confidence: float = 0.95  # pixel filter
+    weight: float = 1.0  # w_u, weight of L_cons
+    confidence: float = 0.95  # least probability of a kept pixel
     tile_entropy: float | None = None  # absolute tau of the tile filter; none uses the percentile schedule
     drop_start: float = 0.2  # share of tiles dropped at the start
     drop_end: float = 0.0  # share of tiles dropped at the end
-    ema_decay: float = 0.999
+    ema_decay: float = 0.999  # upper bound of a in the EMA
     result: str = "student"  # student | teacher: whose weights become the model folder
     on_collapse: str = "warn"  # warn | rollback: back to the last good checkpoint, with half of weight
 
@@ -93,9 +92,8 @@ class TeacherConfig:
     tls_ca: str | None = None  # PEM file of certificates to trust; none connects without TLS
     depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
     sync_every: int = 1  # steps between two versions of the EMA weights that services get
-    max_age: int = (
-        8  # versions behind the student from which on an answer is refused; 0 waits for each version
-    )
+    # versions behind the student from which on an answer is refused; 0 waits for each version
+    max_age: int = 8
     patience: float = 300.0  # seconds without any service until the run ends or falls back
     fallback: str = "none"  # none | local: then go on with the EMA in the student's process
     ledger: bool = False  # write which tiles were trained on and which rejected: RUN/ledger-RANK.jsonl
@@ -106,13 +104,13 @@ class RunConfig:
     """What every training run has."""
 
     out: str = MISSING  # run folder
-    seed: int = 0
+    seed: int = 0  # of weights, order and augmentation
     epochs: float = 100.0  # passes over the labelled tiles (semi: over the unlabelled tiles)
-    steps: int | None = None  # overrides epochs
+    steps: int | None = None  # optimizer steps; overrides epochs
     device: str | None = None  # none: cuda when there is one, else cpu
     engine: str = "auto"  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
     compile: bool = False  # torch.compile the network; GPU only
-    log_every: int = 10  # steps
+    log_every: int = 10  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between checkpoints
     keep_every: int | None = None  # steps between checkpoints that stay as step-N.pt; none: no others
     keep: int = 3  # how many step-N.pt stay, the newest
@@ -126,7 +124,7 @@ class RunConfig:
 class SupervisedRun(RunConfig):
     """launch/supervised.py: the baseline without distillation."""
 
-    student_init: str = "random"  # random | imagenet | a model folder
+    student_init: str = "random"  # random | imagenet | a model folder: weights to start from
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
@@ -150,11 +148,11 @@ class SemiRun(RunConfig):
 class EvaluateRun:
     """launch/evaluate.py: model and labelled data set -> results.json."""
 
-    model: str = MISSING
-    data: str = MISSING
+    model: str = MISSING  # model folder
+    data: str = MISSING  # labelled data set
     out: str = MISSING  # results.json to write
-    batch: int = 8
-    device: str | None = None
+    batch: int = 8  # tiles in a forward pass
+    device: str | None = None  # none: cuda when there is one, else cpu
     report: str | None = None  # also write this report.html
 
 
@@ -162,33 +160,32 @@ class EvaluateRun:
 class PredictRun:
     """launch/predict_map.py: model and GeoTIFF -> land-cover map."""
 
-    model: str = MISSING
-    input: str = MISSING
-    output: str = MISSING
-    tile: int = 512
-    overlap: int = 128
-    batch: int = 4
-    device: str | None = None
+    model: str = MISSING  # model folder
+    input: str = MISSING  # GeoTIFF of three 8-bit bands
+    output: str = MISSING  # GeoTIFF to write: class ids and confidence
+    tile: int = 512  # side of a window, pixels
+    overlap: int = 128  # least overlap of neighbouring windows, pixels
+    batch: int = 4  # windows in a forward pass
+    device: str | None = None  # none: cuda when there is one, else cpu
 
 
 @dataclass
 class Experiment:
     """launch/experiment.py: the runs behind one table; configs/experiment/NAME.yaml."""
 
-    name: str = MISSING
-    out: str = MISSING
+    name: str = MISSING  # of the experiment; experiment=NAME sets it
+    out: str = MISSING  # folder of all its runs
     data: str = "data"  # folder that {data} stands for in overrides
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0])  # each run is trained once a seed
     parallel: int = 1  # seeds trained at once, each in a process with its part of the cores
-    title: str = ""
+    title: str = ""  # above the table
     test: str = MISSING  # labelled data set every row is evaluated on
     frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
     common: dict[str, list[str]] = field(default_factory=dict)  # script -> overrides of its runs
-    runs: dict[str, "ExperimentStep"] = field(default_factory=dict)
+    runs: dict[str, "ExperimentStep"] = field(default_factory=dict)  # run -> its script and overrides
     rows: dict[str, str] = field(default_factory=dict)  # row title -> run
-    controls: dict[str, str] = field(
-        default_factory=dict
-    )  # the same, for runs that only tell why a row gains
+    # the same, for runs that only tell why a row gains
+    controls: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -203,13 +200,13 @@ class ExperimentStep:
 class DemoRun:
     """launch/demo.py: sizes of the procedural world; the training is configs/experiment/demo.yaml."""
 
-    out: str = "runs/demo"
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    out: str = "runs/demo"  # folder of its data, runs and report
+    seeds: list[int] = field(default_factory=lambda: [0, 1])  # each run is trained once a seed
     scene: int = 1536  # side of an orthomosaic, pixels
-    tile: int = 256
+    tile: int = 256  # side of a tile, pixels
     block: int = 768  # side of a spatial block of the split, pixels
-    intermediate_scenes: int = 3
-    target_scenes: int = 6
+    intermediate_scenes: int = 3  # orthomosaics of the intermediate domain
+    target_scenes: int = 6  # orthomosaics of the target domain
     labelled: int = 10  # target tiles that keep their labels
 
 
@@ -220,11 +217,12 @@ class TeacherServe:
     model: str | None = None  # model folder: the students' semi.start; none: the one that run= started from
     run: str | None = None  # run folder of the students; weights published there before are taken up
     host: str = "127.0.0.1"  # address to listen on; anything but this machine's own needs a token
-    port: int = 0  # 0 takes a free one
+    port: int = 0  # to listen on; 0 takes a free one
     device: str | None = None  # none: cuda when there is one, else cpu
-    token_file: str | None = None  # shared token, mode 0600; none: as above, else RUN.token, which is made
+    # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else RUN.token, which is made
+    token_file: str | None = None
     tls_cert: str | None = None  # PEM file of the certificate; with tls_key
-    tls_key: str | None = None
+    tls_key: str | None = None  # PEM file of its private key
     max_batch: int = 32  # tiles in a forward pass, and in a request
     wait_ms: float = 5.0  # time that a request waits for others to share its forward pass
     max_tile: int = 1024  # side of the largest tile, pixels
@@ -238,7 +236,7 @@ class TeacherLabel:
     data: str = MISSING  # data set; labels in it are never read
     out: str = MISSING  # data set to make
     model: str = MISSING  # model folder
-    confidence: float = 0.95  # pixel filter
+    confidence: float = 0.95  # least probability of a kept pixel
     tile_entropy: float | None = None  # tiles with a higher mean entropy are left out; none keeps all
     batch: int = 8  # tiles in a forward pass
     max_bad: float = 0.001  # share of the tiles that may be unreadable
@@ -251,6 +249,6 @@ class TeacherStatus:
     """launch/teacher.py status: what a service says about itself."""
 
     endpoint: str = MISSING  # HOST:PORT
-    token_file: str | None = None
+    token_file: str | None = None  # shared token; none: environment MKD_TEACHER_TOKEN
     tls_ca: str | None = None  # PEM file of the certificates to trust; none asks without TLS
     json: bool = False  # one line for scripts; --json means the same

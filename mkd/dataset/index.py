@@ -11,15 +11,13 @@ from typing import Any
 
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList
+from mkd.labels import IGNORE, Colour
 from mkd.storage.folder import Folder
 
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
-IGNORE = 255
 _SHARD_KEYS = {field.name for field in fields(ShardInfo)}
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)

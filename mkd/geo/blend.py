@@ -62,7 +62,7 @@ class BandBlender:
     """
 
     def __init__(self, height: int, width: int, channels: int, rows: int) -> None:
-        """Start with nothing added.
+        """Start with empty sums.
 
         Args:
             height: raster height, pixels.

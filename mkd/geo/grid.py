@@ -1,4 +1,4 @@
-"""Windows over a raster: tiles for training, covering windows for prediction, and contact between tiles."""
+"""Windows over a raster: a cover for prediction, and contact between tiles."""
 
 from __future__ import annotations
 
@@ -15,32 +15,8 @@ class Window(NamedTuple):
     width: int
 
 
-def tile_windows(height: int, width: int, size: int, stride: int) -> Iterator[Window]:
-    """Give the whole tiles that fit inside a raster, row by row.
-
-    Rows start at 0, stride, 2 stride, ... while row + size <= height; columns likewise. Pixels beyond the
-    last whole tile belong to no tile.
-
-    Args:
-        height: raster rows, pixels, >= 1.
-        width: raster columns, pixels, >= 1.
-        size: edge of a square tile, pixels, >= 1.
-        stride: distance between the starts of neighbouring tiles, pixels, >= 1 (below `size` they overlap).
-
-    Returns:
-        An iterator over windows, row-major; empty when the raster is smaller than a tile.
-
-    Raises:
-        ValueError: a number below 1.
-    """
-    _positive(height=height, width=width, size=size, stride=stride)
-    rows = range(0, height - size + 1, stride)
-    cols = range(0, width - size + 1, stride)
-    return (Window(row, col, size, size) for row in rows for col in cols)
-
-
 def covering_windows(height: int, width: int, size: int, overlap: int) -> Iterator[Window]:
-    """Give windows of one size that together cover every pixel, row by row.
+    """Yield windows of one size that together cover every pixel, row by row.
 
     Along an axis of length n the starts are 0, s, 2s, ... with s = size - overlap, and the last is n - size,
     so the last row and column are shifted back inside. A shorter axis gets one window of length n.
@@ -66,7 +42,7 @@ def covering_windows(height: int, width: int, size: int, overlap: int) -> Iterat
 
 
 def touches(a: Window, b: Window) -> bool:
-    """Say whether two windows of one raster share pixels, an edge or a corner.
+    """Return whether two windows of one raster share pixels, an edge or a corner.
 
     a.row <= b.row + b.height and b.row <= a.row + a.height, and the same for columns.
 

@@ -8,10 +8,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-IGNORE = 255
-_UNKNOWN = 254  # a mark inside the table, so a palette may hold 254 classes (ids 0..253)
+from mkd.labels import IGNORE, Colour
 
-Colour = tuple[int, int, int]
+_UNKNOWN = 254  # a mark inside the table, so a palette may hold 254 classes (ids 0..253)
 
 
 def ids_from_rgb(
@@ -83,14 +82,14 @@ def _colours(values: Sequence[Sequence[int]]) -> tuple[Colour, ...]:
 
 @lru_cache(maxsize=4)
 def _table(palette: tuple[Colour, ...], ignored: tuple[Colour, ...]) -> NDArray[np.uint8]:
-    """Give the 16 MiB table from packed colour to id; kept, as a data set asks for the same one each time."""
+    """Return the 16 MiB table from packed colour to id; cached, as each tile of a data set needs the same one."""
     if len(palette) > _UNKNOWN:
         raise ValueError(
             f"a palette of {len(palette)} colours is too long: at most {_UNKNOWN} classes fit in uint8"
         )
     if len({*palette, *ignored}) != len(palette) + len(ignored):
         raise ValueError(
-            "a colour stands twice in the palette and the ignored colours: each class needs its own"
+            "a colour occurs twice in the palette and the ignored colours: each class needs its own"
         )
     table = np.full(1 << 24, _UNKNOWN, np.uint8)
     for index, (r, g, b) in enumerate(palette):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +18,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
+from mkd.atomic import written_aside
 from mkd.geo.grid import Window
 from mkd.geo.raster_info import Transform, info_of
 from mkd.geo.remote_file_bridge import Opener, guarded
@@ -27,6 +28,10 @@ CACHE_MIB = 256  # of decoded blocks, a process
 
 class DamagedRaster(ValueError):
     """A raster, or a part of one, that is there and cannot be decoded."""
+
+
+class _Abandoned(Exception):
+    """A raster that is not put in place, because the caller failed."""
 
 
 class RasterReader:
@@ -92,7 +97,7 @@ class RasterReader:
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
-        """Say which pixels of a window hold data, by the file's no-data value, alpha band or mask.
+        """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
 
         Args:
             window: inside the raster, pixels.
@@ -113,9 +118,9 @@ class RasterReader:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Tell an error of the opener as it is: GDAL would call the raster damaged."""
+        """Raise an error of the opener as it is: GDAL would call the raster damaged."""
         try:
-            with _told(self.path, "read"):
+            with _translated(self.path, "read"):
                 yield
         except DamagedRaster:
             if self._errors:
@@ -142,6 +147,7 @@ class RasterWriter:
         width: int,
         count: int,
         dtype: str,
+        *,
         crs: str | None = None,
         transform: Transform | None = None,
         colormap: Mapping[int, Sequence[int]] | None = None,
@@ -169,12 +175,14 @@ class RasterWriter:
             )
         self.path = Path(path)
         self._count = count
-        self._aside = self.path.with_name(f".tmp-{os.getpid()}-{self.path.name}")
+        if not self.path.parent.is_dir():
+            raise ValueError(f"cannot write the raster {self.path}: its folder does not exist, create it")
         profile: dict[str, Any] = {"driver": "GTiff", "tiled": True, "blockxsize": 256, "blockysize": 256}
         profile |= {"compress": "deflate", "BIGTIFF": "IF_SAFER", "nodata": nodata, "crs": crs}
         if transform is not None:
             profile["transform"] = rasterio.Affine(*transform)
-        with _told(str(self.path), "write"):
+        with ExitStack() as stack, _translated(str(self.path), "write"):
+            self._aside = stack.enter_context(written_aside(self.path))
             self._data = rasterio.open(
                 self._aside, "w", height=height, width=width, count=count, dtype=dtype, **profile
             )
@@ -182,6 +190,7 @@ class RasterWriter:
                 self._data.write_colormap(1, {value: tuple(rgb) for value, rgb in colormap.items()})
                 if count == 2:  # else GDAL takes band 2 for alpha, and low values for holes
                     self._data.colorinterp = [ColorInterp.palette, ColorInterp.undefined]
+            self._stack = stack.pop_all()  # the file aside is left or put in place by __exit__
 
     def __enter__(self) -> RasterWriter:
         """Return the writer itself."""
@@ -204,24 +213,18 @@ class RasterWriter:
                 f"values, found {array.shape}"
             )
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with _told(str(self.path), "write"):
+        with _translated(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the finished file in place, or remove it after an error."""
-        try:
-            with _told(str(self.path), "write"):
-                self._data.close()
-                if kind is None:
-                    self._read_back()
-            if kind is None:
-                with open(self._aside, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._aside, self.path)
-        finally:
-            self._aside.unlink(missing_ok=True)
+        with suppress(_Abandoned), self._stack, _translated(str(self.path), "write"):
+            self._data.close()
+            if kind is not None:
+                raise _Abandoned  # the file aside goes, and the caller's own error stays as it is
+            self._read_back()
 
     def _read_back(self) -> None:
         """Decode the whole file once: GDAL keeps silent about a disk that fills up while it closes."""
@@ -248,7 +251,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
         "photometric": "MINISBLACK",
         "alpha": "UNSPECIFIED",
     }  # else GDAL takes a fourth band for alpha
-    with _told("in memory", "write"), MemoryFile() as file:
+    with _translated("in memory", "write"), MemoryFile() as file:
         size = {"height": height, "width": width, "count": count, "blockysize": height}
         with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
             data.write(pixels.transpose(2, 0, 1))
@@ -269,14 +272,14 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
     """
     if not data:  # rasterio would make a new file of it
         raise DamagedRaster("cannot read the raster in memory (it is empty): copy it again")
-    with _told("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with _translated("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
         pixels: NDArray[Any] = raster.read()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 @contextmanager
-def _told(path: str, verb: str) -> Iterator[None]:
-    """Turn rasterio's errors into one sentence with the path; files without a place on Earth are no news."""
+def _translated(path: str, verb: str) -> Iterator[None]:
+    """Turn rasterio's errors into one sentence with the path; a file without georeference is no warning."""
     try:
         # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
@@ -293,7 +296,7 @@ def _told(path: str, verb: str) -> Iterator[None]:
 
 
 def _first(error: BaseException) -> str:
-    """Return the first line of what GDAL said first: rasterio's own error may only point there."""
+    """Return the first line of GDAL's own message: rasterio's error may only point to it."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a raster is, and whether two of them lie pixel on pixel."""
+"""Description of a raster, and whether two rasters have the same pixel grid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Transform = tuple[float, float, float, float, float, float]
 
 @dataclass(frozen=True)
 class RasterInfo:
-    """What a raster is: size in pixels, bands, type, place on Earth, no-data value and colour table.
+    """Description of a raster: size in pixels, bands, type, place on Earth, no-data value and colour table.
 
     `crs` is WKT; `transform` is (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; both
     are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha). `alpha` lists the bands
@@ -55,7 +55,7 @@ def info_of(data: Any) -> RasterInfo:
 
 
 def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
-    """Say in which way two rasters do not lie pixel on pixel.
+    """Return the first difference between the pixel grids of two rasters.
 
     A transform or CRS is compared only where both have one; transforms may differ by 1/1000 pixel.
 

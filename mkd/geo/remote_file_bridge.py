@@ -17,7 +17,7 @@ class _Guarded(io.RawIOBase):
         self._file, self._errors = file, errors
 
     def read(self, size: int = -1) -> bytes:
-        """Read; b"" after an error."""
+        """Read; b"" after an error, which is kept for the caller of GDAL."""
         try:
             return self._file.read(size)
         except Exception as error:  # whatever the place of the file raises
@@ -25,11 +25,11 @@ class _Guarded(io.RawIOBase):
             return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, and return it."""
+        """Set the position, and return it."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position."""
         return self._file.tell()
 
     def close(self) -> None:

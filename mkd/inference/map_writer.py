@@ -6,8 +6,10 @@ Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a fin
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +21,7 @@ from torch import nn
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
-
-NODATA = 255
-"""Value of both bands of a map where the input holds no data (a GeoTIFF has one such value for all bands)."""
+from mkd.labels import NODATA, Colour
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MapSummary:
 
 def predict_map(
     model: nn.Module,
-    class_palette: Sequence[tuple[int, int, int]],
+    class_palette: Sequence[Colour],
     input: str | Path,
     output: str | Path,
     *,
@@ -83,21 +83,23 @@ def predict_map(
     _check(class_palette, Path(input), Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast)
     with RasterReader(input) as reader:
-        info, colours = reader.info, _colour_bands(reader, bands)
+        info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
         size = (info.height, info.width)
-        blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         windows = covering_windows(*size, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
-        tally = _Tally(np.zeros(len(class_palette), np.int64))
-        shape = (*size, 2, "uint8", info.crs, info.transform)
+        counts = _Counts(np.zeros(len(class_palette), np.int64))
+        blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
+        colormap = dict(enumerate(class_palette))
+        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform}
         with (
-            RasterWriter(output, *shape, colormap=dict(enumerate(class_palette)), nodata=NODATA) as writer,
+            RasterWriter(output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA) as writer,
             _progress(total) as advance,
         ):
-            for band in blender.blend(_predictions(network, reader, windows, colours, batch, tally, advance)):
-                place = Window(band.row, 0, band.values.shape[1], info.width)
-                writer.write(place, tally.map_pixels(band, reader.valid(place)))
-    return tally.summary(*size)
+            # Windows are predicted as the blender asks for them, and each band is written once it is finished.
+            for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
+                rows = Window(band.row, 0, band.values.shape[1], info.width)
+                writer.write(rows, counts.map_pixels(band, reader.valid(rows)))
+    return counts.summary(*size)
 
 
 class _Network:
@@ -129,8 +131,8 @@ class _Network:
 
 
 @dataclass
-class _Tally:
-    """Map pixels out of finished bands, and what has been counted on the way."""
+class _Counts:
+    """Turns finished bands into map pixels and counts classes, windows and confidence."""
 
     class_pixels: NDArray[np.int64]
     nodata_pixels: int = 0
@@ -139,7 +141,7 @@ class _Tally:
     empty_windows: int = 0
 
     def map_pixels(self, band: Band, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """Give the (K, width, 2) uint8 pixels of a band: class id and confidence, 255 without data."""
+        """Return the (K, width, 2) uint8 pixels of a band: class id and confidence, 255 without data."""
         ids = band.values.argmax(axis=0).astype(np.uint8)
         best = band.values.max(axis=0)
         self.class_pixels += np.bincount(ids[valid], minlength=len(self.class_pixels))
@@ -151,7 +153,7 @@ class _Tally:
         return pixels
 
     def summary(self, height: int, width: int) -> MapSummary:
-        """Close the count."""
+        """Return the counts of the whole map."""
         pixels = int(self.class_pixels.sum())
         return MapSummary(
             height=height,
@@ -166,26 +168,31 @@ class _Tally:
 
 def _predictions(
     network: _Network,
-    reader: RasterReader,
     windows: Iterator[Window],
-    bands: Sequence[int],
+    read: Callable[[Window], NDArray[np.uint8] | None],
     batch: int,
-    tally: _Tally,
+    counts: _Counts,
     advance: Callable[[int], None],
 ) -> Iterator[tuple[Window, Floats]]:
     """Predict the windows in their order, `batch` at a time; one without any data costs no forward pass."""
     while group := list(islice(windows, batch)):
-        full = [window for window in group if reader.valid(window).any()]
-        tally.windows += len(full)
-        tally.empty_windows += len(group) - len(full)
-        found: dict[Window, Floats] = {}
-        if full:
-            probabilities = network(np.stack([reader.read(window, bands) for window in full]))
-            found = dict(zip(full, probabilities, strict=True))
+        pixels = {window: found for window in group if (found := read(window)) is not None}
+        counts.windows += len(pixels)
+        counts.empty_windows += len(group) - len(pixels)
+        probabilities: dict[Window, Floats] = {}
+        if pixels:
+            probabilities = dict(zip(pixels, network(np.stack(list(pixels.values()))), strict=True))
         for window in group:
-            shape = (network.classes, window.height, window.width)
-            yield window, found[window] if window in found else np.zeros(shape, np.float32)
+            if window in probabilities:
+                yield window, probabilities[window]
+            else:
+                yield window, np.zeros((network.classes, window.height, window.width), np.float32)
         advance(len(group))
+
+
+def _read(reader: RasterReader, bands: Sequence[int], window: Window) -> NDArray[np.uint8] | None:
+    """Return the (H, W, 3) pixels of a window; None when it holds no data."""
+    return reader.read(window, bands) if reader.valid(window).any() else None
 
 
 def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
@@ -206,9 +213,7 @@ def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence
     return chosen
 
 
-def _check(
-    palette: Sequence[tuple[int, int, int]], input: Path, output: Path, tile: int, overlap: int, batch: int
-) -> None:
+def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, overlap: int, batch: int) -> None:
     if tile < 1 or batch < 1:
         raise ValueError(f"tile is {tile} and batch is {batch}: both must be at least 1")
     if not 0 <= overlap < tile:

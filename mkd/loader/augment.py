@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mkd.labels import IGNORE
+
 # Legend: B batch, H W pixels of the tiles, S crop size.
-IGNORE = 255
 
 
 def generators(seed: int, stream: int, ids: Sequence[tuple[int, int]]) -> list[np.random.Generator]:

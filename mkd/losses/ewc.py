@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mkd.labels import IGNORE
 from mkd.losses.reduction import Total, alone
 
 
 def fisher_diagonal(
     model: nn.Module,
     samples: Iterable[tuple[Tensor, Tensor]],
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     normalise: bool = True,
     total: Total = alone,
 ) -> dict[str, Tensor]:

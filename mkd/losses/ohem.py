@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mkd.labels import IGNORE
 from mkd.losses.kth_value import kth_smallest
 from mkd.losses.reduction import Total, alone
 
@@ -15,7 +16,7 @@ def ohem_cross_entropy(
     labels: Tensor,
     threshold: float,
     min_kept: int,
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE,
     total: Total = alone,
 ) -> Tensor:
     """Return this rank's share of the mean cross-entropy over the hard pixels.

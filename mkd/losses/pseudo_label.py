@@ -3,9 +3,11 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from mkd.labels import IGNORE
+
 
 def pseudo_label_loss(
-    logits: Tensor, pseudo_labels: Tensor, ignore_index: int = 255, count: Tensor | None = None
+    logits: Tensor, pseudo_labels: Tensor, ignore_index: int = IGNORE, count: Tensor | None = None
 ) -> Tensor:
     """Return these pixels' share of the mean cross-entropy over the kept pixels.
 

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from mkd.labels import IGNORE
+
 
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over everything it was shown.
@@ -12,10 +14,12 @@ class ConfusionMatrix:
         ignore_index: label of pixels that do not count.
         device: where the counts live; None is the CPU.
 
-    Source: the usual definition of Cityscapes and Pascal VOC; the paper's mIoU.
+    Source: Jiang et al. 2026, "Model evaluation metrics"; the definition of Cityscapes and Pascal VOC.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, device: torch.device | None = None) -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int = IGNORE, device: torch.device | None = None
+    ) -> None:
         """Start with no counts."""
         self.num_classes = num_classes
         self.ignore_index = ignore_index

@@ -1,6 +1,5 @@
-"""What a model costs: parameters, multiply-accumulates at a stated input size, images a second."""
+"""What a model costs: parameters, multiply-accumulates at a stated input size."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,53 +67,6 @@ def gmac(model: nn.Module, size: int, channels: int = 3) -> float:
 def cost(model: nn.Module, size: int, channels: int = 3) -> Cost:
     """Count parameters and multiply-accumulates; arguments as in :func:`gmac`."""
     return Cost(parameters(model), gmac(model, size, channels), size)
-
-
-@torch.no_grad()
-def inference_fps(
-    model: nn.Module,
-    size: int,
-    batch: int,
-    device: torch.device,
-    *,
-    repeats: int = 20,
-    warmup: int = 5,
-    dtype: torch.dtype | None = None,
-) -> float:
-    """Measure images a second in evaluation mode, on images already on the device.
-
-    Args:
-        model: lies on ``device``; takes float32 (batch,3,size,size) in [0,1].
-        size: height and width, pixels.
-        batch: images a forward pass.
-        device: where to measure; a GPU is waited for before either clock reading.
-        repeats: timed passes.
-        warmup: passes before the clock starts (kernel selection, memory pools).
-        dtype: autocast type such as ``torch.bfloat16``; None computes in the model's own type.
-
-    Returns:
-        batch * repeats / seconds.
-
-    Raises:
-        ValueError: batch or repeats below 1.
-    """
-    if batch < 1 or repeats < 1:
-        raise ValueError(f"cost: batch {batch} and repeats {repeats} must both be at least 1")
-    images = torch.zeros(batch, 3, size, size, device=device)
-    with _evaluating(model), torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None):
-        for _ in range(warmup):
-            model(images)
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            model(images)
-        _wait(device)
-    return batch * repeats / (time.perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""models."""
+"""The segmentation network: timm backbones, polarized self-attention, ASPP and decoder; ImageNet weights."""

@@ -56,7 +56,7 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
 
 class ASPP(nn.Module):
-    """Look at each place at several scales at once: 1x1, one dilated 3x3 a rate, image mean; concat, 1x1.
+    """Atrous spatial pyramid pooling: 1x1, one dilated 3x3 a rate and the image mean, concatenated, then 1x1.
 
     Args:
         channels: input channels.

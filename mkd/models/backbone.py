@@ -21,7 +21,7 @@ NAMES = (
 
 
 class Backbone(nn.Module):
-    """Common face of the backbones.
+    """Interface of the backbones: a shallow and a deep feature map.
 
     ``forward(x)`` takes normalised images (B,3,H,W), H and W multiples of ``divisor``, and returns the
     shallow map (B,low_channels,H/4,W/4) and the deep map (B,channels,H/s,W/s).
@@ -156,7 +156,7 @@ def create_backbone(name: str, output_stride: int) -> Backbone:
 
 
 def _restore_shortcuts(body: Any, reference: Any) -> None:
-    """Give a dilated Xception the 1x1 shortcuts that timm leaves out where a stride became 1.
+    """Restore the 1x1 shortcuts of a dilated Xception, which timm leaves out where a stride became 1.
 
     Without them its weights, trained at stride 32, neither fit nor mean the same.
     """
@@ -174,7 +174,7 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _widen(transition: Any, branches: list[Tensor]) -> list[Tensor]:
-    """Feed the next HRNet stage: branches go on as they are, and the last one also makes the new branch."""
+    """Return the branches of the next HRNet stage: the present ones, and a new one made of the last."""
     return [
         branches[i] if isinstance(step, nn.Identity) else step(branches[-1])
         for i, step in enumerate(transition)

@@ -1,7 +1,6 @@
 """DeepLabV3+ on the backbones of :mod:`mkd.models.backbone`, with polarized self-attention."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -80,7 +79,8 @@ class DeepLabV3Plus(nn.Module):
         neck, attention, aspp, low, decoder: the head, with ``nn.Identity`` for absent parts.
         classifier: the last 1x1 convolution, decoder_channels -> C.
 
-    Source: Chen et al. 2018 (DeepLabV3+); Jiang et al. 2026, "Network", for the HRNet form.
+    Source: Chen et al. 2018 (DeepLabV3+); for the HRNet form Jiang et al. 2026, "Backbone model selection and
+    optimization".
     """
 
     mean: Tensor
@@ -145,11 +145,6 @@ class DeepLabV3Plus(nn.Module):
     def head_modules(self) -> list[nn.Module]:
         """Return the parts that have no pretrained weights: everything but the backbone."""
         return [part for name, part in self.named_children() if name != "backbone"]
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the weights of :meth:`head_modules`, the classifier's included."""
-        for part in self.head_modules():
-            yield from part.parameters()
 
     def _pad(self, images: Tensor) -> Tensor:
         """Repeat the last row and column up to a multiple of the backbone's divisor.

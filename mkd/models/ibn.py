@@ -1,4 +1,4 @@
-"""Instance-batch normalisation: half of the channels forget the image's style, half keep it."""
+"""Instance-batch normalisation (IBN-a): half of the channels per image, half per batch."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class IBN(nn.Module):
-    r"""Normalise the first half of the channels per image and the second half per batch.
+    r"""Instance normalisation of the first half of the channels, BatchNorm of the second.
 
     .. math:: y = [\,\mathrm{IN}(x_{1..C/2}),\ \mathrm{BN}(x_{C/2+1..C})\,]
 

@@ -10,7 +10,7 @@ Variant = Literal["paper", "published"]
 
 
 class PolarizedSelfAttention(nn.Module):
-    r"""Gate each channel and each pixel of x.
+    r"""Polarized self-attention: a gate for each channel and a gate for each pixel of x.
 
     With n = HW pixels, c = C/2 inner channels and all W 1x1 convolutions:
 

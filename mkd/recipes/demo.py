@@ -23,7 +23,7 @@ UNSEEN = "target_unseen"
 
 
 def demo(config: DemoRun) -> None:
-    """Run the demo; a second start goes on where the first ended.
+    """Run the demo; a second start resumes where the first ended.
 
     Writes ``results.json``, ``map.tif`` and ``report.html`` into ``config.out``.
     """
@@ -56,16 +56,16 @@ def demo(config: DemoRun) -> None:
             )
         )
     results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
-    results |= _first_figures(out / "results.json", results)
+    results |= _earlier_figures(out / "results.json", results)
     experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     show(results)
-    _verdict(results)
+    _print_gains(results)
     print(f"{results['seconds']:.0f} s, peak {results['peak_gib']} GiB; report: {out / 'report.html'}")
 
 
 def _data(config: DemoRun, out: Path) -> None:
-    """Draw the orthomosaics, cut them into tiles, split them by spatial block, keep few labels."""
+    """Render orthomosaics, cut them into tiles, split them by spatial block and keep few labels."""
     data, scenes = out / "data", out / "scenes"
     for domain, count in (("intermediate", config.intermediate_scenes), ("target", config.target_scenes)):
         if (data / domain / "split.json").is_file():
@@ -94,16 +94,16 @@ def _data(config: DemoRun, out: Path) -> None:
     print("target tiles: " + ", ".join(f"{n} {name}" for name, n in counts.items()), flush=True)
 
 
-def _first_figures(path: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Return time and memory of the start that trained, when this one only showed its results again."""
+def _earlier_figures(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Return time and memory of the earlier start that trained, when this one trained nothing."""
     if not path.is_file():
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
     return {k: before[k] for k in ("seconds", "peak_gib")} if before["rows"] == results["rows"] else {}
 
 
-def _verdict(results: dict[str, Any]) -> None:
-    """Say whether each step gained, from the figures just measured."""
+def _print_gains(results: dict[str, Any]) -> None:
+    """Print the gain of each row over the row before it."""
     rows = results["rows"]
     for before, after in zip(rows, rows[1:], strict=False):
         gain = 100 * (after["miou_mean"] - before["miou_mean"])

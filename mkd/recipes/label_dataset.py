@@ -15,6 +15,7 @@ from mkd.config import schema
 from mkd.dataset.codec import decode_image, image_kind
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
+from mkd.labels import IGNORE
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, weights_digest
 from mkd.recipes import factories
@@ -131,7 +132,7 @@ class _Labeller:
         labels = answer.labels.cpu().numpy()
         rows = zip(tiles, labels, answer.score.tolist(), answer.accepted.tolist(), strict=True)
         for tile, ids, score, accepted in rows:
-            kept = float((ids != 255).mean())
+            kept = float((ids != IGNORE).mean())
             if kept == 0:
                 shard.left_out("nothing_kept" if accepted else "above_tile_entropy")
                 continue

@@ -14,7 +14,7 @@ from mkd.dataset.index import read_index
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder
-from mkd.report.model import Evaluation, Panel, Report, Row, RunMetrics
+from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
 from mkd.report.thumbnails import map_view
@@ -40,51 +40,38 @@ def experiment_report(
         map: predicted map, or None.
         command: what repeats it.
     """
-    first = config.seeds[0]
-    last_row = list(config.rows)[-1]
+    first, last_row = config.seeds[0], list(config.rows)[-1]
     folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
-    tiles = TileSet(config.test.replace("{data}", config.data), labelled=True)
-    rows = [
-        Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
-        for r in results["rows"]
-    ]
-    runs = [
-        RunMetrics(n, run_folder(config, n, s) / "metrics.jsonl", s)
-        for n in config.runs
-        for s in config.seeds
-    ]
     found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
-    facts = {"test tiles": str(found["samples"]), "seeds": ", ".join(str(s) for s in config.seeds)}
-    if "seconds" in results:
-        facts |= {"time": f"{results['seconds'] / 60:.1f} min", "peak memory": f"{results['peak_gib']} GiB"}
-    write_report(
-        path,
-        Report(
-            title=config.title or config.name,
-            summary=_summary(results["rows"]),
-            classes=tiles.index.classes,
-            palette=tiles.index.palette,
-            facts=facts,
-            rows=rows,
-            evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
-            runs=runs,
-            panels=panels(tiles, {t: f / "model" for t, f in folders.items()}),
-            map=None if map is None else map_view(raster, map),
-            configs={
-                f"{n}, seed {first}": (run_folder(config, n, first) / "config.yaml").read_text(
-                    encoding="utf-8"
-                )
-                for n in config.runs
-            },
-            versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
-            command=command,
-            notes=[
-                f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
-                for r in results["controls"]
-            ],
-            created=date.today().isoformat(),
-        ),
+    tiles = TileSet(config.test.replace("{data}", config.data), labelled=True)
+    page = Report(
+        title=config.title or config.name,
+        summary=_summary(results["rows"]),
+        classes=tiles.index.classes,
+        palette=tiles.index.palette,
+        facts=_facts(config, results, found["samples"]),
+        rows=[
+            Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
+            for r in results["rows"]
+        ],
+        evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
+        runs=[
+            RunMetrics(name, run_folder(config, name, seed) / "metrics.jsonl", seed)
+            for name in config.runs
+            for seed in config.seeds
+        ],
+        panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
+        map=None if map is None else map_view(raster, map),
+        configs={f"{name}, seed {first}": _config_text(config, name, first) for name in config.runs},
+        versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
+        command=command,
+        notes=[
+            f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
+            for r in results["controls"]
+        ],
+        created=date.today().isoformat(),
     )
+    write_report(path, page)
 
 
 def run_report(config: EvaluateRun) -> None:
@@ -114,6 +101,18 @@ def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
         Panel(tiles.meta(n)["key"], image.permute(1, 2, 0).contiguous().numpy(), label.numpy(), by_model)
         for n, (image, label, _), by_model in zip(chosen, items, predicted, strict=True)
     ]
+
+
+def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict[str, str]:
+    """Return the key figures under the title; time and memory only where they were measured."""
+    facts = {"test tiles": str(test_tiles), "seeds": ", ".join(str(s) for s in config.seeds)}
+    if "seconds" in results:
+        facts |= {"time": f"{results['seconds'] / 60:.1f} min", "peak memory": f"{results['peak_gib']} GiB"}
+    return facts
+
+
+def _config_text(config: Experiment, run: str, seed: int) -> str:
+    return (run_folder(config, run, seed) / "config.yaml").read_text(encoding="utf-8")
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""launch/teacher.py: one teacher inference service, and what it says about itself."""
+"""launch/teacher.py serve and status: one teacher inference service, and its status."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from mkd.teacher.server.metrics import describe
 from mkd.teacher.server.service import Limits, TeacherServer
 
 WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
-LEAVE = 20.0  # seconds that the last answers may take
+DRAIN_SECONDS = 20.0  # seconds that the last answers may take
 
 
 def serve(config: schema.TeacherServe) -> None:
@@ -37,7 +37,7 @@ def serve(config: schema.TeacherServe) -> None:
         ValueError: a path, token or address that does not do; one sentence.
         RuntimeError: the thread that labels has died.
     """
-    start = config.model or _start_of(config.run)
+    start = config.model or _start_model_of(config.run)
     token = read_token(_token_file(config))
     host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
     check_listen(host, token)
@@ -66,11 +66,11 @@ def serve(config: schema.TeacherServe) -> None:
         else f"cpu ({torch.get_num_threads()} threads)"
     )
     server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
-    _until_told(server, batcher, host, name)
+    _serve_until_signal(server, batcher, host, name)
 
 
 def _token_file(config: schema.TeacherServe) -> str | None:
-    """Return where the token stands: of a run, in RUN.token, which is made; the environment's stands nowhere."""
+    """Return the token file: of a run, RUN.token, which is made; None when the environment holds the token."""
     if config.token_file is not None or config.run is None or TOKEN_VARIABLE in os.environ:
         return config.token_file
     path = run_token(config.run)
@@ -79,11 +79,11 @@ def _token_file(config: schema.TeacherServe) -> str | None:
     return str(path)
 
 
-def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -> None:
-    """Say that the service is ready, wait for a signal, and stop cleanly."""
-    told = threading.Event()
+def _serve_until_signal(server: TeacherServer, batcher: Batcher, host: str, name: str) -> None:
+    """Print that the service is ready, wait for SIGTERM or SIGINT, and stop cleanly."""
+    stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: told.set())
+        signal.signal(number, lambda *_: stopped.set())
     shown = socket.gethostname() if host in ("0.0.0.0", "[::]") else host
     session = batcher.header.session or "none"
     endpoint = f"{shown}:{server.port}"
@@ -91,12 +91,13 @@ def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -
         f"teacher ready endpoint={endpoint} version={batcher.header.version} session={session} device={name}",
         flush=True,
     )
-    while batcher.is_alive() and not told.wait(0.5):
+    # The signal handler sets the event; the main thread waits for it and looks at the labelling thread twice a second.
+    while batcher.is_alive() and not stopped.wait(0.5):
         pass
     died = not batcher.is_alive()
-    all_gone = server.drain(LEAVE)
+    all_gone = server.drain(DRAIN_SECONDS)
     print(f"teacher stopped endpoint={endpoint} tiles={batcher.gauge.tiles}", flush=True)
-    fault = "the thread that labels has died; its error stands above"
+    fault = "the thread that labels has died; its error is above"
     if not all_gone:  # a client that does not hang up would keep the process for ever
         if died:
             _say(fault)
@@ -159,7 +160,7 @@ def _check_free(host: str, port: int) -> None:
             ) from None
 
 
-def _start_of(run: str | None) -> str:
+def _start_model_of(run: str | None) -> str:
     """Return the model folder that a run of the semi-supervised stage started from."""
     path = Path(run or "") / "config.yaml"
     try:
@@ -172,7 +173,7 @@ def _start_of(run: str | None) -> str:
 
 
 def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.WeightsVersion:
-    """Take up the weights that a run has published, when there are any; return whose weights the model has."""
+    """Load the newest weights that a run has published, if any; return the version that the model has."""
     path = None if run is None else Path(run) / WEIGHTS
     if path is None or not path.is_file():
         return protocol.WeightsVersion("", 0, 0)

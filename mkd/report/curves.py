@@ -12,8 +12,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from mkd.report.content import RunMetrics
 from mkd.report.figures import INK, MUTED, inline_svg, new_figure
-from mkd.report.model import RunMetrics
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 COLOURS = ["#2b6cb0", "#dd7a1e", "#2f855a", "#97539b", "#c0483f", "#8a6d3b"]
@@ -31,7 +31,7 @@ class PhaseCurves:
     series: dict[str, Series]
 
     def named(self, prefix: str) -> dict[str, Series]:
-        """Give the curves whose name starts with `prefix`."""
+        """Return the curves whose name starts with `prefix`."""
         return {name: line for name, line in self.series.items() if name.startswith(prefix)}
 
 
@@ -47,7 +47,7 @@ class CurveCard:
 def read_phases(run: RunMetrics) -> tuple[list[PhaseCurves], int]:
     """Read a run's curves.
 
-    A step that was written twice (a run that went on from a checkpoint) counts as written last.
+    A step that was written twice (a run that resumed from a checkpoint) counts as written last.
 
     Args:
         run: its `metrics` holds one JSON object a line, with "phase", "step" and named numbers.
@@ -114,7 +114,7 @@ def thin(line: Series, limit: int = MAX_POINTS) -> Series:
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Take the centred moving mean over `width` neighbours, over fewer at both ends."""
+    """Return the centred moving mean over `width` neighbours, over fewer at both ends."""
     kernel = np.ones((min(width, len(values)) - 1) // 2 * 2 + 1)
     count = np.convolve(np.ones(len(values)), kernel, "same")
     mean: NDArray[np.float64] = np.convolve(values, kernel, "same") / count

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkd.report.model import Bytes, Colour
+from mkd.labels import Colour
+from mkd.report.content import Bytes
 
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
 STYLE: dict[Any, Any] = {
@@ -54,11 +55,11 @@ def new_figure(heights: Sequence[float], width: float = 4.4) -> tuple[Figure, li
 
 
 def inline_svg(figure: Figure, label: str) -> Markup:
-    """Give a figure as an SVG element that can stand in a page.
+    """Return a figure as an SVG element for an HTML page.
 
     Args:
         figure: drawn figure; its text takes the page's typeface.
-        label: what a reader who cannot see it should hear; another for each figure of a page.
+        label: text for a screen reader; another for each figure of a page.
 
     Returns:
         The element, without prolog.
@@ -95,7 +96,7 @@ def ids_uri(ids: Bytes, palette: Sequence[Colour], max_side: int = 1024) -> str:
 
 
 def scale_colours(name: str, count: int, low: float = 0.0, high: float = 1.0) -> list[Colour]:
-    """Give `count` colours of a matplotlib colour map, evenly from `low` to `high` of its range [0, 1]."""
+    """Return `count` colours of a matplotlib colour map, evenly from `low` to `high` of its range [0, 1]."""
     shares: NDArray[np.float64] = np.linspace(low, high, count) if count > 1 else np.array([high])
     colours = np.rint(255 * np.asarray(matplotlib.colormaps[name](shares))[:, :3]).astype(int)
     return [(int(r), int(g), int(b)) for r, g, b in colours]

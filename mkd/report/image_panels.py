@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mkd.labels import IGNORE, NODATA, Colour
+from mkd.report.content import Bytes, MapView, Panel
 from mkd.report.figures import css_colour, ids_uri, photo_uri, scale_colours
-from mkd.report.model import Bytes, Colour, MapView, Panel
-
-NODATA = 255
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ def map_panel(
 
 
 def _right(ids: Bytes, truth: Bytes | None) -> str:
-    """Say the share of labelled pixels that are right."""
-    if truth is None or not (labelled := truth != NODATA).any():
+    """Return the share of labelled pixels that are right, as text; empty without labels."""
+    if truth is None or not (labelled := truth != IGNORE).any():
         return ""
     return f"{100 * float((ids[labelled] == truth[labelled]).mean()):.1f} % right"
 
@@ -129,7 +128,7 @@ def _check(panel: Panel, label: str, ids: Bytes | None, classes: int) -> None:
             f"panel {panel.name!r}: {label} has {ids.shape} pixels, its image {panel.image.shape[:2]}: "
             "give maps of the image's size"
         )
-    if (wrong := ids[(ids >= classes) & (ids != NODATA)]).size:
+    if (wrong := ids[(ids >= classes) & (ids != IGNORE)]).size:
         raise ValueError(
             f"panel {panel.name!r}: {label} holds id {wrong[0]}, there are {classes} classes: "
             "ids are 0 to classes - 1, or 255 for no label"

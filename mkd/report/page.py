@@ -1,14 +1,15 @@
 """The page itself: a `Report` through the template into one HTML file, which needs no network."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from mkd.atomic import write_text
+from mkd.labels import IGNORE
+from mkd.report.content import Evaluation, Report, Row
 from mkd.report.curves import draw_curves
 from mkd.report.image_panels import map_panel, panel_views
-from mkd.report.model import Evaluation, Report, Row
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 
 
@@ -29,22 +30,15 @@ def write_report(path: str | Path, report: Report) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"the folder of the report {path} does not exist: create it, or name another")
     html = render_report(report)
-    aside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(html)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        write_text(path, html)
     except OSError as error:
-        raise ValueError(f"cannot write the report {path}: {error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+        raise ValueError(f"the report {error}") from None
     return path
 
 
 def render_report(report: Report) -> str:
-    """Give the HTML text of a report; equal reports give equal text.
+    """Return the HTML text of a report; equal reports give equal text.
 
     Args:
         report: what it shows.
@@ -71,7 +65,7 @@ def render_report(report: Report) -> str:
 
 
 def _views(report: Report) -> dict[str, Any]:
-    """Everything the template shows, as ready text and pictures."""
+    """Return everything the template shows, as ready text and pictures."""
     rows = list(report.rows) or [Row.from_evaluations(e.name, [e]) for e in report.evaluations]
     classes = list(report.classes) or list(dict.fromkeys(name for row in rows for name in row.iou))
     absent = [name for name in classes if rows and all(name in r.iou and r.iou[name] is None for r in rows)]
@@ -85,7 +79,9 @@ def _views(report: Report) -> dict[str, Any]:
         "bars": iou_bars(rows, classes) if any(row.iou for row in rows) else {},
         "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],
         "cards": draw_curves(report.runs),
-        "unlabelled": any(panel.truth is not None and (panel.truth == 255).any() for panel in report.panels),
+        "unlabelled": any(
+            panel.truth is not None and (panel.truth == IGNORE).any() for panel in report.panels
+        ),
         "panels": panel_views(report.panels, report.classes, report.palette),
         "map": map_panel(report.map, report.classes, report.palette) if report.map else None,
     }

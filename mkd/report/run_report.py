@@ -1,4 +1,4 @@
-"""A run folder as a report: what the folder holds is shown, what it lacks is said."""
+"""A run folder as a report; the page lists what the folder lacks."""
 
 import json
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from mkd.report.model import Colour, Evaluation, MapView, Panel, Report, RunMetrics
+from mkd.labels import Colour
+from mkd.report.content import Evaluation, MapView, Panel, Report, RunMetrics
 
 
 def report_of_run(
@@ -71,7 +72,9 @@ def _load(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected names and values: write it anew")
+        raise ValueError(
+            f"{path} holds a {type(content).__name__}, expected names and values: write it again"
+        )
     return content
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from mkd.labels import Colour
+from mkd.report.content import Evaluation, Row
 from mkd.report.figures import css_colour, scale_colours
-from mkd.report.model import Colour, Evaluation, Row
 
 ABSENT = "absent"
 
@@ -96,7 +97,7 @@ def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine
 
 
 def iou_bars(rows: Sequence[Row], classes: Sequence[str]) -> dict[str, list[Bar]]:
-    """Give the bars of the mean and of each class, one a row, the last row in the strongest colour.
+    """Return the bars of the mean and of each class, one a row, the last row in the strongest colour.
 
     Args:
         rows: methods; those without IoU by class are left out.
@@ -140,7 +141,7 @@ def confusion_lines(evaluation: Evaluation) -> list[ConfusionLine]:
 
 
 def worst_confusions(evaluation: Evaluation, count: int = 3, least: float = 0.02) -> list[str]:
-    """Say the largest errors, by share of the true class, as sentences; none for shares under `least`."""
+    """Return the largest errors, by share of the true class, as sentences; none for shares under `least`."""
     names, found = list(evaluation.iou), []
     for truth, counts in zip(names, evaluation.confusion.tolist(), strict=True):
         total = max(1, sum(counts))

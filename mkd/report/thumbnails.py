@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
-from mkd.report.model import Bytes, MapView
-
-NODATA = 255
+from mkd.labels import NODATA
+from mkd.report.content import Bytes, MapView
 
 
 def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, caption: str = "") -> MapView:
@@ -57,7 +56,7 @@ def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, ca
 def _shrunk(
     reader: RasterReader, bands: tuple[int, ...], step: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Bytes]:
-    """Give means over the squares' valid pixels, where there are any, and each square's middle pixel."""
+    """Return means over the squares' valid pixels, where there are any, and each square's middle pixel."""
     height, width = reader.info.height, reader.info.width
     rows = step * max(1, 256 // step)  # whole squares, and about one row of the file's blocks
     windows = (Window(top, 0, min(rows, height - top), width) for top in range(0, height, rows))

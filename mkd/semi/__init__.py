@@ -1,1 +1,1 @@
-"""Semi-supervised formulas: entropy filters and the EMA of the weights."""
+"""Formulas of the semi-supervised stage: entropy filters of pseudo-labels and the EMA of the weights."""

@@ -19,7 +19,8 @@ class EMA:
         model: the student at the start; its state is copied.
         max_decay: upper bound of a, in [0,1).
 
-    Source: Tarvainen & Valpola 2017; the paper's teacher update.
+    Source: Jiang et al. 2026, "Semi-supervised learning strategy", W_t^(T); Tarvainen & Valpola 2017.
+    The bound 1 - 1/(t+1), which the paper leaves open, makes early averages follow the student.
     """
 
     def __init__(self, model: nn.Module, max_decay: float = 0.999) -> None:
@@ -45,18 +46,12 @@ class EMA:
                 self.state[name].copy_(t)
         self.updates += 1
 
-    @torch.no_grad()
-    def copy_to(self, model: nn.Module) -> None:
-        """Write the average into a model of the same architecture."""
-        for name, t in model.state_dict().items():
-            t.copy_(self.state[name])
-
     def state_dict(self) -> dict[str, Tensor | int]:
         """Return the average and the number of updates."""
         return {**{f"state.{k}": v for k, v in self.state.items()}, "updates": self.updates}
 
     def load_state_dict(self, saved: dict[str, Tensor | int]) -> None:
-        """Take up a saved average."""
+        """Restore what `state_dict` returned."""
         for name, t in self.state.items():
             value = saved[f"state.{name}"]
             assert isinstance(value, Tensor)

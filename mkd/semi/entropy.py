@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = 255
+from mkd.labels import IGNORE
 
 
 def normalised_entropy(logits: Tensor) -> Tensor:
@@ -25,7 +25,8 @@ def normalised_entropy(logits: Tensor) -> Tensor:
     Returns:
         float32 (B,H,W) in [0,1]; 0 everywhere for C = 1.
 
-    Source: the paper's entropy filter.
+    Source: Jiang et al. 2026, "Semi-supervised learning strategy"; divided by log C, so that one limit
+    fits any number of classes.
     """
     num_classes = logits.shape[1]
     log_p = F.log_softmax(logits.float(), dim=1)
@@ -71,7 +72,8 @@ def filter_pseudo_labels(
     Returns:
         PseudoLabels; every pixel of a rejected tile is 255.
 
-    Source: the paper, "retaining only low-entropy samples"; Sohn et al. 2020 for the confidence.
+    Source: Jiang et al. 2026, "Semi-supervised learning strategy", "retaining only low-entropy
+    samples" (tiles); Sohn et al. 2020, FixMatch (pixels).
     """
     top, labels = torch.softmax(logits.float(), dim=1).max(dim=1)
     score = normalised_entropy(logits).mean(dim=(1, 2))
@@ -110,7 +112,7 @@ class TileLimit:
         return float(torch.quantile(torch.tensor(list(self._scores), dtype=torch.float64), 1.0 - share))
 
     def observe(self, score: Tensor) -> None:
-        """Remember the tile scores (B,) of one batch; one with a NaN, a score that nobody gave, is left out."""
+        """Remember the tile scores (B,) of one batch; a batch with a NaN (no teacher answered) is left out."""
         scores = score.tolist()
         if any(math.isnan(s) for s in scores):
             return
@@ -123,5 +125,5 @@ class TileLimit:
         return {"scores": list(self._scores)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up remembered scores."""
+        """Restore what `state_dict` returned."""
         self._scores = deque(state["scores"])

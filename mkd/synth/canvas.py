@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mkd.synth.layout import FloatArray, IntArray, Layout, Parcel, Use
-from mkd.synth.style import Colour, Cover, Style
+from mkd.synth.style import RGB, Cover, Style
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Canvas:
         return row, col, long / gsd, broad / gsd
 
 
-def jitter(rng: np.random.Generator, colours: tuple[Colour, ...], count: int, spread: float) -> FloatArray:
+def jitter(rng: np.random.Generator, colours: tuple[RGB, ...], count: int, spread: float) -> FloatArray:
     """Return ``count`` colours (count, 3) drawn from a list, each a little off in brightness and hue."""
     base = np.array(colours, np.float32)[rng.integers(len(colours), size=count)]
     bright = 1 + spread * rng.standard_normal((count, 1))

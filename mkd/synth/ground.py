@@ -53,7 +53,7 @@ def _bent_grid(
 def paint_ground(
     rng: np.random.Generator, layout: Layout, style: Style, sun: tuple[float, float], height: int, width: int
 ) -> Canvas:
-    """Paint the parcels of a layout, without anything that runs through them or stands on them.
+    """Paint the parcels of a layout, without roads, buildings and trees.
 
     Args:
         rng: generator of colours and textures.

@@ -134,7 +134,9 @@ def write_orthomosaic(scene: Landscape, folder: str | os.PathLike[str], name: st
         path = Path(folder) / kind / f"{name}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         bands = array[0, 0].size
-        with RasterWriter(path, height, width, bands, "uint8", style.crs, transform, colormap) as raster:
+        with RasterWriter(
+            path, height, width, bands, "uint8", crs=style.crs, transform=transform, colormap=colormap
+        ) as raster:
             raster.write(Window(0, 0, height, width), array)
         paths.append(str(path))
     return paths[0], paths[1]

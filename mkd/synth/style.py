@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from enum import IntEnum
 
+from mkd.labels import Colour
 from mkd.synth.layout import LayoutPlan, Use
 
-Colour = tuple[float, float, float]  # sRGB, 0..255
+RGB = tuple[float, float, float]  # sRGB, 0..255
 
 
 class Cover(IntEnum):
@@ -57,8 +58,8 @@ class Texture:
     standard deviation of the brightness, relative.
     """
 
-    first: tuple[Colour, ...]
-    second: tuple[Colour, ...]
+    first: tuple[RGB, ...]
+    second: tuple[RGB, ...]
     bias: float
     rows: tuple[float, float]
     clumps: float
@@ -79,26 +80,26 @@ class Style:
 
     plan: LayoutPlan
     classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     to_class: tuple[int, ...]
     crs: str
     gsd: float
     grounds: dict[Use, Texture]
     row_period: tuple[float, float]
-    roofs: tuple[Colour, ...]
-    sheds: tuple[Colour, ...]
-    roads: tuple[Colour, ...]
-    tracks: tuple[Colour, ...]
-    waters: tuple[Colour, ...]
-    crowns: tuple[Colour, ...]
+    roofs: tuple[RGB, ...]
+    sheds: tuple[RGB, ...]
+    roads: tuple[RGB, ...]
+    tracks: tuple[RGB, ...]
+    waters: tuple[RGB, ...]
+    crowns: tuple[RGB, ...]
     river_chance: float
     railway: bool
     sun_azimuth: float
     sun_elevation: float
-    shade: Colour
-    gain: Colour
+    shade: RGB
+    gain: RGB
     haze: float
-    haze_colour: Colour
+    haze_colour: RGB
     contrast: float
     mosaic: float
     clouds: float

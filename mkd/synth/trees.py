@@ -50,10 +50,10 @@ def _wild(rng: np.random.Generator, canvas: Canvas) -> tuple[FloatArray, FloatAr
     y, x = np.meshgrid(*(np.arange(0, side, step) for side in canvas.shape), indexing="ij")
     centres = np.stack([y.ravel(), x.ravel()], 1) + rng.uniform(-0.5, 0.5, (y.size, 2)) * step
     at = _pixels(canvas, centres)
-    stands = rng.random(len(centres)) < _density(rng, canvas, at)
+    planted = rng.random(len(centres)) < _density(rng, canvas, at)
     low = canvas.uses[canvas.parcel[at]] == Use.SHRUB
     radii = np.where(low, rng.uniform(0.9, 1.7, len(low)), rng.uniform(1.7, 3.6, len(low))) / canvas.style.gsd
-    return centres[stands].astype(np.float32), radii[stands].astype(np.float32)
+    return centres[planted].astype(np.float32), radii[planted].astype(np.float32)
 
 
 def _orchards(rng: np.random.Generator, canvas: Canvas) -> tuple[FloatArray, FloatArray]:

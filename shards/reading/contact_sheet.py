@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mkd.geo.palette import IGNORE, Colour, rgb_from_ids
+from mkd.geo.palette import rgb_from_ids
+from mkd.labels import IGNORE, Colour
 
 BOX, GAP, PAD, SEAM = 256, 24, 36, 4  # pixels: edge of a tile, between cards, around all, within a card
 CAPTION, HEADER, ROW = 46, 84, 34

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mkd.dataset.shard_record import Member, TileRecord, read_record, write_record
+from mkd.geo.grid import Window
 from mkd.storage.folder import Folder
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
@@ -105,3 +106,9 @@ def _record(folder, entry, content):
         before.info, bytes=entry["bytes"], sha256=entry["sha256"], samples=len(tiles), labelled=labelled
     )
     write_record(Folder(folder), replace(before, info=info, tiles=tiles))
+
+
+def whole_windows(height, width, size, stride):
+    """List the square windows that fit whole on a grid of this stride, row by row."""
+    rows, columns = range(0, height - size + 1, stride), range(0, width - size + 1, stride)
+    return [Window(row, column, size, size) for row in rows for column in columns]

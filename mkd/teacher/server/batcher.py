@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mkd.semi.entropy import IGNORE, PseudoLabels, filter_pseudo_labels
+from mkd.labels import IGNORE
+from mkd.semi.entropy import PseudoLabels, filter_pseudo_labels
 from mkd.teacher.local import Autocast, logits_of
 from mkd.teacher.protocol import BEHIND, FAILED, OK, STOPPING, Reply, Request, WeightsVersion
 from mkd.teacher.server.metrics import ServiceMetrics

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mkd.distributed.world import World
-from mkd.semi.entropy import IGNORE, PseudoLabels
+from mkd.labels import IGNORE
+from mkd.semi.entropy import PseudoLabels
 from mkd.teacher.api import Teacher, TeachersGone
 from mkd.train.batches import Candidates
 from mkd.train.pseudo.audit_log import AuditLog

@@ -1,11 +1,11 @@
-"""Windows: whole tiles, full cover, and contact, each against a slow reference on small rasters."""
+"""Windows: full cover, and contact, each against a slow reference on small rasters."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.geo.grid import Window, covering_windows, tile_windows, touches
+from mkd.geo.grid import Window, covering_windows, touches
 
 SIDES = st.integers(1, 40)
 WINDOWS = st.builds(Window, st.integers(0, 12), st.integers(0, 12), st.integers(1, 6), st.integers(1, 6))
@@ -17,18 +17,6 @@ def painted(windows, height, width):
     for row, col, tall, wide in windows:
         counts[row : row + tall, col : col + wide] += 1
     return counts
-
-
-@given(SIDES, SIDES, st.integers(1, 15), st.integers(1, 20))
-def test_tiles_are_all_whole_windows_on_the_stride(height, width, size, stride):
-    """Tiles are exactly the multiples of the stride at which a whole tile fits, row by row."""
-    expected = [
-        Window(row, col, size, size)
-        for row in range(0, height)
-        for col in range(0, width)
-        if row % stride == 0 and col % stride == 0 and row + size <= height and col + size <= width
-    ]
-    assert list(tile_windows(height, width, size, stride)) == expected
 
 
 @given(SIDES, SIDES, st.integers(1, 15), st.integers(0, 14))
@@ -75,9 +63,8 @@ def test_touching_means_no_free_pixel_between(a, b):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: tile_windows(10, 10, 0, 1), "size is 0"),
-        (lambda: tile_windows(10, 10, 4, 0), "stride is 0"),
-        (lambda: tile_windows(0, 10, 4, 4), "height is 0"),
+        (lambda: covering_windows(10, 10, 0, 0), "size is 0"),
+        (lambda: covering_windows(0, 10, 4, 0), "height is 0"),
         (lambda: covering_windows(10, 10, 4, 4), "overlap 4"),
         (lambda: covering_windows(10, 10, 4, -1), "overlap -1"),
     ],

@@ -47,9 +47,9 @@ def test_an_id_without_colour_is_an_error():
 def test_a_colour_for_two_classes_is_an_error():
     """One colour cannot mean two classes, nor a class and 'ignored'."""
     rgb = np.zeros((1, 1, 3), np.uint8)
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         ids_from_rgb(rgb, [(1, 1, 1), (1, 1, 1)])
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="occurs twice"):
         ids_from_rgb(rgb, [(1, 1, 1)], [(1, 1, 1)])
 
 

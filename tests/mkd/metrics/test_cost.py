@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mkd.metrics.cost import Cost, cost, gmac, inference_fps, parameters
+from mkd.metrics.cost import Cost, cost, gmac, parameters
 
 
 class _Attention(nn.Module):
@@ -62,17 +62,6 @@ def test_parameters_count_shared_weights_once_and_no_buffers():
 def test_cost_names_its_size():
     """A cost carries the input size beside both numbers."""
     assert cost(nn.Conv2d(3, 2, 1, bias=False), 10) == Cost(parameters=6, gmac=600 / 1e9, size=10)
-
-
-def test_fps_runs_in_evaluation_mode():
-    """The speed is positive, each pass is in evaluation mode and the former mode returns."""
-    seen = []
-    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Dropout(0.5))
-    model[1].register_forward_hook(lambda module, *_: seen.append(module.training))
-    fps = inference_fps(model, 8, 2, torch.device("cpu"), repeats=3, warmup=1)
-    assert fps > 0
-    assert seen == [False] * 4
-    assert model[1].training
 
 
 @pytest.mark.parametrize("size", [0, -1])

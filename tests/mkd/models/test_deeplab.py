@@ -217,7 +217,7 @@ def test_reset_classifier():
 def test_head_is_everything_but_the_backbone():
     """Head and backbone weights together are the model's, without overlap."""
     model = build(HRNET, 5)
-    head = {id(p) for p in model.head_parameters()}
+    head = {id(p) for part in model.head_modules() for p in part.parameters()}
     backbone = {id(p) for p in model.backbone.parameters()}
     assert head & backbone == set()
     assert head | backbone == {id(p) for p in model.parameters()}

@@ -6,7 +6,7 @@ import pytest
 
 from mkd.config.schema import DemoRun
 from mkd.dataset.index import read_index
-from mkd.recipes.demo import _data, _verdict
+from mkd.recipes.demo import _data, _print_gains
 from shards.inputs.class_file import read_classfile
 from tests.helpers.training.runs import ROOT, digests
 
@@ -44,7 +44,7 @@ def test_no_test_tile_touches_a_training_tile(made):
         assert json.loads((made[1] / "data" / domain / "split.json").read_text()) == {"touching": 0}
 
 
-def test_a_second_start_draws_nothing_anew(made):
+def test_a_second_start_draws_nothing_again(made):
     """Going on leaves every file as it is."""
     config, out = made
     before = digests(out)
@@ -62,10 +62,10 @@ def test_the_same_seed_draws_the_same_world(made, tmp_path):
     }
 
 
-def test_the_verdict_is_measured(capsys):
+def test_the_gains_are_measured(capsys):
     """Each row is compared with the one before it, and a row that does not gain says so."""
     rows = [{"name": n, "miou_mean": v} for n, v in (("base", 0.5), ("+ KD", 0.55), ("+ KD + SSL", 0.54))]
-    _verdict({"rows": rows})
+    _print_gains({"rows": rows})
     assert capsys.readouterr().out.splitlines() == [
         "+ KD: +5.00 mIoU points over 'base'",
         "+ KD + SSL: -1.00 mIoU points over '+ KD': NO GAIN",

@@ -89,7 +89,7 @@ def test_the_published_weights_are_taken_up(run_folder):
     assert build._newest_weights(str(run_folder), model) == protocol.WeightsVersion("job.0", 7, 14)
     assert torch.equal(model.state_dict()[first], before + 1)
     assert build._newest_weights(str(run_folder.parent), model) == protocol.WeightsVersion("", 0, 0)
-    assert build._start_of(str(run_folder)) == str(run_folder.parent / "start")
+    assert build._start_model_of(str(run_folder)) == str(run_folder.parent / "start")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up
             until(lambda: not server._streams)
         server.batcher._swap = lambda: 1 / 0
         with pytest.raises(RuntimeError if hangs_up else SystemExit) as caught:
-            build._until_told(server, server.batcher, "127.0.0.1", "cpu")
+            build._serve_until_signal(server, server.batcher, "127.0.0.1", "cpu")
         assert getattr(caught.value, "code", None) == status
         stream[1].cancel()
     said = capsys.readouterr()

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from mkd.report.model import Evaluation, MapView, Panel, Report, Row, RunMetrics
+from mkd.report.content import Evaluation, MapView, Panel, Report, Row, RunMetrics
 from mkd.report.page import render_report, write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -191,7 +191,7 @@ def test_written_whole_or_not_at_all(tmp_path, full, monkeypatch):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.fsync", broken)
-    with pytest.raises(ValueError, match=r"cannot write the report .*report.html: No space left"):
+    with pytest.raises(ValueError, match=r"the report .*report.html: cannot be written \(No space left"):
         write_report(folder / "report.html", Report("other"))
     assert [p.name for p in folder.iterdir()] == ["report.html"]
     assert path.read_text(encoding="utf-8") == render_report(full)

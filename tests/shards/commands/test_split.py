@@ -5,12 +5,12 @@ import pytest
 
 import shards.splitting.blocks
 from mkd.dataset.index import read_index
-from mkd.geo.grid import tile_windows
 from shards.commands.split import split
 from shards.commands.verify import verify
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_dataset, read_tiles
+from tests.helpers.shards import whole_windows
 
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
 
@@ -20,7 +20,7 @@ def make(folder, sources="ab", windows=True, labelled=lambda number: True):
     rng = np.random.default_rng(0)
     with DatasetWriter(folder, "toy", CLASSES, PALETTE, 50) as writer:
         for source in sources:
-            for number, window in enumerate(tile_windows(64, 64, 8, 8) if windows else [None]):
+            for number, window in enumerate(whole_windows(64, 64, 8, 8) if windows else [None]):
                 place = "" if window is None else f"_{window.row:03d}_{window.col:03d}"
                 ids = rng.integers(0, 2, (8, 8), np.uint8)
                 ids[0, 0] = 2 if (source, number) == ("a", 0) else 255

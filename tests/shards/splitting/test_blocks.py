@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from mkd.geo.grid import Window, tile_windows
+from mkd.geo.grid import Window
 from shards.splitting.blocks import assign, draw, split_places, unit_of
 from shards.splitting.neighbours import Place, touching
+from tests.helpers.shards import whole_windows
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -19,7 +20,7 @@ def tiles(height, width, size, stride, sources="a"):
     return [
         Place(f"{source}{window.row}_{window.col}", source, window)
         for source in sources
-        for window in tile_windows(height, width, size, stride)
+        for window in whole_windows(height, width, size, stride)
     ]
 
 

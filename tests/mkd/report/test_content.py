@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.report.model import Evaluation, Row
+from mkd.report.content import Evaluation, Row
 
 
 def evaluation(miou=0.5, iou=None):

@@ -1,4 +1,4 @@
-"""What a report can hold, as plain data: every part is optional, and the page says which parts are missing.
+"""Content of a report as plain data; every part is optional, and the page lists the missing ones.
 
 Shapes: C classes, H W pixels. IoU, mIoU and accuracy are fractions in [0, 1] here;
 the page prints percentages.
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mkd.labels import Colour
+
 Bytes = NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Evaluation:
 
     @classmethod
     def from_results(cls, name: str, results: Mapping[str, Any]) -> "Evaluation":
-        """Take the content of a `results.json`.
+        """Build an evaluation from the content of a `results.json`.
 
         Args:
             name: what the page calls this evaluation, such as "+ KD + SSL, seed 0".
