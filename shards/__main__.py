@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Commands are imported late: each worker process imports this file.
-from shards.process_pool import all_cores, begin_early
+from shards.process_pool import available_cores, warm_up_workers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,20 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 `verify` found problems, 2 bad input or a place that cannot be written (one
         sentence on stderr).
     """
-    given = _parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    args = _parser().parse_args(_join_slice(sys.argv[1:] if arguments is None else arguments))
     if arguments is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
-        if getattr(given, "workers", 1) > 1:
-            begin_early(f"shards.{given.command}")
+        if getattr(args, "workers", 1) > 1:
+            warm_up_workers(f"shards.commands.{args.command}")
+    from shards.progress import log_to_stdout
+
     try:
-        return _run(given)
+        with log_to_stdout():
+            return _run(args)
     except ValueError as error:
         print(f"mkd-shards: {error}", file=sys.stderr)
     except OSError as error:
-        told = str(error)  # a sentence of ours names the file itself
+        text = str(error)  # a sentence of ours names the file itself
         if error.filename:
-            told = f"{error.filename}: {error.strerror}; mend this, or give another path, and start again"
-        print(f"mkd-shards: {told}", file=sys.stderr)
+            text = f"{error.filename}: {error.strerror}; mend this, or give another path, and start again"
+        print(f"mkd-shards: {text}", file=sys.stderr)
     except KeyboardInterrupt:
         print(
             "mkd-shards: interrupted; finished shards are kept, the same command goes on from there",
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
+def _join_slice(arguments: Sequence[str]) -> list[str]:
     """Write `--slice -3:` as `--slice=-3:`, which argparse would else take for an option."""
     words = list(arguments)
     for place in range(len(words) - 1, 0, -1):
@@ -55,50 +59,66 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _run(given: argparse.Namespace) -> int:
-    options = {key: value for key, value in vars(given).items() if key != "command"}
-    match given.command:
+def _run(args: argparse.Namespace) -> int:
+    """Run a command that writes a data set or a picture, or pass on to those that print.
+
+    Returns:
+        The exit code.
+    """
+    from shards.output.build_options import BuildOptions
+
+    match args.command:
         case "pack":
             from shards.commands.pack import pack
+            from shards.inputs.image_list import ImageSelection
 
-            pack(**options)
+            selection = _fill(ImageSelection, args)
+            pack(args.source, args.classes, _fill(BuildOptions, args), selection, args.check)
         case "tile":
             from shards.commands.tile import tile
+            from shards.inputs.tiling import TilingOptions
 
-            tile(**options)
+            tiling = _fill(TilingOptions, args)
+            tile(args.source, args.classes, _fill(BuildOptions, args), args.labels, tiling)
         case "index":
             from shards.output.merge import make_index
 
-            make_index(given.out)
+            make_index(args.out)
         case "split":
             from shards.commands.split import split
+            from shards.splitting.assignment import SplitOptions
 
-            split(**options)
+            split(args.source, args.out, _fill(SplitOptions, args), args.shard_size)
         case "sample":
             from shards.commands.sample import sample
 
-            sample(**options)
+            sample(args.data, args.out, args.number, args.seed)
         case _:
-            return _show(given)
+            return _print_results(args)
     return 0
 
 
-def _show(given: argparse.Namespace) -> int:
-    """Run a command that prints what a data set holds."""
-    match given.command:
+def _fill(options: Any, args: argparse.Namespace) -> Any:
+    """Make a dataclass of options from the arguments with its fields' names."""
+    return options(**{field.name: getattr(args, field.name) for field in dataclasses.fields(options)})
+
+
+def _print_results(args: argparse.Namespace) -> int:
+    """Run a command that prints what a data set holds; return the exit code."""
+    match args.command:
         case "info":
             from shards.commands.info import info
 
-            _print(info(given.data), 24 + 34 * len(given.data))
+            _print(info(args.data), 24 + 34 * len(args.data))
         case "verify":
-            return max([_verify(folder, given.workers) for folder in given.data])
+            return max([_verify(folder, args.workers) for folder in args.data])
         case "stats":
             from mkd.storage.folder import place_and_name
-            from shards.commands.stats import stats, table
+            from shards.commands.stats import statistics_table, stats
 
-            place = place_and_name(given.json) if given.json else None
-            found = stats(given.data, workers=given.workers)
-            _print(table(found), 100)
+            place = place_and_name(args.json) if args.json else None  # a wrong one is told before the work
+            found = stats(args.data, workers=args.workers)
+            _print(statistics_table(found), 100)
             if place is not None:
                 place[0].write(place[1], json.dumps(found, indent=1) + "\n")
     return 0
@@ -112,7 +132,7 @@ def _print(table: Any, width: int) -> None:
 
 def _verify(folder: str, workers: int) -> int:
     from shards.commands.verify import verify
-    from shards.progress import counted
+    from shards.progress import pluralize
 
     try:
         problems = verify(folder, workers)
@@ -121,7 +141,7 @@ def _verify(folder: str, workers: int) -> int:
         return 2
     for problem in problems:
         print(problem)
-    print(f"{folder}: {counted(len(problems), 'problem') if problems else 'all well'}")
+    print(f"{folder}: {pluralize(len(problems), 'problem') if problems else 'all well'}")
     return 1 if problems else 0
 
 
@@ -153,7 +173,9 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--split", metavar="NAME", help="one of the class file's splits")
     chosen.add_argument("--keys", metavar="FILE", help="list of images, one name a line")
-    parser.add_argument("--slice", dest="only", metavar="A:B", help="slice of the images in file-name order")
+    parser.add_argument(
+        "--slice", dest="image_slice", metavar="A:B", help="slice of the images in file-name order"
+    )
     parser.add_argument(
         "--check",
         choices=("ends", "decode"),
@@ -229,7 +251,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, default=all_cores(), metavar="N", help="processes (all cores)")
+    parser.add_argument(
+        "--workers", type=int, default=available_cores(), metavar="N", help="processes (all cores)"
+    )
 
 
 def _bands(text: str) -> tuple[int, ...]:

@@ -15,31 +15,31 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_AHEAD = 2  # items a worker that wait in its queue
+_QUEUED_PER_WORKER = 2  # items a worker that wait in its queue
 
-_task: Callable[[Any], Any] | None = None
-_start = "spawn"  # a forked child may hang on locks of threads that it does not have
+_worker_task: Callable[[Any], Any] | None = None
+_start_method = "spawn"  # a forked child may hang on locks of threads that it does not have
 
 
-def all_cores() -> int:
+def available_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def begin_early(module: str) -> None:
+def warm_up_workers(module: str) -> None:
     """Start a process that workers are forked from; it imports a module while this one does, and nothing else.
 
     Workers then have the environment and the folder of this moment: it is for programs, not for libraries.
     """
-    global _start
-    _start = "forkserver"
+    global _start_method
+    _start_method = "forkserver"
     forkserver.set_forkserver_preload([module])
     resource_tracker.ensure_running()  # it would lift the block
-    with _without_ctrl_c():
+    with _sigint_blocked():
         forkserver.ensure_running()
 
 
-def each(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+def map_in_processes(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
     """Run a task on each item and give the results as they come.
 
     Args:
@@ -54,14 +54,14 @@ def each(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R
         raise ValueError(f"--workers {workers}: at least one process is needed")
     if min(workers, len(items)) <= 1:
         return map(task, items)
-    return _in_processes(task, items, min(workers, len(items)))
+    return _map_in_pool(task, items, min(workers, len(items)))
 
 
-def _in_processes(task: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
-    context = get_context(_start)
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(task,))
+def _map_in_pool(task: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
+    context = get_context(_start_method)
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_initialize_worker, initargs=(task,))
     try:
-        yield from _results(pool, items, _AHEAD * count)
+        yield from _bounded_results(pool, items, _QUEUED_PER_WORKER * count)
     except BrokenProcessPool:
         raise ValueError(
             "a worker process was killed, maybe for want of memory: choose fewer --workers and start again, "
@@ -71,14 +71,14 @@ def _in_processes(task: Callable[[T], R], items: Sequence[T], count: int) -> Ite
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Iterator[Any]:
+def _bounded_results(pool: ProcessPoolExecutor, items: Sequence[T], limit: int) -> Iterator[Any]:
     """Keep a few items in the queue, so that a million of them need no memory."""
     waiting: set[Future[Any]] = set()
     rest = iter(items)
     while True:
         for item in rest:
             waiting.add(_submit(pool, item))
-            if len(waiting) >= ahead:
+            if len(waiting) >= limit:
                 break
         if not waiting:
             return
@@ -88,12 +88,12 @@ def _results(pool: ProcessPoolExecutor, items: Sequence[T], ahead: int) -> Itera
 
 
 def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:
-    with _without_ctrl_c():
-        return pool.submit(_run, item)
+    with _sigint_blocked():
+        return pool.submit(_run_task, item)
 
 
 @contextmanager
-def _without_ctrl_c() -> Iterator[None]:
+def _sigint_blocked() -> Iterator[None]:
     """Block Ctrl-C: a process that starts here inherits that, before it can ignore it by itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -102,21 +102,21 @@ def _without_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(task: Callable[[Any], Any]) -> None:
+def _initialize_worker(task: Callable[[Any], Any]) -> None:
     """Set up a worker: Ctrl-C is the parent's affair, and its end is the worker's end."""
-    global _task
-    _task = task
+    global _worker_task
+    _worker_task = task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     assert parent is not None, "workers have a parent"
     wait_for([parent.sentinel])
     os._exit(1)
 
 
-def _run(item: Any) -> Any:
-    assert _task is not None, "the task is sent before the items"
-    return _task(item)
+def _run_task(item: Any) -> Any:
+    assert _worker_task is not None, "the task is sent before the items"
+    return _worker_task(item)

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mkd.dataset.index import DatasetIndex
 
-Say = Callable[[str], None]
 T = TypeVar("T")
-_EVERY = 10.0  # seconds between two plain lines
+_INTERVAL_S = 10.0  # seconds between two plain lines
+
+
+@contextmanager
+def log_to_stdout() -> Iterator[None]:
+    """Print this package's log messages on stdout, one line each, while the context lasts.
+
+    For programs: commands log their results at level INFO, which Python's defaults would drop.
+    """
+    package = logging.getLogger("shards")
+    handler, level = logging.StreamHandler(sys.stdout), package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
@@ -31,27 +49,27 @@ def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
 
         yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
         return
-    told = time.monotonic()
+    printed = time.monotonic()
     for done, item in enumerate(items):
-        if time.monotonic() - told > _EVERY:
-            told = time.monotonic()
+        if time.monotonic() - printed > _INTERVAL_S:
+            printed = time.monotonic()
             print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
         yield item
 
 
-def counted(number: int, noun: str) -> str:
+def pluralize(number: int, noun: str) -> str:
     """Write a number with its noun: "1 tile", "2,000 tiles"."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def some(values: Iterable[object], limit: int = 5) -> str:
+def list_first(values: Iterable[object], limit: int = 5) -> str:
     """List the first values and say how many more there are."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more
 
 
-def describe(index: DatasetIndex) -> str:
+def summarize(index: DatasetIndex) -> str:
     """Sum up a data set: "130 tiles (26 labelled) in 1 shard, 12.3 MB"."""
-    tiles = f"{counted(index.samples, 'tile')} ({index.labelled:,} labelled)"
-    return f"{tiles} in {counted(len(index.shards), 'shard')}, {index.bytes / 1e6:.1f} MB"
+    tiles = f"{pluralize(index.samples, 'tile')} ({index.labelled:,} labelled)"
+    return f"{tiles} in {pluralize(len(index.shards), 'shard')}, {index.bytes / 1e6:.1f} MB"

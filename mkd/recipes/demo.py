@@ -18,6 +18,10 @@ from mkd.report.terminal_table import show
 from mkd.synth.landscape import render, write_orthomosaic
 from shards.commands.split import split
 from shards.commands.tile import tile
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
+from shards.progress import log_to_stdout
+from shards.splitting.assignment import SplitOptions
 
 UNSEEN = "target_unseen"
 
@@ -79,11 +83,11 @@ def _data(config: DemoRun, out: Path) -> None:
             images.append(image)
             labels.append(label)
         classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
-        tile(images, classes, data / domain / "all", labels=labels, size=config.tile)
-        few = config.labelled if domain == "target" else None
-        parts: dict[str, Any] = split(
-            data / domain / "all", data / domain, by="block", block=config.block, labelled=few, seed=0
-        )
+        whole, few = data / domain / "all", config.labelled if domain == "target" else None
+        with log_to_stdout():
+            tile(images, classes, BuildOptions(whole), labels, TilingOptions(size=config.tile))
+            options = SplitOptions(by="block", block=config.block, labelled=few)
+            parts: dict[str, Any] = split(whole, data / domain, options)
         write_text(data / domain / "split.json", json.dumps({"touching": parts["touching"]}) + "\n")
     unseen = scenes / "images" / f"{UNSEEN}.tif"
     if not unseen.is_file():

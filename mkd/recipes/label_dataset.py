@@ -24,9 +24,10 @@ from mkd.teacher.local import Autocast, logits_of
 from shards.inputs.encode import encode_tile
 from shards.inputs.fingerprint import identity, unit_fingerprint
 from shards.output.build_manifest import Budget, BuildManifest
+from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.shard_writer import ShardWriter
-from shards.progress import describe
+from shards.progress import log_to_stdout, summarize
 
 
 def label(config: schema.TeacherLabel) -> None:
@@ -48,10 +49,11 @@ def label(config: schema.TeacherLabel) -> None:
         model, partial(autocast, device), device, tiles, config.confidence, limit, config.batch, version
     )
     description, units = _plan(config, card, tiles, version)
-    index = build(config.out, description, units, work, part=config.part).index
+    with log_to_stdout():
+        index = build(description, units, work, BuildOptions(config.out, part=config.part)).index
     if index is not None:
         print(
-            f"{config.out}: {describe(index)} out of {len(tiles):,}; left out {index.provenance['left_out']}"
+            f"{config.out}: {summarize(index)} out of {len(tiles):,}; left out {index.provenance['left_out']}"
         )
 
 

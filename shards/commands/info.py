@@ -33,28 +33,30 @@ def info(folders: Sequence[str | os.PathLike[str]]) -> Table:
     table.add_row("bands", *(f"{index.bands} of {index.dtype}" for index in indexes))
     table.add_row("shards", *(f"{len(index.shards):,}" for index in indexes))
     table.add_row("bytes", *(f"{index.bytes:,}" for index in indexes))
-    table.add_row("quarantined", *(_quarantined(index) for index in indexes), end_section=True)
-    reasons = list(dict.fromkeys(reason for index in indexes for reason in _left_out(index)))
+    table.add_row("quarantined", *(_count_quarantined(index) for index in indexes), end_section=True)
+    reasons = list(dict.fromkeys(reason for index in indexes for reason in _left_out_counts(index)))
     for reason in reasons:
-        counts = (f"{_left_out(index).get(reason, 0):,}" for index in indexes)
+        counts = (f"{_left_out_counts(index).get(reason, 0):,}" for index in indexes)
         table.add_row(reason.replace("_", " "), *counts, end_section=reason == reasons[-1])
     names = list(dict.fromkeys(name for index in indexes for name in index.classes))
     for name in names:
-        table.add_row(name, *(_pixels(index, name) for index in indexes), end_section=name == names[-1])
+        table.add_row(
+            name, *(_pixels_and_share(index, name) for index in indexes), end_section=name == names[-1]
+        )
     table.add_row("ignored pixels", *(f"{index.ignored_pixels:,}" for index in indexes))
     return table
 
 
-def _quarantined(index: DatasetIndex) -> str:
+def _count_quarantined(index: DatasetIndex) -> str:
     bad = index.provenance.get("quarantined") or {}
     return f"{sum(bad.values()):,}"
 
 
-def _left_out(index: DatasetIndex) -> dict[str, int]:
+def _left_out_counts(index: DatasetIndex) -> dict[str, int]:
     return dict(index.provenance.get("left_out") or {})
 
 
-def _pixels(index: DatasetIndex, name: str) -> str:
+def _pixels_and_share(index: DatasetIndex, name: str) -> str:
     if name not in index.classes:
         return "no such class"
     if not index.labelled:

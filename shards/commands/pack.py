@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +15,19 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import ClassFile, encoding_of, read_classfile
+from shards.inputs.class_file import ClassFile, content_fields, read_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 from shards.inputs.image_file import CHECKS, image_member, mask_ids
-from shards.inputs.image_list import Item, list_items
-from shards.output.build_manifest import Budget, describe_build
+from shards.inputs.image_list import ImageItem, ImageSelection, list_items
+from shards.output.build_manifest import describe_build
+from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.dataset_writer import check_name
 from shards.output.shard_writer import ShardWriter
-from shards.progress import Say, counted, describe
+from shards.progress import pluralize, summarize
+
+_log = logging.getLogger(__name__)
 
 _READERS = 8  # files read at the same time from a remote folder
 _Contents = tuple[bytes, bytes | None]  # of image and mask
@@ -38,39 +42,18 @@ _NOTES = {  # what is counted: its noun, and what was done
 def pack(
     source: str | os.PathLike[str],
     classes: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    split: str | None = None,
-    keys: str | os.PathLike[str] | None = None,
-    only: str | None = None,
-    name: str | None = None,
-    shard_size: int = 256,
+    options: BuildOptions,
+    selection: ImageSelection = ImageSelection(),  # noqa: B008 - frozen
     check: str = "ends",
-    workers: int = 1,
-    part: str | None = None,
-    max_bad_labelled: float = 0.0,
-    max_bad: float = 0.001,
-    replace: bool = False,
-    say: Say = print,
 ) -> dict[str, Any]:
-    """Pack a folder data set into shards; a build that was stopped goes on where it was.
+    """Pack a folder data set into shards; a build that was stopped continues.
 
     Args:
         source: folder of the data set, path or URL, laid out as the class file says.
         classes: class file.
-        out: path or URL of the new data set.
-        split: one of the class file's splits.
-        keys: instead of `split`, a file with one image name, stem or relative path a line.
-        only: Python slice "A:B" of the images in order of their relative path, after `split` or `keys`.
-        name: name of the data set; default: the class file's.
-        shard_size: tiles a shard, >= 1.
+        options: where the data set goes, and how it is built.
+        selection: which of the images; default: all.
         check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
-        workers: processes, >= 1.
-        part: "I/N": build only this part; `make_index` merges all.
-        max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
-        max_bad: the same of unlabelled tiles.
-        replace: drop an unfinished build of other options or inputs that lies in `out`.
-        say: takes each line of the report.
 
     Returns:
         {"folder", "samples", "labelled", "done_before"}; without the counts for a part.
@@ -79,27 +62,31 @@ def pack(
         ValueError: bad input: one sentence with the file, what was found and what to do.
         OSError: a place that cannot be written.
     """
+    # Check the options, before anything is listed or written.
     folder, classfile = Folder(source), read_classfile(classes)
-    title = name or classfile.name
-    check_name(title, shard_size)
+    name = options.name or classfile.name
+    check_name(name, options.shard_size)
     if check not in CHECKS:
         raise ValueError(f"--check {check!r}: allowed are {' and '.join(CHECKS)}")
+    # List the images and cut them into shards; options and inputs identify the data set.
     tree = FileTree(folder)
-    items = list_items(tree, classfile, split, keys, only)
-    asked = {"command": "pack", "name": title, "shard_size": shard_size, "check": check}
-    units, inputs = _units(tree, items, {**asked, "classes": encoding_of(classfile)}, shard_size)
-    chosen = {"split": split, "keys": keys and PurePath(keys).name, "slice": only}
+    items = list_items(tree, classfile, selection)
+    asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
+    units, inputs = _plan_units(
+        tree, items, {**asked, "classes": content_fields(classfile)}, options.shard_size
+    )
+    # Describe the build, with what the index will tell of its origin.
+    keys = selection.keys and PurePath(selection.keys).name
+    chosen = {"split": selection.split, "keys": keys, "slice": selection.image_slice}
     place = str(folder.local.resolve()) if folder.local else folder.url
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
-    budget = Budget(max_bad_labelled, max_bad)
-    description = describe_build("pack", title, classfile, {**asked, **chosen, **origin}, budget, place)
-    work = _Packer(folder.url, classfile, check)
-    how: dict[str, Any] = {"workers": workers, "part": part, "replace_other": replace, "say": say}
-    built = build(out, description, units, work, **how)
-    report = {"folder": str(out), "done_before": built.done_before}
+    manifest = describe_build("pack", classfile, options, {**asked, **chosen, **origin}, place)
+    # Build the shards and report; a part has no index yet.
+    built = build(manifest, units, _Packer(folder.url, classfile, check), options)
+    report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
-    _tell(built.index, out, built.done_before, say)
+    _log_result(built.index, options.out, built.done_before)
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
 
 
@@ -111,12 +98,13 @@ class _Packer:
     classfile: ClassFile
     check: str
 
-    def __call__(self, items: Sequence[Item], shard: ShardWriter) -> None:
-        for item, contents in _contents(Folder(self.source), items):
+    def __call__(self, items: Sequence[ImageItem], shard: ShardWriter) -> None:
+        for item, contents in _read_items(Folder(self.source), items):
             if isinstance(contents, OSError):
                 name, reason = str(contents.filename or item.image), contents.strerror or str(contents)
-                told = f"cannot be read ({reason}): check the disk or the mount, or copy the file again"
-                shard.quarantine(name, told, labelled=item.mask is not None, unread=True)
+                advice = "check the disk or the mount, or copy the file again"
+                text = f"cannot be read ({reason}): {advice}"
+                shard.quarantine(name, text, labelled=item.mask is not None, unread=True)
                 continue
             image, mask = contents
             tile = self._tile(item, image, mask, shard)
@@ -124,7 +112,9 @@ class _Packer:
                 shard.add(tile)
                 shard.left_out("no_label", int(mask is not None and tile.label is None))
 
-    def _tile(self, item: Item, image: bytes, mask: bytes | None, shard: ShardWriter) -> EncodedTile | None:
+    def _tile(
+        self, item: ImageItem, image: bytes, mask: bytes | None, shard: ShardWriter
+    ) -> EncodedTile | None:
         """Make a tile; None when it is bad, which the shard then knows."""
         try:
             member = image_member(image, item.image, self.check)
@@ -148,11 +138,12 @@ class _Packer:
             "crs": None,
             "transform": None,
         }
-        kind = (member.bands, member.dtype)
-        return encode_tile(item.key, member.data, member.extension, ids, meta, *kind)
+        return encode_tile(
+            item.key, member.data, member.extension, ids, meta, bands=member.bands, dtype=member.dtype
+        )
 
     def _ids(
-        self, item: Item, mask: bytes, size: tuple[int, int], shard: ShardWriter
+        self, item: ImageItem, mask: bytes, size: tuple[int, int], shard: ShardWriter
     ) -> NDArray[np.uint8] | None:
         name = str(item.mask)
         try:
@@ -161,7 +152,7 @@ class _Packer:
             shard.quarantine(name, str(error), labelled=True)
             return None
         if unknown:
-            listed = ", ".join(f"{value} ({counted(n, 'pixel')})" for value, n in unknown.items())
+            listed = ", ".join(f"{value} ({pluralize(n, 'pixel')})" for value, n in unknown.items())
             shard.quarantine(name, f"unknown mask values: {listed}", labelled=True, unknown=unknown)
         elif ids.shape != size:
             reason = (
@@ -174,10 +165,12 @@ class _Packer:
         return None
 
 
-def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, _Contents | OSError]]:
+def _read_items(
+    folder: Folder, items: Sequence[ImageItem]
+) -> Iterator[tuple[ImageItem, _Contents | OSError]]:
     """Read image and mask of each item, or tell why not; from a remote folder some at a time."""
 
-    def read(item: Item) -> tuple[Item, _Contents | OSError]:
+    def read(item: ImageItem) -> tuple[ImageItem, _Contents | OSError]:
         try:
             mask = None if item.mask is None else folder.read(item.mask)
             return item, (folder.read(item.image), mask)
@@ -192,25 +185,24 @@ def _contents(folder: Folder, items: Sequence[Item]) -> Iterator[tuple[Item, _Co
             yield from pool.map(read, items[start : start + 4 * _READERS])
 
 
-def _units(
-    tree: FileTree, items: list[Item], asked: dict[str, Any], shard_size: int
+def _plan_units(
+    tree: FileTree, items: list[ImageItem], asked: dict[str, Any], shard_size: int
 ) -> tuple[list[Unit], str]:
     """Cut the images into shards; also return what identifies all of them."""
-    files = [file for item in items for file in (item.image, item.mask) if file is not None]
-    stamps, units = tree.stamps(files), []
+    stamps, units = tree.stamps(file for item in items for file in item.files), []
     for number, start in enumerate(range(0, len(items), shard_size)):
-        mine = items[start : start + shard_size]
-        told = {file: stamps[file] for item in mine for file in (item.image, item.mask) if file is not None}
-        units.append(Unit(number, unit_fingerprint(asked, told), mine))
+        own_items = items[start : start + shard_size]
+        own_stamps = {file: stamps[file] for item in own_items for file in item.files}
+        units.append(Unit(number, unit_fingerprint(asked, own_stamps), own_items))
     return units, identity(asked, stamps)
 
 
-def _tell(index: DatasetIndex, out: str | os.PathLike[str], done_before: bool, say: Say) -> None:
+def _log_result(index: DatasetIndex, out: str | os.PathLike[str], done_before: bool) -> None:
     if done_before:
-        say(f"already packed: {out} ({counted(index.samples, 'tile')})")
+        _log.info("already packed: %s (%s)", out, pluralize(index.samples, "tile"))
         return
-    say(f"packed {describe(index)} into {out}")
-    found = index.provenance["left_out"]
-    for reason, (noun, told) in _NOTES.items():
-        if found.get(reason):
-            say(f"{counted(found[reason], noun)} {told}")
+    _log.info("packed %s into %s", summarize(index), out)
+    left_out = index.provenance["left_out"]
+    for reason, (noun, text) in _NOTES.items():
+        if left_out.get(reason):
+            _log.info("%s %s", pluralize(left_out[reason], noun), text)

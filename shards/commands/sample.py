@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -14,9 +15,11 @@ from mkd.dataset.codec import image_kind
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.shard_record import ShardRecord, TileRecord, fault_of, record_of
 from mkd.storage.folder import Folder, place_and_name
-from shards.progress import Say, counted
-from shards.reading.contact_sheet import Card, Sheet, draw
+from shards.progress import pluralize
+from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
 from shards.reading.pixels import image_pixels, label_pixels
+
+_log = logging.getLogger(__name__)
 
 
 def sample(
@@ -24,7 +27,6 @@ def sample(
     out: str | os.PathLike[str],
     number: int = 12,
     seed: int = 0,
-    say: Say = print,
 ) -> None:
     """Draw tiles at random into one PNG: image, label over the image, class shares; a legend below.
 
@@ -33,7 +35,6 @@ def sample(
         out: where the picture goes, path or URL.
         number: how many tiles, >= 1; all of them when there are fewer.
         seed: another seed, other tiles.
-        say: takes the line of the report.
 
     Raises:
         ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
@@ -47,15 +48,15 @@ def sample(
     index = read_index(place)
     if number < 1 or not index.samples:
         raise ValueError(
-            f"{data} has {counted(index.samples, 'tile')}, --n is {number}: both must be at least 1"
+            f"{data} has {pluralize(index.samples, 'tile')}, --n is {number}: both must be at least 1"
         )
     chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
     cards = _cards(place, index, sorted(int(row) for row in chosen))
-    picture = draw(_sheet(index, len(cards), seed), cards)
+    picture = draw_contact_sheet(_sheet(index, len(cards), seed), cards)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     where.write(name, buffer.getvalue())
-    say(f"{counted(len(cards), 'tile')} of {index.name} drawn into {out}")
+    _log.info("%s of %s drawn into %s", pluralize(len(cards), "tile"), index.name, out)
 
 
 class _Tile(NamedTuple):
@@ -74,11 +75,13 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
         if record is None or record.info != info:
             record = record_of(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(_card(_decoded(tile.key, _read(place, info.file, tile), place.name(info.file)), index))
+        cards.append(
+            _card(_decode_tile(tile.key, _read_members(place, info.file, tile), place.name(info.file)), index)
+        )
     return cards
 
 
-def _read(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
+def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
     read = {}
     for kind, member in tile.members.items():
         data = read[kind] = place.read(file, member.offset, member.offset + member.size)
@@ -90,7 +93,7 @@ def _read(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
     return read
 
 
-def _decoded(key: str, members: dict[str, bytes], file: str) -> _Tile:
+def _decode_tile(key: str, members: dict[str, bytes], file: str) -> _Tile:
     name, kind = f"{file}, {key}", image_kind(members)
     if not kind:
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
@@ -109,10 +112,10 @@ def _card(tile: _Tile, index: DatasetIndex) -> Card:
             f"{index.classes[number]} {counts[number]:.0%}" for number in order if counts[number] >= 0.005
         ]
         lines.append(", ".join(shares[:4]))
-    return Card(tile.key, " · ".join(lines), _shown(tile.image), tile.label)
+    return Card(tile.key, " · ".join(lines), _stretch_to_rgb8(tile.image), tile.label)
 
 
-def _shown(image: NDArray[Any]) -> NDArray[np.uint8]:
+def _stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
     """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
     colours: NDArray[Any] = image[..., :3]
     if colours.dtype == np.uint8:
@@ -125,7 +128,7 @@ def _shown(image: NDArray[Any]) -> NDArray[np.uint8]:
 
 def _sheet(index: DatasetIndex, number: int, seed: int) -> Sheet:
     facts = [
-        f"{number:,} of {counted(index.samples, 'tile')}",
+        f"{number:,} of {pluralize(index.samples, 'tile')}",
         f"{index.labelled:,} labelled",
         f"seed {seed}",
     ]

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index
+from mkd.geo.palette import IGNORE
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import IGNORE
-from shards.process_pool import each
+from shards.process_pool import map_in_processes
 from shards.progress import progress
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import read_groups
@@ -57,22 +57,22 @@ def stats(folder: str | os.PathLike[str], workers: int = 1) -> dict[str, Any]:
     if not index.samples:
         raise ValueError(f"{folder} has no tiles, so there is nothing to count: build it again")
     tasks = [_Task(place.url, shard, index.bands, index.dtype) for shard in index.shards]
-    total = _nothing(index.bands, index.dtype)
-    for counts in progress(each(_count, tasks, workers), len(tasks), "stats"):
+    total = _zero_counts(index.bands, index.dtype)
+    for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats"):
         for sums, more in zip(total, counts, strict=True):
             sums += more
     return {
         "name": index.name,
         "tiles": index.samples,
         "dtype": index.dtype,
-        "bands": [_band(counts) for counts in total.values],
+        "bands": [_band_statistics(counts) for counts in total.values],
         "labelled": index.labelled,
-        "classes": _classes(index, total),
+        "classes": _class_statistics(index, total),
         "ignored_pixels": int(total.pixels[IGNORE]),
     }
 
 
-def table(found: dict[str, Any]) -> Table:
+def statistics_table(found: dict[str, Any]) -> Table:
     """Lay out what `stats` found: bands first, then classes."""
     shown = Table(title=f"{found['name']}: {found['tiles']:,} tiles, {found['dtype']}", title_justify="left")
     for title in ("band", "mean", "std", "min", "max"):
@@ -91,13 +91,13 @@ def table(found: dict[str, Any]) -> Table:
     return shown
 
 
-def _nothing(bands: int, dtype: str) -> _Counts:
+def _zero_counts(bands: int, dtype: str) -> _Counts:
     zeros = [np.zeros(shape, np.int64) for shape in ((bands, 1 << _BITS[dtype]), 256, 256)]
     return _Counts(*zeros)
 
 
-def _count(task: _Task) -> _Counts:
-    found, values = _nothing(task.bands, task.dtype), 1 << _BITS[task.dtype]
+def _count_shard(task: _Task) -> _Counts:
+    found, values = _zero_counts(task.bands, task.dtype), 1 << _BITS[task.dtype]
     for key, members in read_groups(Folder(task.url), task.info):
         name = f"{task.info.file}, {key}"
         for extension, data in members.items():
@@ -114,7 +114,7 @@ def _count(task: _Task) -> _Counts:
     return found
 
 
-def _band(counts: NDArray[np.int64]) -> dict[str, float]:
+def _band_statistics(counts: NDArray[np.int64]) -> dict[str, float]:
     """Sum with Python's integers: no rounding, no overflow, however many tiles."""
     top = len(counts) - 1
     present = [int(value) for value in np.flatnonzero(counts)]
@@ -130,7 +130,7 @@ def _band(counts: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def _classes(index: DatasetIndex, total: _Counts) -> list[dict[str, Any]]:
+def _class_statistics(index: DatasetIndex, total: _Counts) -> list[dict[str, Any]]:
     labelled = int(total.pixels[: index.num_classes].sum())
     return [
         {

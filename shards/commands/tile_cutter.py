@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,44 +10,25 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
+from mkd.geo.palette import IGNORE
 from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
-from shards.inputs.class_file import IGNORE, ClassFile
-from shards.inputs.encode import Unknown, encode_png, encode_tile, ids_from_values, legal_key
+from shards.inputs.class_file import ClassFile
+from shards.inputs.encode import UnknownCounts, encode_png, encode_tile, ids_from_values, tile_key
 from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
+from shards.inputs.tiling import EXTENSIONS, TileSpec
 from shards.inputs.windows import WindowGrid
 from shards.output.shard_writer import ShardWriter
-
-EXTENSIONS = {"png": "png", "jpeg": "jpg", "tif": "tif"}
-
-
-@dataclass(frozen=True)
-class TileOptions:
-    """How rasters are cut.
-
-    Attributes:
-        size: edge of a tile, pixels.
-        stride: distance between tiles, pixels.
-        min_valid: tiles with a smaller share of pixels with data are left out, 0..1.
-        format: "png", "jpeg" or "tif".
-        quality: of JPEG, 1..100.
-    """
-
-    size: int
-    stride: int
-    min_valid: float
-    format: str
-    quality: int
 
 
 class TileCutter:
     """Cuts the windows [start, stop) of all scenes' windows, scene after scene; keeps one scene open."""
 
-    def __init__(self, scenes: Sequence[Orthomosaic], classfile: ClassFile, cut: TileOptions) -> None:
-        self._scenes, self._classfile, self._cut = tuple(scenes), classfile, cut
-        self.windows = WindowGrid([scene.shape for scene in scenes], cut.size, cut.stride)
-        self._number = -1
+    def __init__(self, scenes: Sequence[Orthomosaic], classfile: ClassFile, spec: TileSpec) -> None:
+        self._scenes, self._classfile, self._spec = tuple(scenes), classfile, spec
+        self.windows = WindowGrid([scene.shape for scene in scenes], spec.size, spec.stride)
+        self._open_number = -1
         self._image: RasterReader | None = None
         self._label: RasterReader | None = None
 
@@ -58,14 +38,14 @@ class TileCutter:
 
     def __call__(self, span: tuple[int, int], shard: ShardWriter) -> None:
         """Add the tiles of some windows to a shard; count those without data, list those that are bad."""
-        for name in ("no_data", "blank", "no_label"):
-            shard.left_out(name, 0)
-        for number, window in self.windows.between(*span):
+        for reason in ("no_data", "blank", "no_label"):
+            shard.left_out(reason, 0)
+        for number, window in self.windows.windows(*span):
             scene = self._scenes[number]
             try:
-                self._add(number, window, shard)
+                self._cut_tile(number, window, shard)
             except DamagedRaster as error:
-                shard.quarantine(_place(scene.image, window), str(error), scene.label is not None)
+                shard.quarantine(_locate(scene.image, window), str(error), scene.label is not None)
 
     def close(self) -> None:
         """Close what is open."""
@@ -74,19 +54,19 @@ class TileCutter:
                 reader.close()
         self._image = self._label = None
 
-    def _readers(self, number: int) -> tuple[RasterReader, RasterReader | None]:
-        if number != self._number or self._image is None:
+    def _open_scene(self, number: int) -> tuple[RasterReader, RasterReader | None]:
+        if number != self._open_number or self._image is None:
             self.close()
             scene = self._scenes[number]
             self._image = open_raster(scene.image)
             self._label = None if scene.label is None else open_raster(scene.label)
-            self._number = number
+            self._open_number = number
         return self._image, self._label
 
-    def _add(self, number: int, window: Window, shard: ShardWriter) -> None:
-        scene, (image, label) = self._scenes[number], self._readers(number)
+    def _cut_tile(self, number: int, window: Window, shard: ShardWriter) -> None:
+        scene, (image, label) = self._scenes[number], self._open_scene(number)
         valid = image.valid(window)
-        if valid.mean() < self._cut.min_valid or not valid.any():
+        if valid.mean() < self._spec.min_valid or not valid.any():
             shard.left_out("no_data")
             return
         pixels = image.read(window, scene.bands)
@@ -96,24 +76,24 @@ class TileCutter:
             return
         ids = None
         if label is not None:
-            ids, unknown = _label_ids(label, window, valid, self._classfile)
+            ids, unknown = _read_label_ids(label, window, valid, self._classfile)
             if unknown:
                 values = ", ".join(f"{value} ({count} pixels)" for value, count in unknown.items())
-                shard.quarantine(_place(label.path, window), f"unknown label values {values}", True, unknown)
+                shard.quarantine(_locate(label.path, window), f"unknown label values {values}", True, unknown)
                 return
-        key = f"{legal_key(scene.name)}_{window.row:06d}_{window.col:06d}"
-        data, extension = self._encoded(pixels), EXTENSIONS[self._cut.format]
-        kind = (pixels.shape[2], str(pixels.dtype))
-        tile = encode_tile(key, data, extension, ids, _meta(scene, window), *kind)
+        key = f"{tile_key(scene.name)}_{window.row:06d}_{window.col:06d}"
+        data, extension = self._encode_image(pixels), EXTENSIONS[self._spec.format]
+        meta, bands, dtype = _tile_meta(scene, window), pixels.shape[2], str(pixels.dtype)
+        tile = encode_tile(key, data, extension, ids, meta, bands=bands, dtype=dtype)
         shard.left_out("no_label", int(ids is not None and tile.label is None))
         shard.add(tile)
 
-    def _encoded(self, pixels: NDArray[Any]) -> bytes:
-        match self._cut.format:
+    def _encode_image(self, pixels: NDArray[Any]) -> bytes:
+        match self._spec.format:
             case "png":
                 return encode_png(pixels)
             case "jpeg":
-                data: bytes = simplejpeg.encode_jpeg(pixels, self._cut.quality, "RGB", "420")
+                data: bytes = simplejpeg.encode_jpeg(pixels, self._spec.quality, "RGB", "420")
                 return data
             case _:
                 return encode_tiff(pixels)
@@ -135,7 +115,7 @@ def tile_transform(transform: Transform | None, window: Window) -> list[float] |
     return [a, b, c + a * window.col + b * window.row, d, e, f + d * window.col + e * window.row]
 
 
-def _meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
+def _tile_meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
     return {
         "source": scene.name,
         "window": list(window),
@@ -145,9 +125,9 @@ def _meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
     }
 
 
-def _label_ids(
+def _read_label_ids(
     label: RasterReader, window: Window, valid: NDArray[np.bool_], classfile: ClassFile
-) -> tuple[NDArray[np.uint8], Unknown]:
+) -> tuple[NDArray[np.uint8], UnknownCounts]:
     """Read class ids of a window; pixels without data, in image or label, are ignored."""
     bands = (1, 2, 3) if classfile.masks == "rgb" else (1,)
     values = label.read(window, bands)
@@ -159,5 +139,5 @@ def _label_ids(
     return ids, unknown
 
 
-def _place(path: str, window: Window) -> str:
+def _locate(path: str, window: Window) -> str:
     return f"{path} at row {window.row}, column {window.col}"

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
+from mkd.geo.palette import IGNORE
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import IGNORE
-from shards.process_pool import each
-from shards.progress import counted, progress, some
+from shards.process_pool import map_in_processes
+from shards.progress import list_first, pluralize, progress
 from shards.reading.shard_check import ShardCheck, ShardTask, check_shard
 
 
@@ -40,27 +40,27 @@ def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
         for shard in index.shards
         if shard.file in sizes
     ]
-    results = progress(each(check_shard, tasks, workers), len(tasks), "verify")
+    results = progress(map_in_processes(check_shard, tasks, workers), len(tasks), "verify")
     found_in = {found.file: found for found in results}  # in any order
     found = [found_in[shard.file] for shard in index.shards if shard.file in found_in]
     keys: set[str] = set()
     for shard in index.shards:
         problems += [faults[shard.file]] if faults[shard.file] else []
         if shard.file in found_in:
-            problems += found_in[shard.file].problems + _twice(found_in[shard.file], keys)
+            problems += found_in[shard.file].problems + _duplicate_keys(found_in[shard.file], keys)
     if not problems:  # else these follow from them
-        problems += _sum_problems(index, found)
+        problems += _total_problems(index, found)
     return problems + _size_problems(found)
 
 
-def _twice(found: ShardCheck, keys: set[str]) -> list[str]:
+def _duplicate_keys(found: ShardCheck, keys: set[str]) -> list[str]:
     """Tell keys that other tiles have; note those of this shard."""
     twice = []
     for key in found.keys:
         if key in keys:
             twice.append(key)
         keys.add(key)
-    return [f"{found.file}: keys {some(twice)} occur a second time"] if twice else []
+    return [f"{found.file}: keys {list_first(twice)} occur a second time"] if twice else []
 
 
 def _size_problems(found: Sequence[ShardCheck]) -> list[str]:
@@ -70,7 +70,7 @@ def _size_problems(found: Sequence[ShardCheck]) -> list[str]:
     if 2 * number <= total:  # pictures of any size, which are read one by one
         return []
     return [
-        f"{shard.file}, {shard.first[size]}: {counted(tiles, 'tile')} of {size[0]} x {size[1]} pixels, {number:,} of "
+        f"{shard.file}, {shard.first[size]}: {pluralize(tiles, 'tile')} of {size[0]} x {size[1]} pixels, {number:,} of "
         f"the set's {total:,} tiles are {usual[0]} x {usual[1]} (height x width): make all of one size, or read them "
         "with batch=1"
         for shard in found
@@ -79,7 +79,7 @@ def _size_problems(found: Sequence[ShardCheck]) -> list[str]:
     ]
 
 
-def _sum_problems(index: DatasetIndex, found: Sequence[ShardCheck]) -> list[str]:
+def _total_problems(index: DatasetIndex, found: Sequence[ShardCheck]) -> list[str]:
     counts = sum((shard.counts for shard in found), np.zeros(256, np.int64))
     seen = [size for shard in found for size in shard.sizes]
     largest = tuple(max((size[axis] for size in seen), default=0) for axis in (0, 1))

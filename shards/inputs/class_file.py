@@ -10,14 +10,12 @@ from typing import Any
 
 import yaml
 
+from mkd.geo.palette import IGNORE, Colour
 from mkd.storage.folder import place_and_name
 
-IGNORE = 255
 MASK_KINDS = ("ids", "palette", "rgb")
 _KEYS = {"name", "classes", "palette", "masks", "ids", "ignore_colours", "layout", "splits", "source"}
 _REQUIRED = ("name", "classes", "palette", "masks", "layout", "source")
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -79,21 +77,21 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     classfile = ClassFile(
         path=name,
         name=str(content["name"]),
-        classes=_names(content["classes"], name),
-        palette=_colours(content["palette"], "palette", name),
+        classes=_parse_names(content["classes"], name),
+        palette=_parse_colours(content["palette"], "palette", name),
         masks=str(content["masks"]),
-        ids=_ids(content.get("ids"), name),
-        ignore_colours=_colours(content.get("ignore_colours") or [], "ignore_colours", name),
+        ids=_parse_ids(content.get("ids"), name),
+        ignore_colours=_parse_colours(content.get("ignore_colours") or [], "ignore_colours", name),
         images=layout["images"],
         mask=layout["masks"],
         splits={str(key): place for key, place in (content.get("splits") or {}).items()},
         source=str(content["source"]).strip(),
     )
-    _check(classfile)
+    _check_consistent(classfile)
     return classfile
 
 
-def star_pattern(pattern: str) -> re.Pattern[str]:
+def glob_to_regex(pattern: str) -> re.Pattern[str]:
     """Turn a pattern with stars into a regular expression with one group a star.
 
     Args:
@@ -126,7 +124,7 @@ def mask_name(classfile: ClassFile, image: str) -> str:
         ValueError: a placeholder which the pattern does not know.
     """
     assert classfile.mask is not None, "unlabelled sets have no masks"
-    match = star_pattern(classfile.images).fullmatch(image)
+    match = glob_to_regex(classfile.images).fullmatch(image)
     assert match is not None, "images come from the same pattern"
     head, _, file = image.rpartition("/")
     fields = {"stem": file.rpartition(".")[0] or file, "dir": head or "."}
@@ -168,7 +166,7 @@ def _check_keys(content: Any, name: str) -> None:
         )
 
 
-def _names(values: Any, name: str) -> tuple[str, ...]:
+def _parse_names(values: Any, name: str) -> tuple[str, ...]:
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name}: classes must be a list of names, found {values!r} (quote names like 'no')")
     if len(set(values)) != len(values):
@@ -176,7 +174,7 @@ def _names(values: Any, name: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def _colours(values: Any, key: str, name: str) -> tuple[Colour, ...]:
+def _parse_colours(values: Any, key: str, name: str) -> tuple[Colour, ...]:
     try:
         colours = tuple((int(r), int(g), int(b)) for r, g, b in values)
     except (TypeError, ValueError):
@@ -187,7 +185,7 @@ def _colours(values: Any, key: str, name: str) -> tuple[Colour, ...]:
     return colours
 
 
-def _ids(values: Any, name: str) -> Mapping[int, int] | None:
+def _parse_ids(values: Any, name: str) -> Mapping[int, int] | None:
     if values is None:
         return None
     pairs = list(values.items()) if isinstance(values, dict) else []
@@ -200,7 +198,7 @@ def _ids(values: Any, name: str) -> Mapping[int, int] | None:
     return dict(pairs)
 
 
-def _check(classfile: ClassFile) -> None:
+def _check_consistent(classfile: ClassFile) -> None:
     """Refuse what is well formed and yet contradicts itself."""
     name, count = classfile.path, len(classfile.classes)
     if classfile.masks not in MASK_KINDS:
@@ -224,9 +222,9 @@ def _check(classfile: ClassFile) -> None:
         raise ValueError(
             f"{name}: ids maps to {sorted(targets - set(range(count)))}, allowed are 0..{count - 1}, 255"
         )
-    star_pattern(classfile.images)
+    glob_to_regex(classfile.images)
 
 
-def encoding_of(classfile: ClassFile) -> dict[str, Any]:
+def content_fields(classfile: ClassFile) -> dict[str, Any]:
     """Return what of a class file decides a data set's content: all but its path, splits and origin."""
     return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mkd.geo.palette import ids_from_rgb
-from shards.inputs.class_file import IGNORE, ClassFile
+from mkd.geo.palette import IGNORE, ids_from_rgb
+from shards.inputs.class_file import ClassFile
 
-Unknown = Mapping[int, int] | Mapping[tuple[int, int, int], int]
+UnknownCounts = Mapping[int, int] | Mapping[tuple[int, int, int], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,17 +55,28 @@ def encode_tile(
     extension: str,
     ids: NDArray[np.uint8] | None,
     meta: Mapping[str, Any],
+    *,
     bands: int = 3,
     dtype: str = "uint8",
 ) -> EncodedTile:
-    """Make a tile; a label without a single labelled pixel is dropped, as it could teach nothing."""
+    """Encode a tile; a label without a single labelled pixel is dropped, as it could teach nothing.
+
+    Args:
+        key: name without dots.
+        image: JPEG, PNG or TIFF file.
+        extension: "jpg", "png" or "tif".
+        ids: (H, W) uint8 class ids, 255 = ignored; None = unlabelled.
+        meta: KEY.json without "labelled"; "size" is [height, width] in pixels.
+        bands: bands of the image.
+        dtype: "uint8" or "uint16".
+    """
     counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
     if ids is None or counts is None or not counts[:IGNORE].any():
         return EncodedTile(key, image, extension, None, meta, None, bands, dtype)
     return EncodedTile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
 
 
-def legal_key(name: str) -> str:
+def tile_key(name: str) -> str:
     """Make a WebDataset key of a name: no dots, as the first dot ends the key, and no folders."""
     return name.replace("/", "__").replace(".", "_")
 
@@ -84,7 +95,7 @@ def encode_png(array: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, name: str) -> Image.Image:
+def decode_picture(data: bytes, name: str) -> Image.Image:
     """Decode a whole picture file.
 
     Args:
@@ -113,7 +124,7 @@ def decode(data: bytes, name: str) -> Image.Image:
     return picture
 
 
-def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:
+def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], UnknownCounts]:
     """Turn raw mask values into class ids.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder, place_and_name
-from shards.inputs.class_file import star_pattern
+from shards.inputs.class_file import glob_to_regex
 
 
 class Stamp(NamedTuple):
@@ -40,28 +40,28 @@ class FileTree:
 
     def matching(self, pattern: str) -> list[str]:
         """Return the relative paths that match a pattern with stars, sorted; hidden files are left out."""
-        expression = star_pattern(pattern)
+        expression = glob_to_regex(pattern)
         found: list[str] = []
-        self._descend("", pattern.split("/"), found)
+        self._match_pieces("", pattern.split("/"), found)
         return sorted(name for name in set(found) if expression.fullmatch(name))
 
-    def _descend(self, place: str, pieces: list[str], found: list[str]) -> None:
+    def _match_pieces(self, place: str, pieces: list[str], found: list[str]) -> None:
         """Go only into folders that the pattern's next piece allows."""
         if not pieces[1:]:
             self._list(place)
             found += [_join(place, name) for name in self._files[place] if not name.startswith(".")]
         elif pieces[0] == "**":
-            self._descend(place, pieces[1:], found)
-            for name in self._inside(place):
-                self._descend(_join(place, name), pieces, found)
+            self._match_pieces(place, pieces[1:], found)
+            for name in self._subfolders(place):
+                self._match_pieces(_join(place, name), pieces, found)
         elif "*" not in pieces[0]:
-            self._descend(_join(place, pieces[0]), pieces[1:], found)
+            self._match_pieces(_join(place, pieces[0]), pieces[1:], found)
         else:
-            for name in self._inside(place):
-                if star_pattern(pieces[0]).fullmatch(name):
-                    self._descend(_join(place, name), pieces[1:], found)
+            for name in self._subfolders(place):
+                if glob_to_regex(pieces[0]).fullmatch(name):
+                    self._match_pieces(_join(place, name), pieces[1:], found)
 
-    def _inside(self, place: str) -> list[str]:
+    def _subfolders(self, place: str) -> list[str]:
         self._list(place)
         return [name for name in self._folders[place] if not name.startswith(".")]
 
@@ -95,7 +95,7 @@ def unit_fingerprint(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp], 
     return _digest([arguments, stamps, more])[:16]
 
 
-def is_done(folder: Folder, inputs_sha256: str) -> bool:
+def holds_dataset(folder: Folder, inputs_sha256: str) -> bool:
     """Say whether a folder already holds the data set of these inputs.
 
     Args:

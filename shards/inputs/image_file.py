@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shards.inputs.class_file import ClassFile
-from shards.inputs.encode import Unknown, decode, encode_png, ids_from_values
-from shards.progress import counted
+from shards.inputs.encode import UnknownCounts, decode_picture, encode_png, ids_from_values
+from shards.progress import pluralize
 
 CHECKS = ("ends", "decode")
 _CONVERTED = {"L", "LA", "1", "P", "RGBA"}  # 8-bit modes with a plain way to RGB
@@ -59,13 +59,13 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
     Raises:
         ValueError: not a picture, truncated, or of a kind without a plain way to 8-bit RGB.
     """
-    if data.startswith(_TIFFS) and (found := _tiff(data, name)) is not None:
+    if data.startswith(_TIFFS) and (found := _tiff_member(data, name)) is not None:
         return found
     if check == "ends":
-        seen = _jpeg_ends(data) if data.startswith(_JPEG) else _png_ends(data)
+        seen = _jpeg_by_header(data) if data.startswith(_JPEG) else _png_by_header(data)
         if seen is not None:
             return seen
-    picture = decode(data, name)
+    picture = decode_picture(data, name)
     size = (picture.height, picture.width)
     if data.startswith(_PNG) and _PNG_END not in data:  # Pillow is content when all pixels are there
         raise ValueError(f"{name} ends without the end marker of a PNG: is it truncated? copy it again")
@@ -81,7 +81,7 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
     return ImageMember(encode_png(pixels), "png", size, True, alpha=alpha)
 
 
-def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.uint8], Unknown]:
+def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.uint8], UnknownCounts]:
     """Read a mask file as class ids.
 
     Args:
@@ -96,7 +96,7 @@ def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.u
     Raises:
         ValueError: not a picture, truncated, or of another kind than the class file says.
     """
-    picture = decode(data, name)
+    picture = decode_picture(data, name)
     values: NDArray[Any]
     if classfile.masks == "rgb":
         values = np.asarray(picture.convert("RGB"))
@@ -106,7 +106,7 @@ def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.u
     return ids_from_values(values, classfile)
 
 
-def _tiff(data: bytes, name: str) -> ImageMember | None:
+def _tiff_member(data: bytes, name: str) -> ImageMember | None:
     """Keep all bands and bits of a TIFF that a PNG cannot hold; None leaves the others to Pillow."""
     from mkd.geo.raster import decode_tiff, encode_tiff
 
@@ -120,13 +120,13 @@ def _tiff(data: bytes, name: str) -> ImageMember | None:
         return None
     if dtype not in ("uint8", "uint16") or bands < 3:
         raise ValueError(
-            f"{name} has {counted(bands, 'band')} of {dtype}: images need 3 or more bands of uint8 or uint16; convert "
-            "it, such as with gdal_translate"
+            f"{name} has {pluralize(bands, 'band')} of {dtype}: images need 3 or more bands of uint8 or uint16; "
+            "convert it, such as with gdal_translate"
         )
     return ImageMember(encode_tiff(pixels), "tif", (height, width), True, bands, dtype)
 
 
-def _jpeg_ends(data: bytes) -> ImageMember | None:
+def _jpeg_by_header(data: bytes) -> ImageMember | None:
     """Take a JPEG at its header and end marker; None leaves it to a full decode."""
     if not data.endswith(_JPEG_END):
         return None
@@ -137,7 +137,7 @@ def _jpeg_ends(data: bytes) -> ImageMember | None:
     return ImageMember(data, "jpg", (height, width), False) if colours in ("YCbCr", "RGB") else None
 
 
-def _png_ends(data: bytes) -> ImageMember | None:
+def _png_by_header(data: bytes) -> ImageMember | None:
     """Take a PNG of 8-bit RGB at its header and end marker; None leaves it to a full decode."""
     header = data[:33]
     rgb = len(header) == 33 and header[12:16] == b"IHDR" and header[24:26] == b"\x08\x02"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mkd.storage.folder import Folder, place_and_name
 from shards.inputs.class_file import ClassFile, mask_name
-from shards.inputs.encode import legal_key
+from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree
-from shards.progress import counted, some
+from shards.progress import list_first, pluralize
 
 
-class Item(NamedTuple):
+class ImageItem(NamedTuple):
     """One image to pack: tile key, source name, and paths relative to the data set's folder."""
 
     key: str
@@ -22,22 +23,34 @@ class Item(NamedTuple):
     image: str
     mask: str | None
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of image and mask, where there is one."""
+        return (self.image,) if self.mask is None else (self.image, self.mask)
 
-def list_items(
-    source: FileTree,
-    classfile: ClassFile,
-    split: str | None = None,
-    keys: str | os.PathLike[str] | None = None,
-    only: str | None = None,
-) -> list[Item]:
+
+@dataclass(frozen=True)
+class ImageSelection:
+    """Which images of a folder are packed; all of them by default.
+
+    Attributes:
+        split: one of the class file's splits.
+        keys: instead of `split`, a file with one image name, stem or relative path a line; path or URL.
+        image_slice: Python slice "A:B" of the images in order of their relative path, after `split` or `keys`.
+    """
+
+    split: str | None = None
+    keys: str | os.PathLike[str] | None = None
+    image_slice: str | None = None
+
+
+def list_items(source: FileTree, classfile: ClassFile, selection: ImageSelection) -> list[ImageItem]:
     """List what is to be packed, in order of the images' relative paths.
 
     Args:
         source: folder laid out as the class file says.
         classfile: patterns of images and masks.
-        split: one of the class file's splits.
-        keys: instead of `split`, a file with one image a line.
-        only: slice "A:B" of what is left.
+        selection: which of the images.
 
     Returns:
         At least one item; every mask exists.
@@ -45,18 +58,21 @@ def list_items(
     Raises:
         ValueError: a folder, image, mask, split or list that is not there, or two images with one key.
     """
+    split, keys = selection.split, selection.keys
     if split is not None and keys is not None:
         raise ValueError(f"both split {split!r} and keys {keys} are given: choose one of them")
     images = find_images(source, classfile)
+    # Narrow them down: by split or list first, by slice last.
     if split is not None:
-        images = in_split(images, source, classfile, split)
+        images = select_split(images, source, classfile, split)
     if keys is not None:
-        images = in_list(images, *place_and_name(str(keys)))
-    if only is not None:
-        images = in_slice(images, only)
+        images = select_listed(images, *place_and_name(str(keys)))
+    if selection.image_slice is not None:
+        images = select_slice(images, selection.image_slice)
+    # Name the tiles, and find a mask for each.
     names = source_names(images, classfile)
     masks = find_masks(images, source, classfile)
-    return [Item(legal_key(names[image]), names[image], image, mask) for image, mask in masks.items()]
+    return [ImageItem(tile_key(names[image]), names[image], image, mask) for image, mask in masks.items()]
 
 
 def find_images(source: FileTree, classfile: ClassFile) -> list[str]:
@@ -77,12 +93,12 @@ def find_images(source: FileTree, classfile: ClassFile) -> list[str]:
     images = source.matching(classfile.images)
     if not images:
         raise ValueError(
-            f"no image in {source.folder} matches {classfile.images!r} of {classfile.path}: {_layout(classfile)}"
+            f"no image in {source.folder} matches {classfile.images!r} of {classfile.path}: {_layout_hint(classfile)}"
         )
     return images
 
 
-def in_split(images: Sequence[str], source: FileTree, classfile: ClassFile, split: str) -> list[str]:
+def select_split(images: Sequence[str], source: FileTree, classfile: ClassFile, split: str) -> list[str]:
     """Keep the images of one of the class file's splits: a list file, or a pattern.
 
     Raises:
@@ -95,7 +111,7 @@ def in_split(images: Sequence[str], source: FileTree, classfile: ClassFile, spli
         )
     place = classfile.splits[split]
     if place.endswith(".txt"):
-        return in_list(images, source.folder, place)
+        return select_listed(images, source.folder, place)
     kept = set(source.matching(place))
     chosen = [image for image in images if image in kept]
     if not chosen:
@@ -105,7 +121,7 @@ def in_split(images: Sequence[str], source: FileTree, classfile: ClassFile, spli
     return chosen
 
 
-def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
+def select_listed(images: Sequence[str], folder: Folder, file: str) -> list[str]:
     """Keep the images that a list names: one file name, stem or relative path a line; '#' starts a comment.
 
     Raises:
@@ -130,18 +146,18 @@ def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
     absent = [name for name in names if name not in by_name]
     if absent or not names:
         raise ValueError(
-            f"{path} names {counted(len(absent), 'image')} not there: {some(absent) or 'it is empty'}"
+            f"{path} names {pluralize(len(absent), 'image')} not there: {list_first(absent) or 'it is empty'}"
         )
     double = [name for name in names if len(by_name[name]) > 1]
     if double:
         raise ValueError(
-            f"{path}: {double[0]!r} names several images ({some(sorted(by_name[double[0]]))}): give paths"
+            f"{path}: {double[0]!r} names several images ({list_first(sorted(by_name[double[0]]))}): give paths"
         )
     chosen = {image for name in names for image in by_name[name]}
     return [image for image in images if image in chosen]
 
 
-def in_slice(images: Sequence[str], part: str) -> list[str]:
+def select_slice(images: Sequence[str], part: str) -> list[str]:
     """Keep a Python slice "A:B" of the images in their order.
 
     Raises:
@@ -153,7 +169,7 @@ def in_slice(images: Sequence[str], part: str) -> list[str]:
     start, stop = (None if text is None else int(text) for text in match.groups())
     chosen = list(images[start:stop])
     if not chosen:
-        raise ValueError(f"slice {part!r} of {counted(len(images), 'image')} is empty")
+        raise ValueError(f"slice {part!r} of {pluralize(len(images), 'image')} is empty")
     return chosen
 
 
@@ -170,7 +186,7 @@ def find_masks(images: Sequence[str], source: FileTree, classfile: ClassFile) ->
     absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in there]
     if absent:
         raise ValueError(
-            f"{source.folder} lacks {counted(len(absent), 'mask')}: {some(absent)}; {_layout(classfile)}"
+            f"{source.folder} lacks {pluralize(len(absent), 'mask')}: {list_first(absent)}; {_layout_hint(classfile)}"
         )
     return dict(masks)
 
@@ -186,12 +202,12 @@ def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
     owners: dict[str, str] = {}
     for image in images:
         names[image] = image[len(fixed) :].lstrip("/").rpartition(".")[0]
-        key = legal_key(names[image])
+        key = tile_key(names[image])
         if key in owners:
             raise ValueError(f"{owners[key]} and {image} would share the key {key!r}: rename one of them")
         owners[key] = image
     return names
 
 
-def _layout(classfile: ClassFile) -> str:
+def _layout_hint(classfile: ClassFile) -> str:
     return f"images are {classfile.images!r}, masks {classfile.mask!r}; see `source` in {classfile.path}"

@@ -13,9 +13,9 @@ import numpy as np
 
 from mkd.geo.raster_info import RasterInfo, grid_difference
 from shards.inputs.class_file import ClassFile
-from shards.inputs.encode import legal_key
-from shards.inputs.raster_source import matching, open_raster
-from shards.progress import counted
+from shards.inputs.encode import tile_key
+from shards.inputs.raster_source import expand_pattern, open_raster
+from shards.progress import pluralize
 
 PathLike = str | os.PathLike[str]
 
@@ -64,25 +64,27 @@ def list_scenes(
     Raises:
         ValueError: a raster that is missing, double, of a wrong kind, or not on its image's grid.
     """
-    images = [path for entry in _several(source) for path in matching(entry)]
-    stems = Counter(legal_key(_stem(path)) for path in images)
+    images = [path for entry in _as_paths(source) for path in expand_pattern(entry)]
+    stems = Counter(tile_key(_stem(path)) for path in images)
     double = [stem for stem, count in stems.items() if count > 1]
     if double:
         raise ValueError(
             f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
         )
-    masks = _labels(images, labels)
-    scenes = [_scene(image, mask, classfile, bands) for image, mask in zip(images, masks, strict=True)]
+    masks = _pair_labels(images, labels)
+    scenes = [_read_scene(image, mask, classfile, bands) for image, mask in zip(images, masks, strict=True)]
     for scene in scenes[1:]:
-        if _kind(scene) != _kind(scenes[0]):
+        if _pixel_type(scene) != _pixel_type(scenes[0]):
             raise ValueError(
-                f"{scenes[0].image} has {_kind(scenes[0])}, {scene.image} {_kind(scene)}: choose --bands that "
-                "all have, or make one data set of each kind"
+                f"{scenes[0].image} has {_pixel_type(scenes[0])}, {scene.image} {_pixel_type(scene)}: choose "
+                "--bands that all have, or make one data set of each kind"
             )
     return scenes
 
 
-def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None) -> Orthomosaic:
+def _read_scene(
+    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None
+) -> Orthomosaic:
     with open_raster(image) as reader:
         info = reader.info
     kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
@@ -92,7 +94,7 @@ def _scene(image: str, label: str | None, classfile: ClassFile, bands: Sequence[
         )
     if info.dtype not in _DTYPES or len(kept) < 3:
         raise ValueError(
-            f"{image} has {counted(len(kept), 'band')} of {info.dtype}: tiles need 3 or more bands (red, green, "
+            f"{image} has {pluralize(len(kept), 'band')} of {info.dtype}: tiles need 3 or more bands (red, green, "
             "blue, ..) of uint8 or uint16; choose with --bands (grey: 1,1,1), or convert it, such as with "
             "gdal_translate -ot Byte -scale"
         )
@@ -111,16 +113,16 @@ def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, cl
     bands = 3 if classfile.masks == "rgb" else 1
     if info.bands < bands or np.dtype(info.dtype).kind not in "ui":
         raise ValueError(
-            f"label {label} has {counted(info.bands, 'band')} of {info.dtype}, but masks: {classfile.masks} "
-            f"in {classfile.path} needs {counted(bands, 'band')} of whole numbers"
+            f"label {label} has {pluralize(info.bands, 'band')} of {info.dtype}, but masks: {classfile.masks} "
+            f"in {classfile.path} needs {pluralize(bands, 'band')} of whole numbers"
         )
 
 
-def _kind(scene: Orthomosaic) -> str:
-    return f"{counted(len(scene.bands), 'band')} of {scene.info.dtype}"
+def _pixel_type(scene: Orthomosaic) -> str:
+    return f"{pluralize(len(scene.bands), 'band')} of {scene.info.dtype}"
 
 
-def _several(paths: PathLike | Sequence[PathLike]) -> list[str]:
+def _as_paths(paths: PathLike | Sequence[PathLike]) -> list[str]:
     return [str(paths)] if isinstance(paths, (str, os.PathLike)) else [str(path) for path in paths]
 
 
@@ -128,10 +130,10 @@ def _stem(path: str) -> str:
     return PurePosixPath(path).stem
 
 
-def _labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> list[str | None]:
+def _pair_labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> list[str | None]:
     if labels is None:
         return [None] * len(images)
-    given = _several(labels)
+    given = _as_paths(labels)
     for label in given:
         if unknown := set(re.findall(r"\{.*?\}", label)) - {"{stem}"}:
             raise ValueError(
@@ -139,16 +141,16 @@ def _labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> 
                 "without its ending"
             )
     if len(given) == 1 and "{stem}" in given[0]:
-        return [_beside(image, given[0].replace("{stem}", _stem(image))) for image in images]
+        return [_resolve_label(image, given[0].replace("{stem}", _stem(image))) for image in images]
     if len(given) != len(images):
         raise ValueError(
-            f"{counted(len(given), 'label raster')} for {counted(len(images), 'source')}: give one each, in "
+            f"{pluralize(len(given), 'label raster')} for {pluralize(len(images), 'source')}: give one each, in "
             "the same order, or a pattern with {stem}"
         )
     return [str(path) for path in given]
 
 
-def _beside(image: str, label: str) -> str:
+def _resolve_label(image: str, label: str) -> str:
     """Place a label in its image's folder, unless it says its own."""
     if "://" in label or label.startswith("/"):
         return label

@@ -37,17 +37,17 @@ def open_raster(path: str) -> RasterReader:
 
     reader = RasterReader(path, opener)
     worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]
-    beside = next((world for world in worlds if world in sizes), None)
-    if reader.info.transform is None and beside is not None:
+    world_file = next((world for world in worlds if world in sizes), None)
+    if reader.info.transform is None and world_file is not None:
         reader.close()
         raise ValueError(
-            f"{path} has its place on Earth in {beside}, which GDAL does not read from a URL: put it into the raster "
-            "with gdal_translate, or cut a local copy"
+            f"{path} has its place on Earth in {world_file}, which GDAL does not read from a URL: put it into the "
+            "raster with gdal_translate, or cut a local copy"
         )
     return reader
 
 
-def matching(entry: str) -> list[str]:
+def expand_pattern(entry: str) -> list[str]:
     """List the rasters that a path, URL or pattern with stars means, sorted.
 
     Raises:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from shards.inputs.encode import Unknown
-from shards.progress import counted, some
+from shards.inputs.encode import UnknownCounts
+from shards.progress import list_first, pluralize
 
-_LISTED = 8
+_MAX_LISTED = 8
 
 
 @dataclass
@@ -18,7 +18,7 @@ class UnknownValues:
     pixels: Counter[int | tuple[int, int, int]] = field(default_factory=Counter)
     files: dict[int | tuple[int, int, int], list[str]] = field(default_factory=dict)
 
-    def add(self, unknown: Unknown, file: str) -> None:
+    def add(self, unknown: UnknownCounts, file: str) -> None:
         """Note the unknown values of one mask, or of one window of a label raster."""
         self.pixels.update(unknown)
         for value in unknown:
@@ -26,7 +26,7 @@ class UnknownValues:
             if file not in files[-1:]:
                 files.append(file)
 
-    def sentence(self, classfile: str, masks: str) -> str:
+    def message(self, classfile: str, masks: str) -> str:
         """Say values, their pixels and files, and what to do; "" when there are none.
 
         Args:
@@ -37,15 +37,15 @@ class UnknownValues:
             return ""
         rgb = masks == "rgb"
         listed = [
-            f"{value}: {counted(pixels, 'pixel')} in {some(self.files[value], 2)}"
-            for value, pixels in self.pixels.most_common(_LISTED)
+            f"{value}: {pluralize(pixels, 'pixel')} in {list_first(self.files[value], 2)}"
+            for value, pixels in self.pixels.most_common(_MAX_LISTED)
         ]
-        if len(self.pixels) > _LISTED:
-            listed.append(f"and {len(self.pixels) - _LISTED} more")
+        if len(self.pixels) > _MAX_LISTED:
+            listed.append(f"and {len(self.pixels) - _MAX_LISTED} more")
         noun, key, ignored = (
             ("colour", "ignore_colours", "[r, g, b]") if rgb else ("value", "ids", "VALUE: 255")
         )
         return (
-            f"masks hold {counted(len(self.pixels), noun)} which {classfile} does not know "
+            f"masks hold {pluralize(len(self.pixels), noun)} which {classfile} does not know "
             f"({'; '.join(listed)}): add them there, or ignore them ({key}: {ignored}), or correct the masks"
         )

@@ -20,7 +20,7 @@ class WindowGrid:
 
     def __init__(self, shapes: Sequence[tuple[int, int]], size: int, stride: int) -> None:
         self._size, self._stride = size, stride
-        self._grids = [grid(shape, size, stride) for shape in shapes]
+        self._grids = [grid_size(shape, size, stride) for shape in shapes]
         self._ends = list(accumulate(rows * cols for rows, cols in self._grids))
 
     def __len__(self) -> int:
@@ -31,7 +31,7 @@ class WindowGrid:
         """Return the numbers of the rasters that windows start .. stop - 1 lie in (some may have none)."""
         return range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
 
-    def between(self, start: int, stop: int) -> Iterator[tuple[int, Window]]:
+    def windows(self, start: int, stop: int) -> Iterator[tuple[int, Window]]:
         """Give the raster's number and the window of each from start to stop - 1."""
         for number in self.rasters(start, stop):
             rows, cols = self._grids[number]
@@ -41,7 +41,7 @@ class WindowGrid:
                 yield number, Window(row * self._stride, col * self._stride, self._size, self._size)
 
 
-def grid(shape: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
+def grid_size(shape: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
     """Count the rows and columns of whole tiles in a raster of (height, width) pixels."""
     rows, cols = ((length - size) // stride + 1 if length >= size else 0 for length in shape)
     return rows, cols
@@ -50,6 +50,7 @@ def grid(shape: tuple[int, int], size: int, stride: int) -> tuple[int, int]:
 def uncovered_pixels(shape: tuple[int, int], size: int, stride: int) -> int:
     """Count the pixels of a raster of (height, width) that lie in no whole tile."""
     rows, cols = (
-        0 if count == 0 else size + (count - 1) * min(stride, size) for count in grid(shape, size, stride)
+        0 if count == 0 else size + (count - 1) * min(stride, size)
+        for count in grid_size(shape, size, stride)
     )
     return shape[0] * shape[1] - rows * cols

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from mkd.geo.palette import Colour
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import ClassFile, Colour
+from shards.inputs.class_file import ClassFile
+from shards.output.build_options import BuildOptions
 
 BUILD_NAME = "build.json"
 FORMAT = "mkd-build"
@@ -58,13 +60,21 @@ class BuildManifest:
 
 
 def describe_build(
-    title: str, name: str, classfile: ClassFile, provenance: Mapping[str, Any], budget: Budget, place: str
+    title: str, classfile: ClassFile, options: BuildOptions, provenance: Mapping[str, Any], place: str
 ) -> BuildManifest:
-    """Describe a build of `pack` or `tile`, not yet its units; the arguments are the attributes.
+    """Describe a build of `pack` or `tile`, not yet its units.
+
+    Args:
+        title: the command's name.
+        classfile: classes, colours and kind of masks.
+        options: name of the data set, and how many tiles may be bad.
+        provenance: what the index will tell: options, source, "inputs_sha256".
+        place: where the inputs are, in full.
 
     Raises:
         ValueError: a budget outside 0..1.
     """
+    budget = Budget(options.max_bad_labelled, options.max_bad)
     for option, share in (
         ("--max-bad-labelled", budget.labelled),
         ("--max-bad", budget.unlabelled),
@@ -72,7 +82,7 @@ def describe_build(
         if not 0 <= share <= 1:
             raise ValueError(f"{option} {share}: give a share of the tiles, 0..1")
     return BuildManifest(
-        name=name,
+        name=options.name or classfile.name,
         classes=classfile.classes,
         palette=classfile.palette,
         provenance=provenance,
@@ -84,7 +94,7 @@ def describe_build(
     )
 
 
-def settle(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bool = False) -> str:
+def prepare_manifest(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bool = False) -> str:
     """Write what is being built, unless it stands there.
 
     Inputs may have been mended since: shards whose inputs changed are made again. Other options or another source are
@@ -102,7 +112,7 @@ def settle(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bo
     Raises:
         ValueError: an earlier build of something else is there, or other parts are building it.
     """
-    found = read_build(folder) if folder.exists(BUILD_NAME) else None
+    found = read_manifest(folder) if folder.exists(BUILD_NAME) else None
     if found == wanted:
         return wanted.name
     if found is not None and not alone and replace(found, budget=wanted.budget) != wanted:
@@ -110,16 +120,16 @@ def settle(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bo
             f"other parts build {found.name!r} of other inputs or options in {folder}: start all parts with the "
             "same command, or choose another --out"
         )
-    if found is not None and not replace_other and (difference := _difference(found, wanted)):
+    if found is not None and not replace_other and (difference := _differing_option(found, wanted)):
         raise ValueError(
             f"{folder} holds an unfinished build of something else ({difference}): give the same command to go on "
             "with it, --replace to drop its shards, or choose another --out"
         )
-    write_build(folder, wanted)
+    write_manifest(folder, wanted)
     return found.name if found is not None else ""
 
 
-def _difference(found: BuildManifest, wanted: BuildManifest) -> str:
+def _differing_option(found: BuildManifest, wanted: BuildManifest) -> str:
     """Say in which option two builds differ, "" when they are one, whose inputs were mended maybe."""
     if found.units == wanted.units:
         return ""
@@ -135,7 +145,7 @@ def _options(build: BuildManifest) -> dict[str, Any]:
     return {"name": build.name, **{key: told[key] for key in told if key not in follow}, **place}
 
 
-def read_build(folder: Folder) -> BuildManifest:
+def read_manifest(folder: Folder) -> BuildManifest:
     """Read what is being built in a folder.
 
     Raises:
@@ -169,7 +179,7 @@ def read_build(folder: Folder) -> BuildManifest:
         raise ValueError(f"{path} is damaged ({error!r}): remove it and build again") from None
 
 
-def write_build(folder: Folder, description: BuildManifest) -> None:
+def write_manifest(folder: Folder, description: BuildManifest) -> None:
     """Write it whole; several parts of one build may write it at the same time."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(description)}, indent=1) + "\n"
     if folder.local is None:
@@ -178,22 +188,3 @@ def write_build(folder: Folder, description: BuildManifest) -> None:
     own = f".tmp-{BUILD_NAME}-{socket.gethostname()}-{os.getpid()}"
     folder.write(own, text)
     os.replace(folder.local / own, folder.local / BUILD_NAME)
-
-
-def part_of(part: str | None) -> tuple[int, int] | None:
-    """Read "I/N": part I, counted from 1, of N.
-
-    Raises:
-        ValueError: not of this form, or outside 1..N.
-    """
-    if part is None:
-        return None
-    number, _, count = part.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"--part {part}: give I/N with I from 1 to N, such as 3/16")
-    return int(number), int(count)
-
-
-def share_of(items: Sequence[Any], part: tuple[int, int] | None) -> Sequence[Any]:
-    """Return the items of a part: each N-th."""
-    return items if part is None else items[part[0] - 1 :: part[1]]

@@ -1,9 +1,9 @@
-"""Building a data set from units of work, one shard each: in parallel, in parts, and on from where it stopped."""
+"""Builds of data sets from units of work, one shard each: in parallel, in parts, resumable."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -11,22 +11,23 @@ from typing import Any, NamedTuple
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.shard_record import ShardRecord, read_record, record_name
 from mkd.storage.folder import Folder
-from shards.inputs.fingerprint import is_done
+from shards.inputs.fingerprint import holds_dataset
 from shards.output.build_manifest import (
     BUILD_NAME,
     BuildManifest,
-    part_of,
-    read_build,
-    settle,
-    share_of,
-    write_build,
+    prepare_manifest,
+    read_manifest,
+    write_manifest,
 )
-from shards.output.folder_guard import claim, remove_stray
-from shards.output.folder_lock import FolderLock, locked
+from shards.output.build_options import BuildOptions, parse_part, select_part
+from shards.output.folder_guard import prepare_folder, remove_stale_files
+from shards.output.folder_lock import FolderLock, lock_folder
 from shards.output.merge import merge
 from shards.output.shard_writer import ShardWriter
-from shards.process_pool import each
-from shards.progress import Say, counted, progress
+from shards.process_pool import map_in_processes
+from shards.progress import pluralize, progress
+
+_log = logging.getLogger(__name__)
 
 Work = Callable[[Any, ShardWriter], None]
 
@@ -41,120 +42,120 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class BuildResult:
-    """The index, None for a part, and whether the data set stood there before."""
+    """The index, None for a part, and whether the data set existed before."""
 
     index: DatasetIndex | None
     done_before: bool
 
 
-def build(
-    out: str | os.PathLike[str],
-    description: BuildManifest,
-    units: Sequence[Unit],
-    work: Work,
-    *,
-    workers: int = 1,
-    part: str | None = None,
-    replace_other: bool = False,
-    say: Say = print,
-) -> BuildResult:
-    """Make all shards of a data set, or those of one part, and the index when all of them stand.
+def build(manifest: BuildManifest, units: Sequence[Unit], work: Work, options: BuildOptions) -> BuildResult:
+    """Make all shards of a data set, or those of one part; write the index once all exist.
 
     Args:
-        out: path or URL of the data set.
-        description: what is built, with "inputs_sha256" (`identity`) in its provenance; units are filled in here.
+        manifest: what is built, with "inputs_sha256" (`identity`) in its provenance; units are filled in here.
         units: all units of the build, numbered from 0, whatever the part.
         work: called with a unit's `args` and its `ShardWriter`; deterministic; picklable for several workers.
-        workers: processes, >= 1.
-        part: "I/N"; the index is then left to `make_index`.
-        replace_other: an unfinished build of other options or inputs there is dropped instead of refused.
-        say: takes each line of the report.
+        options: where to, in how many processes, which part; name, shard size and budget were used for the manifest.
+
+    Returns:
+        The index; None for a part, whose index is left to `make_index`.
 
     Raises:
         ValueError: another job or data set there, what the work finds, or too many bad tiles.
         OSError: a place that cannot be written.
     """
-    folder, where = Folder(out), part_of(part)
-    wanted = replace(description, units=tuple(unit.fingerprint for unit in units))
-    workers = _workers(folder, workers, say)
-    if is_done(folder, wanted.provenance["inputs_sha256"]):
+    folder, part = Folder(options.out), parse_part(options.part)
+    wanted = replace(manifest, units=tuple(unit.fingerprint for unit in units))
+    workers = _usable_workers(folder, options.workers)
+    # A finished data set of these inputs is left as it is.
+    if holds_dataset(folder, wanted.provenance["inputs_sha256"]):
         index = read_index(folder)
-        _check_unchanged(folder, wanted, index, units, work, workers)
+        _check_same_content(folder, wanted, index, units, work, workers)
         return BuildResult(index, True)
-    claim(folder)
-    with locked(folder, where) as lock:
-        before = settle(folder, wanted, lock.alone, replace_other)
+    prepare_folder(folder)
+    # The lock keeps other jobs out of the folder; other parts of this build have locks of their own beside it.
+    with lock_folder(folder, part) as lock:
+        # What an earlier build of something else left may go only now: nobody else is at work on it.
+        before = prepare_manifest(folder, wanted, lock.exclusive, options.replace)
         if before not in ("", wanted.name):
-            remove_stray(folder, before)
-        mine = share_of(units, where)
-        kept = _make(folder, wanted, mine, work, workers, lock)
+            remove_stale_files(folder, before)
+        # Make the shards that do not exist yet.
+        own_units = select_part(units, part)
+        kept = _build_shards(folder, wanted, own_units, work, workers, lock)
         if kept:
-            say(f"{kept} of {counted(len(mine), 'shard')} stood already")
-        if where is None:
-            return BuildResult(merge(folder, wanted, lock, say), False)
-    say(
-        f"part {part}: {len(mine)} of {counted(len(units), 'shard')} stand; when all parts are done: shards index {out}"
+            _log.info("%d of %s stood already", kept, pluralize(len(own_units), "shard"))
+        # Only a build of all parts knows that every shard exists.
+        if part is None:
+            return BuildResult(merge(folder, wanted, lock), False)
+    _log.info(
+        "part %s: %d of %s stand; when all parts are done: shards index %s",
+        options.part,
+        len(own_units),
+        pluralize(len(units), "shard"),
+        options.out,
     )
     return BuildResult(None, False)
 
 
 @dataclass(frozen=True)
-class _Maker:
-    """Makes one shard, unless it stands; returns whether it stood."""
+class _ShardBuilder:
+    """Makes one shard, unless it exists already; returns whether it did. Runs in a worker process."""
 
     folder: str
-    description: BuildManifest
+    manifest: BuildManifest
     work: Work
 
     def __call__(self, task: tuple[Unit, bool]) -> bool:
         unit, recorded = task
-        folder, file = Folder(self.folder), self.description.file(unit.number)
-        if recorded and _stands(folder, file, unit.fingerprint):
+        folder, file = Folder(self.folder), self.manifest.file(unit.number)
+        if recorded and _is_complete(folder, file, unit.fingerprint):
             return True
-        with ShardWriter(folder, file, len(self.description.classes), unit.fingerprint) as shard:
+        with ShardWriter(folder, file, len(self.manifest.classes), unit.fingerprint) as shard:
             self.work(unit.args, shard)
         return False
 
 
 @dataclass(frozen=True)
-class _Comparer:
-    """Makes one shard without writing it; returns its SHA-256, "" when it has no tile."""
+class _ShardHasher:
+    """Makes one shard without writing it; returns its name and SHA-256, "" when it has no tile."""
 
-    description: BuildManifest
+    manifest: BuildManifest
     work: Work
 
     def __call__(self, unit: Unit) -> tuple[str, str]:
-        file = self.description.file(unit.number)
-        with ShardWriter(None, file, len(self.description.classes)) as shard:
+        file = self.manifest.file(unit.number)
+        with ShardWriter(None, file, len(self.manifest.classes)) as shard:
             self.work(unit.args, shard)
         return file, shard.record.info.sha256
 
 
-def _make(
+def _build_shards(
     folder: Folder, wanted: BuildManifest, units: Sequence[Unit], work: Work, workers: int, lock: FolderLock
 ) -> int:
-    """Make the shards that do not stand; return how many did."""
+    """Make the shards that do not exist yet; return how many did."""
+    # One listing tells which shards have a record; only those are read and hashed to be kept.
     sizes, kept = folder.sizes(), 0
     tasks = [(unit, record_name(wanted.file(unit.number)) in sizes) for unit in units]
-    maker = _Maker(folder.url, replace(wanted, units=()), work)
-    for stood in progress(each(maker, tasks, workers), len(tasks), wanted.title):
-        lock.check()
-        kept += stood
+    # Each worker gets the task once; the list of units, which may be long, is left out of it.
+    builder = _ShardBuilder(folder.url, replace(wanted, units=()), work)
+    for existed in progress(map_in_processes(builder, tasks, workers), len(tasks), wanted.title):
+        lock.check()  # another job may have taken over a remote lock in the meantime
+        kept += existed
     return kept
 
 
-def _stands(folder: Folder, file: str, fingerprint: str) -> bool:
-    """Say whether a shard of these inputs stands whole: size and SHA-256 are its record's."""
+def _is_complete(folder: Folder, file: str, fingerprint: str) -> bool:
+    """Say whether a shard of these inputs exists whole: size and SHA-256 are its record's."""
     try:
         record = read_record(folder, file)
         if any(bad.get("unread") for bad in record.quarantine):  # the disk may be well again
             return False
-        return record.unit == fingerprint and (not record.tiles or _is_whole(folder, record))
+        return record.unit == fingerprint and (not record.tiles or _matches_record(folder, record))
     except (ValueError, FileNotFoundError):  # a damaged record or no tar: it is made again
         return False
 
 
-def _is_whole(folder: Folder, record: ShardRecord) -> bool:
+def _matches_record(folder: Folder, record: ShardRecord) -> bool:
     digest, size = hashlib.sha256(), 0
     with folder.open(record.info.file) as file:
         while block := file.read(4 << 20):
@@ -163,7 +164,7 @@ def _is_whole(folder: Folder, record: ShardRecord) -> bool:
     return (size, digest.hexdigest()) == (record.info.bytes, record.info.sha256)
 
 
-def _check_unchanged(
+def _check_same_content(
     folder: Folder,
     wanted: BuildManifest,
     index: DatasetIndex,
@@ -171,30 +172,31 @@ def _check_unchanged(
     work: Work,
     workers: int,
 ) -> None:
-    """Know a finished data set again when its inputs were written anew with the same names and sizes.
+    """Recognise a finished data set whose inputs were written again with the same names and sizes.
 
     Raises:
         ValueError: their content is another one.
     """
     if not folder.exists(BUILD_NAME):  # a copy of a data set without it: names and sizes must do
         return
-    if read_build(folder).units == wanted.units:
+    if read_manifest(folder).units == wanted.units:
         return
     known = {shard.file: shard.sha256 for shard in index.shards}
-    maker = _Comparer(replace(wanted, units=()), work)
-    for file, digest in progress(each(maker, units, workers), len(units), "compare"):
+    hasher = _ShardHasher(replace(wanted, units=()), work)
+    for file, digest in progress(map_in_processes(hasher, units, workers), len(units), "compare"):
         if digest != known.get(file, ""):
             raise ValueError(
                 f"{folder} already holds the data set {index.name!r} made of other inputs ({file} would differ): "
                 "choose another --out, or remove it"
             )
-    write_build(folder, wanted)
+    write_manifest(folder, wanted)
 
 
-def _workers(folder: Folder, workers: int, say: Say) -> int:
-    if workers < 1:  # before anything is written
+def _usable_workers(folder: Folder, workers: int) -> int:
+    """Check the number of workers, before anything is written; memory:// takes one."""
+    if workers < 1:
         raise ValueError(f"--workers {workers}: at least one process is needed")
     if folder.url.startswith("memory://") and workers > 1:
-        say("note: memory:// belongs to one process: --workers 1")
+        _log.warning("note: memory:// belongs to one process: --workers 1")
         return 1
     return workers

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
+from mkd.geo.palette import Colour
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import Colour
 from shards.inputs.encode import EncodedTile
-from shards.output.folder_guard import claim, remove_stray
-from shards.output.folder_lock import locked
+from shards.output.folder_guard import prepare_folder, remove_stale_files
+from shards.output.folder_lock import lock_folder
 from shards.output.shard_writer import ShardWriter
-from shards.output.totals import Totals
+from shards.output.totals import DatasetTotals
 
 
 class DatasetWriter:
@@ -45,26 +45,26 @@ class DatasetWriter:
         classes: Sequence[str],
         palette: Sequence[Colour],
         shard_size: int = 256,
-        again: bool = False,
+        overwrite: bool = False,
     ) -> None:
         check_name(name, shard_size)
         self.folder = folder if isinstance(folder, Folder) else Folder(folder)
-        self._name, self._size, self._again = name, shard_size, again
+        self._name, self._size, self._again = name, shard_size, overwrite
         self._classes, self._palette = tuple(classes), tuple(palette)
         self._keys: set[str] = set()
         self._shard: ShardWriter | None = None
-        self._totals = Totals()
+        self._totals = DatasetTotals()
         self._stack, self._finished = ExitStack(), False
 
     def __enter__(self) -> DatasetWriter:
         """Take the folder's lock and return the writer itself."""
         with ExitStack() as stack:
             if not self._again:
-                claim(self.folder, self._name)
-            self._lock = stack.enter_context(locked(self.folder))
+                prepare_folder(self.folder, self._name)
+            self._lock = stack.enter_context(lock_folder(self.folder))
             if self._again:
                 self.folder.remove(INDEX_NAME)
-            remove_stray(self.folder, self._name)
+            remove_stale_files(self.folder, self._name)
             self._stack = stack.pop_all()
         return self
 
@@ -75,9 +75,9 @@ class DatasetWriter:
         with self._stack:
             if not self._finished:
                 if self._shard is not None:
-                    self._shard.drop()
+                    self._shard.discard()
                 self._lock.confirm()
-                remove_stray(self.folder, self._name)
+                remove_stale_files(self.folder, self._name)
 
     @property
     def samples(self) -> int:

@@ -7,14 +7,14 @@ from collections.abc import Collection
 
 from mkd.dataset.index import INDEX_NAME
 from mkd.storage.folder import Folder
-from shards.output.build_manifest import BUILD_NAME, read_build
-from shards.output.folder_lock import PREFIX
+from shards.output.build_manifest import BUILD_NAME, read_manifest
+from shards.output.folder_lock import LOCK_PREFIX
 
 QUARANTINE_NAME = "quarantine.jsonl"
-_DRAFT = ".tmp-"
+_DRAFT_PREFIX = ".tmp-"
 
 
-def claim(folder: Folder, name: str = "") -> None:
+def prepare_folder(folder: Folder, name: str = "") -> None:
     """Make a folder, and refuse one with files that are not of a build there.
 
     Args:
@@ -32,11 +32,17 @@ def claim(folder: Folder, name: str = "") -> None:
             raise ValueError(
                 f"{folder} is a file, or lies below one: choose a new or an empty folder as --out"
             ) from None
-    found = sorted(row.name for row in folder.listing() if not row.name.startswith((_DRAFT, PREFIX)))
+    found = sorted(
+        row.name for row in folder.listing() if not row.name.startswith((_DRAFT_PREFIX, LOCK_PREFIX))
+    )
     notes: tuple[str, ...] = ()
     if not name and BUILD_NAME in found:
-        name, notes = read_build(folder).name, (BUILD_NAME, QUARANTINE_NAME)
-    others = [each for each in found if each not in notes and not (name and _shard_of(name).fullmatch(each))]
+        name, notes = read_manifest(folder).name, (BUILD_NAME, QUARANTINE_NAME)
+    others = [
+        each
+        for each in found
+        if each not in notes and not (name and _shard_file_pattern(name).fullmatch(each))
+    ]
     if others:
         raise ValueError(
             f"{folder} holds other files ({', '.join(others[:3])}), which are not of this build and stay as they "
@@ -44,15 +50,15 @@ def claim(folder: Folder, name: str = "") -> None:
         )
 
 
-def remove_stray(folder: Folder, name: str, keep: Collection[str] = ()) -> None:
+def remove_stale_files(folder: Folder, name: str, keep: Collection[str] = ()) -> None:
     """Remove drafts, shards and records of data set ``name``, except the named files; foreign files stay."""
-    shard = _shard_of(name)
+    shard = _shard_file_pattern(name)
     for found in sorted(folder.sizes()):
-        file = found.removeprefix(_DRAFT)
+        file = found.removeprefix(_DRAFT_PREFIX)
         draft = file != found and file.startswith((BUILD_NAME, INDEX_NAME, QUARANTINE_NAME))
         if draft or (shard.fullmatch(file) and found not in keep):
             folder.remove(found)
 
 
-def _shard_of(name: str) -> re.Pattern[str]:
+def _shard_file_pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name) + r"-\d{6,}\.(tar|json)")

@@ -18,17 +18,17 @@ from typing import IO, Any
 
 from mkd.storage.folder import Folder
 
-PREFIX = ".lock"
-BEAT = 20.0  # seconds between two signs of life of a remote lock
-STALE = 300.0  # seconds without one after which a remote lock counts no more
-_SETTLE = 1.0  # seconds for which a lock that others are just looking at is tried
+LOCK_PREFIX = ".lock"
+HEARTBEAT_S = 20.0  # seconds between two signs of life of a remote lock
+STALE_AFTER_S = 300.0  # seconds without one after which a remote lock counts no more
+_RETRY_S = 1.0  # seconds for which a lock that others are just looking at is tried
 
 
 @dataclass(frozen=True)
 class FolderLock:
     """A held lock: whether other parts of the build are at work, whether it was lost, how to look at it now."""
 
-    alone: bool
+    exclusive: bool
     lost: threading.Event
     is_ours: Callable[[], bool] = lambda: True
 
@@ -55,7 +55,7 @@ class FolderLock:
 
 
 @contextmanager
-def locked(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[FolderLock]:
+def lock_folder(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[FolderLock]:
     """Hold the lock of a folder, or of one part of its build.
 
     Args:
@@ -65,36 +65,36 @@ def locked(folder: Folder, part: tuple[int, int] | None = None) -> Iterator[Fold
     Raises:
         ValueError: another job builds there.
     """
-    name = PREFIX if part is None else f"{PREFIX}-{part[0]}-of-{part[1]}"
+    name = LOCK_PREFIX if part is None else f"{LOCK_PREFIX}-{part[0]}-of-{part[1]}"
     if folder.local is not None:
-        with _local(folder.local, name) as alone:
+        with _lock_local(folder.local, name) as alone:
             yield FolderLock(alone, threading.Event())
         return
-    with _remote(folder, name) as lock:
+    with _lock_remote(folder, name) as lock:
         yield lock
 
 
 @contextmanager
-def _local(folder: Path, name: str) -> Iterator[bool]:
-    own = _acquire(folder / name)
+def _lock_local(folder: Path, name: str) -> Iterator[bool]:
+    own = _lock_file(folder / name)
     if own is None:
-        raise ValueError(_refusal(folder, _holder((folder / name).read_text())))
+        raise ValueError(_refusal_message(folder, _describe_holder((folder / name).read_text())))
     try:
-        own.write(json.dumps(_sign()))
+        own.write(json.dumps(_owner_record()))
         own.flush()
-        alive = [path for path in folder.glob(f"{PREFIX}*") if path.name != name and _is_held(path)]
+        alive = [path for path in folder.glob(f"{LOCK_PREFIX}*") if path.name != name and _is_held(path)]
         for path in alive:
-            if not _side_by_side(name, path.name):
-                raise ValueError(_refusal(folder, _holder(path.read_text())))
+            if not _are_parallel_parts(name, path.name):
+                raise ValueError(_refusal_message(folder, _describe_holder(path.read_text())))
         yield not alive
     finally:
         (folder / name).unlink(missing_ok=True)  # while it is held: who waits for it makes a new one
         own.close()
 
 
-def _acquire(path: Path) -> IO[str] | None:
+def _lock_file(path: Path) -> IO[str] | None:
     """Lock a file; None when another process holds it for longer than a look takes."""
-    deadline = time.monotonic() + _SETTLE
+    deadline = time.monotonic() + _RETRY_S
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
         with suppress(BlockingIOError, FileNotFoundError):
@@ -120,16 +120,21 @@ def _is_held(path: Path) -> bool:
 
 
 @contextmanager
-def _remote(folder: Folder, name: str) -> Iterator[FolderLock]:
-    place, sign, lost, done = Folder(folder.url, BEAT), _sign(), threading.Event(), threading.Event()
-    _create(place, name, sign)
-    beat = threading.Thread(target=_beat, args=(place, name, sign, lost, done), daemon=True)
+def _lock_remote(folder: Folder, name: str) -> Iterator[FolderLock]:
+    place, sign, lost, done = (
+        Folder(folder.url, HEARTBEAT_S),
+        _owner_record(),
+        threading.Event(),
+        threading.Event(),
+    )
+    _create_lock_object(place, name, sign)
+    beat = threading.Thread(target=_send_heartbeats, args=(place, name, sign, lost, done), daemon=True)
     try:
-        others = [other for other in place.sizes() if other.startswith(PREFIX) and other != name]
-        alive = {other: told for other in others if (told := _alive(place, other)) is not None}
+        others = [other for other in place.sizes() if other.startswith(LOCK_PREFIX) and other != name]
+        alive = {other: told for other in others if (told := _live_holder(place, other)) is not None}
         for other, told in alive.items():
-            if not _side_by_side(name, other):
-                raise ValueError(_refusal(folder, told))
+            if not _are_parallel_parts(name, other):
+                raise ValueError(_refusal_message(folder, told))
         beat.start()
         yield FolderLock(not alive, lost, partial(_is_ours, folder, name, sign["token"]))
     finally:
@@ -140,20 +145,20 @@ def _remote(folder: Folder, name: str) -> Iterator[FolderLock]:
             place.remove(name)
 
 
-def _create(place: Folder, name: str, sign: dict[str, Any]) -> None:
+def _create_lock_object(place: Folder, name: str, sign: dict[str, Any]) -> None:
     """Make the lock object; one of several jobs that try at the same time succeeds."""
     for _ in range(3):  # a lock may be released, or found stale, between two looks
         if place.create(name, json.dumps(sign).encode()):
             return
-        told = _alive(place, name, sign["token"])
+        told = _live_holder(place, name, sign["token"])
         if told == "own":  # the answer to the first try was lost on its way
             return
         if told is not None:
-            raise ValueError(_refusal(place, told))
-    raise ValueError(_refusal(place, "several jobs start at the same time"))
+            raise ValueError(_refusal_message(place, told))
+    raise ValueError(_refusal_message(place, "several jobs start at the same time"))
 
 
-def _alive(place: Folder, name: str, token: str = "") -> str | None:
+def _live_holder(place: Folder, name: str, token: str = "") -> str | None:
     """Describe who holds a lock object; None, and remove it, when its job is dead or was silent for long."""
     try:
         told = json.loads(place.read(name))
@@ -162,19 +167,17 @@ def _alive(place: Folder, name: str, token: str = "") -> str | None:
     if token and told["token"] == token:
         return "own"
     age = time.time() - told["beat"]
-    if age > STALE or _is_dead(told):
+    if age > STALE_AFTER_S or _has_exited(told):
         place.remove(name)
         return None
-    return (
-        f"{_holder(json.dumps(told))}, last sign of life {max(age, 0):.0f} s ago; it counts for {STALE:.0f} s"
-    )
+    return f"{_describe_holder(json.dumps(told))}, last sign of life {max(age, 0):.0f} s ago; it counts for {STALE_AFTER_S:.0f} s"
 
 
-def _beat(
+def _send_heartbeats(
     place: Folder, name: str, sign: dict[str, Any], lost: threading.Event, done: threading.Event
 ) -> None:
     """Give signs of life; stop when the lock is another's."""
-    while not done.wait(BEAT):
+    while not done.wait(HEARTBEAT_S):
         with suppress(Exception):  # no answer, of whatever kind: the next beat tries again
             if not _is_ours(place, name, sign["token"]):
                 lost.set()
@@ -194,34 +197,34 @@ def _is_ours(place: Folder, name: str, token: str) -> bool:
         return False
 
 
-def _is_dead(told: dict[str, Any]) -> bool:
+def _has_exited(told: dict[str, Any]) -> bool:
     """Say whether the holder was a process of this machine that is no more, such as before a requeue."""
-    if (told["host"], told.get("space")) != (socket.gethostname(), _space()):
+    if (told["host"], told.get("space")) != (socket.gethostname(), _pid_namespace()):
         return False
     return not os.path.exists(f"/proc/{told['process']}")
 
 
-def _space() -> str:
+def _pid_namespace() -> str:
     """Name the space in which process numbers hold: containers have their own."""
     return os.readlink("/proc/self/ns/pid")
 
 
-def _side_by_side(name: str, other: str) -> bool:
+def _are_parallel_parts(name: str, other: str) -> bool:
     """Say whether two locks are of two parts of the same number of parts."""
-    return PREFIX not in (name, other) and name.rpartition("-")[2] == other.rpartition("-")[2]
+    return LOCK_PREFIX not in (name, other) and name.rpartition("-")[2] == other.rpartition("-")[2]
 
 
-def _sign() -> dict[str, Any]:
+def _owner_record() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
-        "space": _space(),
+        "space": _pid_namespace(),
         "process": os.getpid(),
         "token": uuid.uuid4().hex,
         "beat": time.time(),
     }
 
 
-def _holder(text: str) -> str:
+def _describe_holder(text: str) -> str:
     try:
         told = json.loads(text)
         return f"process {told['process']} on {told['host']}"
@@ -229,5 +232,5 @@ def _holder(text: str) -> str:
         return "a job that just starts"
 
 
-def _refusal(folder: Folder | Path, holder: str) -> str:
+def _refusal_message(folder: Folder | Path, holder: str) -> str:
     return f"another job builds in {folder} ({holder}): wait for its end, or choose another --out"

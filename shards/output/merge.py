@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,41 +13,43 @@ from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index, write_index
 from mkd.dataset.shard_record import ShardRecord, read_record, record_name
 from mkd.storage.folder import Folder
 from shards.inputs.unknown_values import UnknownValues
-from shards.output.build_manifest import BuildManifest, read_build
-from shards.output.folder_guard import QUARANTINE_NAME, remove_stray
-from shards.output.folder_lock import FolderLock, locked
-from shards.output.totals import Totals
-from shards.progress import Say, counted, some
+from shards.output.build_manifest import BuildManifest, read_manifest
+from shards.output.folder_guard import QUARANTINE_NAME, remove_stale_files
+from shards.output.folder_lock import FolderLock, lock_folder
+from shards.output.totals import DatasetTotals
+from shards.progress import list_first, pluralize
 
-_AT_A_TIME = 16  # records read at the same time
+_log = logging.getLogger(__name__)
+
+_PARALLEL_READS = 16  # records read at the same time
 
 
-def make_index(out: str | os.PathLike[str], say: Say = print) -> DatasetIndex:
+def make_index(out: str | os.PathLike[str]) -> DatasetIndex:
     """Merge the parts of a build into a data set: `shards index OUT`.
 
     Raises:
         ValueError: no build there, shards that do not stand, or more bad tiles than allowed.
     """
     folder = Folder(out)
-    description = read_build(folder)
+    manifest = read_manifest(folder)
     if folder.exists(INDEX_NAME):
         index = read_index(folder)
-        say(f"already merged: {out} ({counted(index.samples, 'tile')})")
+        _log.info("already merged: %s (%s)", out, pluralize(index.samples, "tile"))
         return index
-    with locked(folder) as lock:
-        index = merge(folder, description, lock, say)
-    say(f"merged {counted(len(index.shards), 'shard')}, {counted(index.samples, 'tile')} in {out}")
+    with lock_folder(folder) as lock:
+        index = merge(folder, manifest, lock)
+    shards, tiles = pluralize(len(index.shards), "shard"), pluralize(index.samples, "tile")
+    _log.info("merged %s, %s in %s", shards, tiles, out)
     return index
 
 
-def merge(folder: Folder, description: BuildManifest, lock: FolderLock, say: Say) -> DatasetIndex:
+def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetIndex:
     """Check that all shards of a build stand, list what is bad, and write the index last.
 
     Args:
         folder: where it was built.
-        description: what was built.
+        manifest: what was built.
         lock: this job's, of the whole folder.
-        say: takes each line of the report.
 
     Returns:
         The index as written.
@@ -54,9 +57,9 @@ def merge(folder: Folder, description: BuildManifest, lock: FolderLock, say: Say
     Raises:
         ValueError: shards that do not stand, more bad tiles than allowed, no tile at all, or a lock that was lost.
     """
-    totals, bad, absent = Totals(), list[Mapping[str, Any]](), list[str]()
+    totals, bad, absent = DatasetTotals(), list[Mapping[str, Any]](), list[str]()
     sizes = folder.sizes()
-    for file, record in _records(folder, description, sizes):
+    for file, record in _read_records(folder, manifest, sizes):
         if record is None:
             absent.append(file)
             continue
@@ -64,48 +67,45 @@ def merge(folder: Folder, description: BuildManifest, lock: FolderLock, say: Say
         bad += record.quarantine
     if absent:
         raise ValueError(
-            f"{folder} lacks {len(absent)} of {counted(len(description.units), 'shard')} of this build "
-            f"({some(absent, 3)}): run the same command, or its missing parts, again"
+            f"{folder} lacks {len(absent)} of {pluralize(len(manifest.units), 'shard')} of this build "
+            f"({list_first(absent, 3)}): run the same command, or its missing parts, again"
         )
     lock.check()
     _write_quarantine(folder, bad, sizes)
-    _check_budget(folder, description, totals, bad)
+    _check_budget(folder, manifest, totals, bad)
     if not totals.shards:
         left_out = ", ".join(f"{number} {name}" for name, number in sorted(totals.left_out.items()))
         raise ValueError(
             f"not a single tile for {folder} (left out: {left_out or 'none'}): choose other options"
         )
     if bad:
-        say(
-            f"note: {counted(len(bad), 'bad tile')} left out, within what is allowed: {folder.name(QUARANTINE_NAME)}"
-        )
-    files = [description.file(number) for number in range(len(description.units))]
+        listed = folder.name(QUARANTINE_NAME)
+        _log.warning("note: %s left out, within what is allowed: %s", pluralize(len(bad), "bad tile"), listed)
+    files = [manifest.file(number) for number in range(len(manifest.units))]
     lock.confirm()
-    remove_stray(folder, description.name, {*files, *map(record_name, files)})
+    remove_stale_files(folder, manifest.name, {*files, *map(record_name, files)})
     told = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
-    index = totals.index(
-        description.name, description.classes, description.palette, {**description.provenance, **told}
-    )
+    index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **told})
     write_index(folder, index)
     return index
 
 
-def _records(
-    folder: Folder, description: BuildManifest, sizes: Mapping[str, int]
+def _read_records(
+    folder: Folder, manifest: BuildManifest, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, ShardRecord | None]]:
     """Give the record of each shard, None where the shard does not stand."""
 
     def read(number: int) -> tuple[str, ShardRecord | None]:
-        file = description.file(number)
+        file = manifest.file(number)
         if record_name(file) not in sizes:
             return file, None
         record = read_record(folder, file)
         whole = not record.tiles or sizes.get(file) == record.info.bytes
-        return file, record if whole and record.unit == description.units[number] else None
+        return file, record if whole and record.unit == manifest.units[number] else None
 
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        for start in range(0, len(description.units), 4 * _AT_A_TIME):  # not all in memory at once
-            stop = min(start + 4 * _AT_A_TIME, len(description.units))
+    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
+        for start in range(0, len(manifest.units), 4 * _PARALLEL_READS):  # not all in memory at once
+            stop = min(start + 4 * _PARALLEL_READS, len(manifest.units))
             yield from pool.map(read, range(start, stop))
 
 
@@ -117,12 +117,12 @@ def _write_quarantine(folder: Folder, bad: list[Mapping[str, Any]], sizes: Mappi
 
 
 def _check_budget(
-    folder: Folder, description: BuildManifest, totals: Totals, bad: list[Mapping[str, Any]]
+    folder: Folder, manifest: BuildManifest, totals: DatasetTotals, bad: list[Mapping[str, Any]]
 ) -> None:
     """Stop when too many tiles are bad; finished shards stay."""
     labelled = sum(shard.labelled for shard in totals.shards)
     good = {"labelled": labelled, "unlabelled": sum(shard.samples for shard in totals.shards) - labelled}
-    allowed = {"labelled": description.budget.labelled, "unlabelled": description.budget.unlabelled}
+    allowed = {"labelled": manifest.budget.labelled, "unlabelled": manifest.budget.unlabelled}
     options = {"labelled": "--max-bad-labelled", "unlabelled": "--max-bad"}
     for kind, option in options.items():
         number, of = totals.bad[kind], good[kind] + totals.bad[kind]
@@ -133,19 +133,19 @@ def _check_budget(
         shown = reason if source in reason else f"{source}: {reason}"
         listed = folder.name(QUARANTINE_NAME)
         raise ValueError(
-            f"{number} of {counted(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
-            f"the first: {shown}; {_unknown(description, bad)}all are listed in {listed}; correct them or allow "
+            f"{number} of {pluralize(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
+            f"the first: {shown}; {_unknown_values_message(manifest, bad)}all are listed in {listed}; correct them or allow "
             "more, and start again: finished shards are kept"
         )
 
 
-def _unknown(description: BuildManifest, bad: list[Mapping[str, Any]]) -> str:
+def _unknown_values_message(manifest: BuildManifest, bad: list[Mapping[str, Any]]) -> str:
     """Sum up unknown mask values, which have one cause and one remedy for many tiles."""
     unknown = UnknownValues()
     for entry in bad:
         pairs = entry.get("unknown", ())
         unknown.add({_value(value): pixels for value, pixels in pairs}, entry["source"])
-    text = unknown.sentence(description.classfile, description.masks)
+    text = unknown.message(manifest.classfile, manifest.masks)
     return f"{text}; " if text else ""
 
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, write_record
+from mkd.geo.palette import IGNORE
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import IGNORE
-from shards.inputs.encode import EncodedTile, Unknown
-from shards.output.tar_format import ending, header, members, padding
+from shards.inputs.encode import EncodedTile, UnknownCounts
+from shards.output.tar_format import encode_members, ending, header, padding
 
-_WRITE = 4 << 20  # bytes gathered for one hash and one write
+_WRITE_BYTES = 4 << 20  # bytes gathered for one hash and one write
 
 
 class ShardWriter:
@@ -62,12 +62,12 @@ class ShardWriter:
         if kind is None:
             self._close()
         else:
-            self.drop()
+            self.discard()
 
-    def drop(self) -> None:
+    def discard(self) -> None:
         """Remove what was written so far."""
         with suppress(OSError):  # a full disk, again; what was written is removed in any case
-            self._stack.__exit__(_Dropped, _Dropped(), None)
+            self._stack.__exit__(_Discarded, _Discarded(), None)
 
     def __len__(self) -> int:
         """Count the tiles so far."""
@@ -93,18 +93,23 @@ class ShardWriter:
             assert not tile.counts[self._classes : IGNORE].any(), "ids are checked before they are packed"
             self._counts += tile.counts
         found = {}
-        for extension, data in members(tile):
-            self._put(header(f"{tile.key}.{extension}", len(data)))
+        for extension, data in encode_members(tile):
+            self._append(header(f"{tile.key}.{extension}", len(data)))
             found[extension] = Member(self._size, len(data), zlib.crc32(data))
-            self._put(data)
-            self._put(padding(len(data)))
+            self._append(data)
+            self._append(padding(len(data)))
         self._tiles[tile.key] = TileRecord(tile.key, tile.size, found)
         self._labelled += tile.label is not None
-        if self._waiting >= _WRITE:
+        if self._waiting >= _WRITE_BYTES:
             self._flush()
 
     def quarantine(
-        self, source: str, reason: str, labelled: bool, unknown: Unknown | None = None, unread: bool = False
+        self,
+        source: str,
+        reason: str,
+        labelled: bool,
+        unknown: UnknownCounts | None = None,
+        unread: bool = False,
     ) -> None:
         """Note a bad tile that is left out.
 
@@ -126,7 +131,7 @@ class ShardWriter:
         """Count something else worth telling, such as "blank"; a number of 0 makes the name appear."""
         self._left_out[name] += number
 
-    def _put(self, data: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         self._parts.append(data)
         self._size += len(data)
         self._waiting += len(data)
@@ -148,7 +153,7 @@ class ShardWriter:
 
     def _close(self) -> None:
         if self._tiles:
-            self._put(ending(self._size))
+            self._append(ending(self._size))
             self._flush()
         digest = self._digest.hexdigest() if self._tiles else ""
         self.record = ShardRecord(
@@ -169,5 +174,5 @@ class ShardWriter:
             write_record(self._folder, self.record)
 
 
-class _Dropped(Exception):
+class _Discarded(Exception):
     """Tells an open file that it is not wanted."""

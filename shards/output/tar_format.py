@@ -13,7 +13,7 @@ RECORD = 20 * BLOCK  # whole tars are multiples of these
 _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
-def members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
+def encode_members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
     """Give a tile's members in their fixed order by extension: image, label where there is one, json."""
     yield tile.extension, tile.image
     if tile.label is not None:
@@ -25,7 +25,7 @@ def members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
 def header(name: str, size: int) -> bytes:
     """Return what stands before a member's content: one block, or more for long or foreign names."""
     if not name.isascii() or len(name) > 100 or size >= 8**11:
-        return _slow_header(name, size)
+        return _pax_header(name, size)
     letters, digits = name.encode(), b"%011o" % size
     total = _TOTAL + sum(letters) + sum(digits)
     return b"%b%b%b%b%b%06o\0 %b" % (
@@ -43,13 +43,13 @@ def ending(size: int) -> bytes:
     return bytes(2 * BLOCK + -(size + 2 * BLOCK) % RECORD)
 
 
-def _slow_header(name: str, size: int) -> bytes:
+def _pax_header(name: str, size: int) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, 0, 0o644
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 # The parts of a header that are the same for all members; its sum counts its own field as 8 spaces.
-_EMPTY = _slow_header("", 0)
+_EMPTY = _pax_header("", 0)
 _OWNER, _TIME, _REST = _EMPTY[100:124], _EMPTY[135:148], _EMPTY[156:]
 _TOTAL = sum(_OWNER) + sum(_TIME) + sum(_REST) + 8 * ord(" ")

@@ -9,10 +9,10 @@ from typing import Any
 from mkd.dataset.index import DatasetIndex, ShardInfo
 from mkd.dataset.shard_list import ShardList
 from mkd.dataset.shard_record import ShardRecord
-from shards.inputs.class_file import IGNORE, Colour
+from mkd.geo.palette import IGNORE, Colour
 
 
-class Totals:
+class DatasetTotals:
     """What the shards of a data set sum up to."""
 
     def __init__(self) -> None:

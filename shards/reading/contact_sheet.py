@@ -39,7 +39,7 @@ class Sheet(NamedTuple):
     labelled: bool
 
 
-def draw(sheet: Sheet, cards: Sequence[Card]) -> Image.Image:
+def draw_contact_sheet(sheet: Sheet, cards: Sequence[Card]) -> Image.Image:
     """Draw the picture.
 
     Args:
@@ -58,7 +58,7 @@ def draw(sheet: Sheet, cards: Sequence[Card]) -> Image.Image:
     page = Image.new("RGB", (across + 2 * PAD, top + len(legend) * ROW + PAD - GAP // 2), PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((PAD, PAD - 6), sheet.title, INK, _font(30))
-    pen.text((PAD, PAD + 36), _fit(sheet.line, across, 17), PALE, _font(17))
+    pen.text((PAD, PAD + 36), _ellipsize(sheet.line, across, 17), PALE, _font(17))
     for number, card in enumerate(cards):
         row, column = divmod(number, columns)
         place = (PAD + column * (width + GAP), PAD + HEADER + row * (BOX + CAPTION + GAP))
@@ -95,8 +95,8 @@ def _draw_card(
     elif sheet.labelled:
         middle = (left + BOX + SEAM + BOX // 2, top + BOX // 2)
         pen.text(middle, "no label", PALE, _font(16), anchor="mm")
-    pen.text((left, top + BOX + 6), _fit(card.title, width, 15), INK, _font(15))
-    pen.text((left, top + BOX + 25), _fit(card.line, width, 13), PALE, _font(13))
+    pen.text((left, top + BOX + 6), _ellipsize(card.title, width, 15), INK, _font(15))
+    pen.text((left, top + BOX + 25), _ellipsize(card.line, width, 13), PALE, _font(13))
 
 
 def _overlay(photo: Image.Image, ids: NDArray[np.uint8], palette: Sequence[Colour]) -> Image.Image:
@@ -121,7 +121,7 @@ def _legend(sheet: Sheet, across: int) -> list[list[tuple[int, str, str, Colour 
     ]  # fmt: skip
     x = PAD
     for name, share, colour in entries:
-        name = _fit(name, across // 2, 16)
+        name = _ellipsize(name, across // 2, 16)
         step = 30 + round(_font(16).getlength(f"{name}  ") + _font(14).getlength(share)) + 28
         if lines[-1] and x + step - 28 > PAD + across:
             lines.append([])
@@ -146,18 +146,18 @@ def _draw_legend(
         pen.text((x + 30 + _font(16).getlength(f"{name}  "), top + 12), share, PALE, _font(14), anchor="lm")
 
 
-def _fit(text: str, width: int, size: int) -> str:
+def _ellipsize(text: str, width: int, size: int) -> str:
     """Cut a text in the middle to so many pixels: both ends of a key tell tiles apart."""
     font = _font(size)
     if font.getlength(text) <= width:
         return text
     keep = len(text)
-    while keep > 2 and font.getlength(_cut(text, keep)) > width:
+    while keep > 2 and font.getlength(_cut_middle(text, keep)) > width:
         keep -= 1
-    return _cut(text, keep)
+    return _cut_middle(text, keep)
 
 
-def _cut(text: str, keep: int) -> str:
+def _cut_middle(text: str, keep: int) -> str:
     return f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"
 
 

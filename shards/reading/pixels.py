@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from shards.inputs.encode import decode
+from shards.inputs.encode import decode_picture
 
 
 def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
@@ -26,7 +26,7 @@ def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
         ValueError: not a whole picture of this kind, or a JPEG or PNG that is not 8-bit RGB.
     """
     if extension == "png":
-        picture = decode(data, name)
+        picture = decode_picture(data, name)
         if picture.mode != "RGB":
             raise ValueError(f"{name}: the image is of mode {picture.mode}, not RGB")
         return np.asarray(picture)
@@ -56,7 +56,7 @@ def label_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: not a whole grey PNG of 8 bits.
     """
-    picture = decode(data, name)
+    picture = decode_picture(data, name)
     if picture.mode != "L":
         raise ValueError(f"{name}: the label is of mode {picture.mode}, needs uint8 ids (L): pack it again")
     return np.asarray(picture)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, read_record
+from mkd.geo.palette import IGNORE
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import IGNORE
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import meta_of
 
@@ -50,7 +50,7 @@ class ShardCheck:
     labelled: int = 0
 
 
-class _Hashed(io.RawIOBase):
+class _HashingReader(io.RawIOBase):
     """A file that is hashed while it is read."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -73,9 +73,9 @@ def check_shard(task: ShardTask) -> ShardCheck:
         ValueError: a place that refuses, or does not answer.
     """
     found, info, folder = ShardCheck(task.info.file), task.info, Folder(task.url)
-    record = _record(folder, info, found.problems)
+    record = _read_matching_record(folder, info, found.problems)
     try:
-        digest = _read(folder, task, record, found)
+        digest = _check_tiles(folder, task, record, found)
     except OSError as error:
         found.problems.append(
             f"{info.file} cannot be read ({error.strerror or error}): check the disk, or copy it again"
@@ -89,12 +89,12 @@ def check_shard(task: ShardTask) -> ShardCheck:
     return found
 
 
-def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: ShardCheck) -> str:
+def _check_tiles(folder: Folder, task: ShardTask, record: ShardRecord | None, found: ShardCheck) -> str:
     """Check the tiles of a shard, one after the other; return the SHA-256 of the whole file."""
     info = task.info
     with folder.open(info.file, info.bytes) as plain:
-        file = _Hashed(plain)
-        for number, (key, contents) in enumerate(_groups(file, info.file, found.problems)):
+        file = _HashingReader(plain)
+        for number, (key, contents) in enumerate(_group_members(file, info.file, found.problems)):
             entry = record.tiles[number] if record is not None and number < len(record.tiles) else None
             _check_place(key, contents, entry, info.file, found.problems)
             try:
@@ -106,7 +106,7 @@ def _read(folder: Folder, task: ShardTask, record: ShardRecord | None, found: Sh
     return file.digest.hexdigest()
 
 
-def _record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord | None:
+def _read_matching_record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord | None:
     try:
         record = read_record(folder, info.file)
     except ValueError as error:
@@ -118,7 +118,7 @@ def _record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord
     return record
 
 
-def _groups(file: _Hashed, name: str, problems: list[str]) -> Iterator[tuple[str, Contents]]:
+def _group_members(file: _HashingReader, name: str, problems: list[str]) -> Iterator[tuple[str, Contents]]:
     """Give the members of a tar, those of a tile together, with their places; note a damaged tar."""
     key, contents = "", Contents()
     try:
@@ -206,10 +206,10 @@ def _check_counts(found: ShardCheck, info: ShardInfo, record: ShardRecord | None
         )
     if record is None:
         return
-    said = np.zeros(256, np.int64)
-    said[: len(record.histogram)] = record.histogram
-    said[IGNORE] = record.ignored_pixels
-    if (said != found.counts).any():
+    recorded = np.zeros(256, np.int64)
+    recorded[: len(record.histogram)] = record.histogram
+    recorded[IGNORE] = record.ignored_pixels
+    if (recorded != found.counts).any():
         found.problems.append(
             f"{info.file}: its record counts other label pixels than it holds: build it again"
         )

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mkd.dataset.index import DatasetIndex
 from mkd.storage.folder import Folder
-from shards.progress import Say, counted
+from shards.progress import pluralize
 from shards.reading.shard_reader import read_metas
-from shards.splitting.blocks import Parts, draw, split_places
-from shards.splitting.neighbours import Place, place_of
+from shards.splitting.blocks import Parts, draw_few_shots, split_places
+from shards.splitting.neighbours import TilePlace, place_of
+
+_log = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
 
 
-def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[Place, bool]]:
+@dataclass(frozen=True)
+class SplitOptions:
+    """How a data set is split.
+
+    Attributes:
+        by: "block" (squares of each source raster), "source" (whole rasters or images), or None: no such split, all
+            tiles count as training tiles for `labelled`.
+        block: edge of a block, pixels.
+        fractions: shares of train, val and test, sum 1; a part of share 0 is not made.
+        seed: decides which blocks and which few shots; one seed, one result.
+        labelled: number of training tiles that keep their labels; the others lose theirs. A smaller number gives a
+            subset of a larger one. None = no few-shot subsets.
+    """
+
+    by: str | None = None
+    block: int = 2048
+    fractions: Sequence[float] = (0.7, 0.1, 0.2)
+    seed: int = 0
+    labelled: int | None = None
+
+
+def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[TilePlace, bool]]:
     """Read where each tile of a data set lies, and whether it has a label.
 
     Args:
@@ -29,35 +54,42 @@ def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tup
     return [(place_of(key, meta), labelled) for key, meta, labelled in metas]
 
 
-def plan_parts(
-    tiles: Sequence[tuple[Place, bool]],
-    by: str | None,
-    block: int,
-    fractions: Sequence[float],
-    seed: int,
-    labelled: int | None,
-    say: Say,
-) -> Parts:
-    """Decide which tile goes where."""
+def plan_parts(tiles: Sequence[tuple[TilePlace, bool]], options: SplitOptions) -> Parts:
+    """Decide which tile goes to which part.
+
+    Args:
+        tiles: place of each tile, and whether it has a label, in the order of the data set.
+        options: how to split, and how many few shots to draw.
+
+    Returns:
+        Keys of each part that has any, in the order of the data set; tiles left out, by reason.
+
+    Raises:
+        ValueError: nothing to do, tiles without a place, too few blocks or labels, or a part that is left empty.
+    """
     places = [place for place, _ in tiles]
-    if by is None:
-        if labelled is None:
+    # Split by place, or take all tiles for training tiles.
+    if options.by is None:
+        if options.labelled is None:
             raise ValueError("nothing to do: give --by block or --by source, or --labelled N, or both")
         keys, dropped = {"train": [place.key for place in places]}, dict[str, int]()
     else:
-        _check_places(places, by, block, say)
-        keys, dropped = split_places(places, block if by == "block" else None, _shares(fractions), seed)
-    if labelled is not None:
+        _check_places(places, options.by, options.block)
+        block = options.block if options.by == "block" else None
+        keys, dropped = split_places(places, block, _part_fractions(options.fractions), options.seed)
+    # Draw few shots among the training tiles; all others become unlabelled ones.
+    if options.labelled is not None:
         with_label = {place.key for place, has_label in tiles if has_label}
-        chosen = draw([key for key in keys["train"] if key in with_label], labelled, seed)
+        candidates = [key for key in keys["train"] if key in with_label]
+        chosen = draw_few_shots(candidates, options.labelled, options.seed)
         keys["labelled"] = [key for key in keys["train"] if key in chosen]
         keys["unlabelled"] = [key for key in keys["train"] if key not in chosen]
-    if by is None:
+    if options.by is None:
         del keys["train"]
-    return Parts({part: chosen_keys for part, chosen_keys in keys.items() if chosen_keys}, dropped)
+    return Parts({part: part_keys for part, part_keys in keys.items() if part_keys}, dropped)
 
 
-def _check_places(places: Sequence[Place], by: str, block: int, say: Say) -> None:
+def _check_places(places: Sequence[TilePlace], by: str, block: int) -> None:
     if by not in ("block", "source"):
         raise ValueError(
             f"--by {by!r}: allowed are block and source (random tiles would leak into the test set)"
@@ -67,17 +99,18 @@ def _check_places(places: Sequence[Place], by: str, block: int, say: Say) -> Non
         raise ValueError(f"--block {block}: the edge of a block must be at least 1 pixel")
     if by == "block" and whole:
         raise ValueError(
-            f"{counted(whole, 'tile')} have no window in a source raster, such as {places[0].key}: use "
+            f"{pluralize(whole, 'tile')} have no window in a source raster, such as {places[0].key}: use "
             "--by source, or cut the rasters with `shards tile`"
         )
     if whole:
-        say(
-            f"note: {counted(whole, 'tile')} have no window, so each image counts as a source of its own; if "
-            "they are chips of one mosaic, neighbours may come to both sides: tile the mosaic instead"
+        _log.warning(
+            "note: %s have no window, so each image counts as a source of its own; if "
+            "they are chips of one mosaic, neighbours may come to both sides: tile the mosaic instead",
+            pluralize(whole, "tile"),
         )
 
 
-def _shares(fractions: Sequence[float]) -> dict[str, float]:
+def _part_fractions(fractions: Sequence[float]) -> dict[str, float]:
     shares = dict(zip(PARTS, fractions, strict=False))
     if (
         len(fractions) != len(PARTS)

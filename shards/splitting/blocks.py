@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from shards.splitting.neighbours import GridIndex, Place, touching
+from shards.splitting.neighbours import GridIndex, TilePlace, touching
 
 _DRAWS = 32
 
-Unit = tuple[str, int, int]  # source, block row, block column; (source, 0, 0) for a whole source
+Block = tuple[str, int, int]  # source, block row, block column; (source, 0, 0) for a whole source
 
 
 class Parts(NamedTuple):
@@ -22,7 +22,7 @@ class Parts(NamedTuple):
 
 
 def split_places(
-    places: Sequence[Place], block: int | None, fractions: Mapping[str, float], seed: int
+    places: Sequence[TilePlace], block: int | None, fractions: Mapping[str, float], seed: int
 ) -> Parts:
     """Split tiles by place, so that no test tile touches a training tile.
 
@@ -42,15 +42,15 @@ def split_places(
     Raises:
         ValueError: fewer blocks than parts, or a part that is left empty.
     """
-    units = {place.key: unit_of(place, block) for place in places}
+    units = {place.key: block_of(place, block) for place in places}
     part_of = _best_draw([place for place in places if units[place.key] is not None], units, fractions, seed)
-    parts: dict[str, list[Place]] = {part: [] for part in fractions}
+    parts: dict[str, list[TilePlace]] = {part: [] for part in fractions}
     for place in places:
         unit = units[place.key]
         if unit is not None:
             parts[part_of[unit]].append(place)
     dropped = {"straddling blocks": sum(unit is None for unit in units.values())}
-    kept: list[Place] = []
+    kept: list[TilePlace] = []
     for part in ("test", "val", "train"):
         if part in parts:
             near = touching(parts[part], kept)
@@ -58,11 +58,11 @@ def split_places(
             if kept:
                 dropped[f"{part} tiles touching another part"] = len(near)
             kept += parts[part]
-    _none_empty(parts, dropped)
+    _check_none_empty(parts, dropped)
     return Parts({part: [place.key for place in tiles] for part, tiles in parts.items()}, dropped)
 
 
-def unit_of(place: Place, block: int | None) -> Unit | None:
+def block_of(place: TilePlace, block: int | None) -> Block | None:
     """Name the block that holds a tile.
 
     Args:
@@ -81,7 +81,9 @@ def unit_of(place: Place, block: int | None) -> Unit | None:
     return (place.source, *first) if first == last else None
 
 
-def assign(sizes: Mapping[Unit, int], fractions: Mapping[str, float], seed: int | str) -> dict[Unit, str]:
+def assign_blocks(
+    sizes: Mapping[Block, int], fractions: Mapping[str, float], seed: int | str
+) -> dict[Block, str]:
     """Give blocks to parts so that the parts' tile shares come near the fractions.
 
     Largest blocks first, those of one size in the order of the seed, each to the part that lacks most tiles
@@ -105,7 +107,7 @@ def assign(sizes: Mapping[Unit, int], fractions: Mapping[str, float], seed: int 
         )
     total, tiles = sum(sizes.values()), Counter(dict.fromkeys(fractions, 0))
     order = sorted(sizes, key=lambda unit: (-sizes[unit], seeded_rank(seed, repr(unit))))
-    parts: dict[Unit, str] = {}
+    parts: dict[Block, str] = {}
     for position, unit in enumerate(order):
         empty = [part for part in fractions if tiles[part] == 0]
         open_to = empty if len(order) - position <= len(empty) else list(fractions)
@@ -114,7 +116,7 @@ def assign(sizes: Mapping[Unit, int], fractions: Mapping[str, float], seed: int 
     return parts
 
 
-def draw(keys: Iterable[str], number: int, seed: int) -> set[str]:
+def draw_few_shots(keys: Iterable[str], number: int, seed: int) -> set[str]:
     """Draw keys at random; for one seed a smaller draw is part of a larger one.
 
     Args:
@@ -146,23 +148,23 @@ def seeded_rank(seed: int | str, name: str) -> bytes:
 
 
 def _best_draw(
-    places: Sequence[Place], units: Mapping[str, Unit | None], fractions: Mapping[str, float], seed: int
-) -> dict[Unit, str]:
+    places: Sequence[TilePlace], units: Mapping[str, Block | None], fractions: Mapping[str, float], seed: int
+) -> dict[Block, str]:
     """Draw several assignments and keep the one that comes nearest to fraction * tiles after its losses."""
-    cells, groups = GridIndex(places), Counter[tuple[Unit, frozenset[Unit]]]()
+    cells, groups = GridIndex(places), Counter[tuple[Block, frozenset[Block]]]()
     for place in places:
         unit = units[place.key]
         assert unit is not None, "straddling tiles are not passed in"
         around = {units[other.key] for other in cells.near(place)} - {unit, None}
         groups[unit, frozenset(other for other in around if other is not None)] += 1
     sizes = Counter(unit for unit in units.values() if unit is not None)
-    draws = [assign(sizes, fractions, f"{seed}/{attempt}") for attempt in range(_DRAWS)]
+    draws = [assign_blocks(sizes, fractions, f"{seed}/{attempt}") for attempt in range(_DRAWS)]
     return min(draws, key=lambda part_of: _distance(part_of, groups, fractions))
 
 
 def _distance(
-    part_of: Mapping[Unit, str],
-    groups: Mapping[tuple[Unit, frozenset[Unit]], int],
+    part_of: Mapping[Block, str],
+    groups: Mapping[tuple[Block, frozenset[Block]], int],
     fractions: Mapping[str, float],
 ) -> float:
     """Sum |tiles kept - fraction * all tiles| over the parts; an empty part is worse than any other draw."""
@@ -176,7 +178,7 @@ def _distance(
     return sum(abs(kept[part] - share * total) for part, share in fractions.items()) + 2 * total * empty
 
 
-def _none_empty(parts: Mapping[str, Sequence[Place]], dropped: Mapping[str, int]) -> None:
+def _check_none_empty(parts: Mapping[str, Sequence[TilePlace]], dropped: Mapping[str, int]) -> None:
     empty = [part for part, tiles in parts.items() if not tiles]
     if empty:
         lost = ", ".join(f"{reason}: {tiles}" for reason, tiles in dropped.items())

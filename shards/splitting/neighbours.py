@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mkd.geo.grid import Window, touches
 
 
-class Place(NamedTuple):
+class TilePlace(NamedTuple):
     """Where a tile lies: key, source raster or image, window in it (None = the whole image)."""
 
     key: str
@@ -17,41 +17,41 @@ class Place(NamedTuple):
     window: Window | None
 
 
-def place_of(key: str, meta: Mapping[str, Any]) -> Place:
+def place_of(key: str, meta: Mapping[str, Any]) -> TilePlace:
     """Take a tile's place from its KEY.json."""
     window = meta.get("window")
-    return Place(key, str(meta["source"]), None if window is None else Window(*window))
+    return TilePlace(key, str(meta["source"]), None if window is None else Window(*window))
 
 
 class GridIndex:
     """Tiles by the cells of a coarse grid that they reach, so that only neighbours are compared."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[TilePlace]) -> None:
         """Sort tiles into cells as wide as the largest of them."""
         windows = [place.window for place in places if place.window is not None]
         self._edge = max((max(window.height, window.width) for window in windows), default=1 << 40)
-        self._cells: dict[tuple[str, int, int], list[Place]] = defaultdict(list)
-        self._sources: dict[str, list[Place]] = defaultdict(list)
-        self._whole: dict[str, list[Place]] = defaultdict(list)
+        self._cells: dict[tuple[str, int, int], list[TilePlace]] = defaultdict(list)
+        self._sources: dict[str, list[TilePlace]] = defaultdict(list)
+        self._whole: dict[str, list[TilePlace]] = defaultdict(list)
         for place in places:
             self._sources[place.source].append(place)
             if place.window is None:
                 self._whole[place.source].append(place)
-            for cell in self._reach(place):
+            for cell in self._cells_of(place):
                 self._cells[cell].append(place)
 
-    def near(self, place: Place) -> Iterator[Place]:
+    def near(self, place: TilePlace) -> Iterator[TilePlace]:
         """Give the tiles that touch a tile (and itself, if it is one of them), some several times."""
         if place.window is None:
             yield from self._sources.get(place.source, ())
             return
         yield from self._whole.get(place.source, ())
-        for cell in self._reach(place):
+        for cell in self._cells_of(place):
             for other in self._cells.get(cell, ()):
                 if other.window is not None and touches(place.window, other.window):
                     yield other
 
-    def _reach(self, place: Place) -> Iterator[tuple[str, int, int]]:
+    def _cells_of(self, place: TilePlace) -> Iterator[tuple[str, int, int]]:
         if place.window is None:
             return
         row, col, height, width = place.window
@@ -60,7 +60,7 @@ class GridIndex:
                 yield (place.source, cell_row, cell_col)
 
 
-def touching(tiles: Iterable[Place], others: Sequence[Place]) -> set[str]:
+def touching(tiles: Iterable[TilePlace], others: Sequence[TilePlace]) -> set[str]:
     """Find the tiles that touch one of the others: same source, and shared pixels, edge or corner.
 
     Args:

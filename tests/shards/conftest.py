@@ -1,5 +1,6 @@
 """A tiny folder data set, and helpers to change it."""
 
+import logging
 import os
 import subprocess
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ class Folder:
     root: Path
     classfile: Path
     content: dict = field(default_factory=dict)
-    said: list = field(default_factory=list)
+    messages: list = field(default_factory=list)
 
     def describe(self, **changes):
         """Write the class file, with changes; None removes a key."""
@@ -45,10 +46,32 @@ class Folder:
         return np.random.default_rng(seed).choice(np.array([0, 1, 2, 255], np.uint8), size)
 
 
+class Collector(logging.Handler):
+    """Keeps the text of each message."""
+
+    def __init__(self, messages):
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
 @pytest.fixture
-def folder(tmp_path):
+def messages():
+    """Give a list that takes each message that the shard commands log."""
+    collector, package = Collector([]), logging.getLogger("shards")
+    package.addHandler(collector)
+    package.setLevel(logging.INFO)
+    yield collector.messages
+    package.removeHandler(collector)
+    package.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def folder(tmp_path, messages):
     """Give five labelled pictures: three PNG, two JPEG."""
-    made = Folder(tmp_path / "set", tmp_path / "toy.yaml")
+    made = Folder(tmp_path / "set", tmp_path / "toy.yaml", messages=messages)
     made.content = {
         "name": "toy",
         "classes": ["field", "road", "water"],

@@ -25,6 +25,8 @@ from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.recipes import factories
 from mkd.synth.landscape import render, write_orthomosaic
 from shards.commands.tile import tile
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
 
 CORES = 2  # for all processes together, so that ranks beyond them share
 SCENE, TILE = 1024, 256  # pixels
@@ -56,7 +58,7 @@ def make_data(config: ScalingRun, folder: Path) -> str:
     if not (made / "index.json").is_file():
         scene = write_orthomosaic(render("target", SCENE, SCENE, 0), folder / "scenes", "scene")
         classes = CONFIGS / "datasets" / "demo_target.yaml"
-        tile(scene[0], classes, made, labels=scene[1], size=TILE, say=lambda _: None)
+        tile(scene[0], classes, BuildOptions(made), scene[1], TilingOptions(size=TILE))
     return str(made)
 
 

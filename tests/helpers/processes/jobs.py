@@ -2,14 +2,36 @@
 
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 from shards.commands.pack import pack
+from shards.commands.tile import tile
+from shards.inputs.image_list import ImageSelection
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
+
+
+def pack_into(source, classfile, out, check="ends", **options):
+    """Pack with options given by their names."""
+    selection = take_fields(ImageSelection, options)
+    return pack(source, classfile, BuildOptions(out, **options), selection, check)
+
+
+def tile_into(source, classfile, out, labels=None, **options):
+    """Tile with options given by their names."""
+    tiling = take_fields(TilingOptions, options)
+    return tile(source, classfile, BuildOptions(out, **options), labels, tiling)
+
+
+def take_fields(kind, options):
+    """Take the options that a dataclass has fields for out of a dict, and make one."""
+    return kind(**{each.name: options.pop(each.name) for each in fields(kind) if each.name in options})
 
 
 def run(folder, out, **options):
-    """Pack the folder in shards of one tile and keep what was said."""
-    return pack(folder.root, folder.classfile, out, shard_size=1, say=folder.said.append, **options)
+    """Pack the folder in shards of one tile."""
+    return pack_into(folder.root, folder.classfile, out, shard_size=1, **options)
 
 
 def command(folder, out, *more):

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from mkd.dataset.index import read_index
 from shards.commands.info import info
-from shards.commands.pack import pack
+from tests.helpers.processes.jobs import pack_into
 from tests.helpers.shards import pictures, write_dataset
 
 
@@ -20,7 +20,7 @@ def shown(folders):
 def test_info_shows_counts_and_shares(folder, tmp_path):
     """The table has tiles, bytes, kinds, pixels and shares of the labelled pixels, a column for each."""
     (folder.root / "images/t1.png").write_bytes(b"broken")
-    pack(folder.root, folder.classfile, tmp_path / "data", max_bad_labelled=0.5, say=folder.said.append)
+    pack_into(folder.root, folder.classfile, tmp_path / "data", max_bad_labelled=0.5)
     other = write_dataset(tmp_path / "other", pictures(3, (30, 20)), labelled=False)
     lines, index = shown([tmp_path / "data", other]), read_index(tmp_path / "data")
     rows = {

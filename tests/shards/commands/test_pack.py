@@ -11,14 +11,14 @@ from PIL import Image
 
 from mkd.dataset.index import read_index
 from mkd.geo.raster import encode_tiff
-from shards.commands.pack import pack
 from shards.commands.verify import verify
 from shards.reading.shard_reader import read_dataset
+from tests.helpers.processes.jobs import pack_into
 
 
 def run(folder, out, **options):
-    """Pack the folder and keep what was said."""
-    return pack(folder.root, folder.classfile, out, say=folder.said.append, **options)
+    """Pack the folder."""
+    return pack_into(folder.root, folder.classfile, out, **options)
 
 
 def shard_bytes(out):
@@ -81,7 +81,7 @@ def test_packing_again_does_nothing_unless_the_input_changed(folder, tmp_path):
     run(folder, tmp_path / "out")
     before = shard_bytes(tmp_path / "out")
     assert run(folder, tmp_path / "out")["done_before"] is True
-    assert "already packed" in folder.said[-1]
+    assert "already packed" in folder.messages[-1]
     folder.mask("masks/t0.png", np.zeros((12, 16)))
     with pytest.raises(ValueError, match="made of other inputs"):
         run(folder, tmp_path / "out")
@@ -129,9 +129,9 @@ def test_a_data_set_is_not_written_among_other_files(folder, tmp_path):
     ("options", "keys"),
     [
         ({"split": "train"}, ["t0", "t3"]),
-        ({"only": "1:3"}, ["t1", "t2"]),
-        ({"only": "-2:"}, ["t3", "t4"]),
-        ({"split": "train", "only": "1:"}, ["t3"]),
+        ({"image_slice": "1:3"}, ["t1", "t2"]),
+        ({"image_slice": "-2:"}, ["t3", "t4"]),
+        ({"split": "train", "image_slice": "1:"}, ["t3"]),
     ],
 )
 def test_parts_of_a_folder(folder, tmp_path, options, keys):
@@ -164,7 +164,7 @@ def test_a_mask_without_a_labelled_pixel_is_said(folder, tmp_path):
     """A mask of 255 alone teaches nothing: the tile counts as unlabelled, and the report says so."""
     folder.mask("masks/t1.png", np.full((12, 16), 255))
     assert run(folder, tmp_path / "out")["labelled"] == 4
-    assert "1 mask without a single labelled pixel: stored as unlabelled" in folder.said
+    assert "1 mask without a single labelled pixel: stored as unlabelled" in folder.messages
 
 
 def test_masks_as_palette_and_as_colours(folder, tmp_path):
@@ -208,7 +208,7 @@ def test_other_pictures_become_png(folder, tmp_path):
     samples = list(read_dataset(tmp_path / "out"))
     assert np.array_equal(samples[1].image, np.dstack([pixels] * 3))
     assert np.array_equal(samples[2].image, np.dstack([pixels] * 3))
-    assert any("2 images not 8-bit RGB" in line for line in folder.said)
+    assert any("2 images not 8-bit RGB" in line for line in folder.messages)
 
 
 def test_keys_of_nested_folders(folder, tmp_path):
@@ -242,7 +242,7 @@ def test_tiffs_of_more_bands_and_bits_are_packed_whole(folder, tmp_path):
     run(folder, tmp_path / "out")
     index = read_index(tmp_path / "out")
     assert (index.bands, index.dtype, index.labelled) == (4, "uint16", 5)
-    assert "5 TIFFs of 16 bits or more than 3 bands: all bands stored in new TIFFs" in folder.said
+    assert "5 TIFFs of 16 bits or more than 3 bands: all bands stored in new TIFFs" in folder.messages
     for sample, wanted in zip(read_dataset(tmp_path / "out"), pixels, strict=True):
         assert np.array_equal(sample.image, wanted)
     assert verify(tmp_path / "out") == []
@@ -252,4 +252,4 @@ def test_an_alpha_band_that_is_left_out_is_said(folder, tmp_path):
     """A PNG with alpha becomes one of three bands, aloud."""
     Image.new("RGBA", (16, 12), (1, 2, 3, 4)).save(folder.root / "images/t0.png")
     run(folder, tmp_path / "out")
-    assert any(line.startswith("1 image with an alpha band, which was left out") for line in folder.said)
+    assert any(line.startswith("1 image with an alpha band, which was left out") for line in folder.messages)

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from mkd.dataset.index import read_index
-from shards.commands.pack import pack
 from shards.commands.verify import verify
+from tests.helpers.processes.jobs import pack_into
 
 
 def run(folder, out, **options):
-    """Pack the folder and keep what was said."""
-    return pack(folder.root, folder.classfile, out, say=folder.said.append, **options)
+    """Pack the folder."""
+    return pack_into(folder.root, folder.classfile, out, **options)
 
 
 def truncate(path):
@@ -88,9 +88,9 @@ def test_bad_tiles_are_listed_and_stop_the_build_over_the_budget(folder, tmp_pat
     assert not (tmp_path / "out/index.json").exists()
     report = run(folder, tmp_path / "out", shard_size=1, max_bad_labelled=0.2)
     assert report["samples"] == 4
-    assert "5 of 5 shards stood already" in folder.said
+    assert "5 of 5 shards stood already" in folder.messages
     assert read_index(tmp_path / "out").provenance["quarantined"] == {"labelled": 1, "unlabelled": 0}
-    assert any("1 bad tile left out, within what is allowed" in line for line in folder.said)
+    assert any("1 bad tile left out, within what is allowed" in line for line in folder.messages)
     assert verify(tmp_path / "out") == []
 
 
@@ -102,7 +102,7 @@ def test_a_bad_tile_mended_costs_one_shard(folder, tmp_path):
         run(folder, tmp_path / "out", shard_size=2)
     (folder.root / "images/t4.jpg").write_bytes(good)
     assert run(folder, tmp_path / "out", shard_size=2)["samples"] == 5
-    assert "2 of 3 shards stood already" in folder.said
+    assert "2 of 3 shards stood already" in folder.messages
     assert not (tmp_path / "out/quarantine.jsonl").exists()
 
 
@@ -160,8 +160,8 @@ def test_unknown_colours_are_listed_with_counts(folder, tmp_path):
     ("options", "words"),
     [
         ({"split": "val"}, "no split 'val' .* it has train"),
-        ({"only": "3"}, "not of the form A:B"),
-        ({"only": "9:"}, "slice '9:' of 5 images is empty"),
+        ({"image_slice": "3"}, "not of the form A:B"),
+        ({"image_slice": "9:"}, "slice '9:' of 5 images is empty"),
         ({"keys": "none.txt"}, "no list of images at none.txt"),
         ({"split": "train", "keys": "none.txt"}, "choose one of them"),
         ({"shard_size": 0}, "shard size 0"),

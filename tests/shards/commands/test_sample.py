@@ -33,7 +33,7 @@ def coloured(folder, labelled=True, size=(40, 60)):
 
 def drawn(data, out, **options):
     """Draw and read the picture back."""
-    sample(data, out, say=lambda line: None, **options)
+    sample(data, out, **options)
     return np.asarray(Image.open(out))
 
 
@@ -95,7 +95,7 @@ def test_deep_images_are_stretched(tmp_path):
     image = np.repeat(np.tile(ramp, (64, 1))[..., None], 4, -1)
     with DatasetWriter(tmp_path / "data", "deep", CLASSES, PALETTE) as writer:
         meta = {"source": "s", "window": None, "size": [64, 64], "crs": None, "transform": None}
-        writer.add(encode_tile("t", encode_tiff(image), "tif", None, meta, 4, "uint16"))
+        writer.add(encode_tile("t", encode_tiff(image), "tif", None, meta, bands=4, dtype="uint16"))
         writer.finish({})
     (card,) = cards(drawn(tmp_path / "data", tmp_path / "grid.png"), 1, labelled=False)
     assert card[128, 2].max() < 10
@@ -113,7 +113,7 @@ def test_only_the_chosen_tiles_are_read(s3, tmp_path, monkeypatch):
         return read(self, name, start, stop)
 
     monkeypatch.setattr(Folder, "read", noted)
-    sample(s3, f"{s3}/pictures/grid.png", number=2, say=lambda line: None)
+    sample(s3, f"{s3}/pictures/grid.png", number=2)
     ranges = [(start, stop) for name, start, stop in reads if name.endswith(".tar")]
     assert len(ranges) == 2 * 3, "image, label and json of two tiles"
     assert all(stop is not None and stop - start < 1000 for start, stop in ranges)

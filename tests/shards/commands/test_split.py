@@ -10,6 +10,7 @@ from shards.commands.verify import verify
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_dataset, read_tiles
+from shards.splitting.assignment import SplitOptions
 from tests.helpers.shards import whole_windows
 
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
@@ -42,10 +43,10 @@ def tiles_of(folder):
     return {tile.key: (tile.image, tile.label, tile.meta) for tile in read_tiles(folder)}
 
 
-def test_a_block_split_moves_tiles_unchanged_and_leaks_nothing(tmp_path):
+def test_a_block_split_moves_tiles_unchanged_and_leaks_nothing(tmp_path, messages):
     """Parts hold the source's tiles byte for byte, no block is in two parts, and the report is stored."""
-    source, said = make(tmp_path / "all"), []
-    report = split(source, tmp_path / "out", by="block", block=16, seed=3, say=said.append)
+    source = make(tmp_path / "all")
+    report = split(source, tmp_path / "out", SplitOptions(by="block", block=16, seed=3))
     before = tiles_of(source)
     blocks = {}
     for part in ("train", "val", "test"):
@@ -65,14 +66,14 @@ def test_a_block_split_moves_tiles_unchanged_and_leaks_nothing(tmp_path):
         assert provenance["source_index_sha256"] == read_index(source).sha256()
         assert provenance["dropped"] == report["dropped"]
     assert all(len(parts) == 1 for parts in blocks.values())
-    assert "test tiles touching a training tile: 0" in said
+    assert "test tiles touching a training tile: 0" in messages
 
 
-def test_the_leak_check_counts_what_was_written(tmp_path, monkeypatch):
+def test_the_leak_check_counts_what_was_written(tmp_path, messages, monkeypatch):
     """If planning forgot to leave out touching tiles, the number would not be 0: it is not assumed."""
-    source, said = make(tmp_path / "all"), []
+    source = make(tmp_path / "all")
     monkeypatch.setattr(shards.splitting.blocks, "touching", lambda tiles, others: set())
-    report = split(source, tmp_path / "out", by="block", block=16, seed=3, say=said.append)
+    report = split(source, tmp_path / "out", SplitOptions(by="block", block=16, seed=3))
     train, test = ([sample.meta for sample in read_dataset(report[part])] for part in ("train", "test"))
     slow = sum(
         any(
@@ -84,38 +85,38 @@ def test_the_leak_check_counts_what_was_written(tmp_path, monkeypatch):
         for one in test
     )
     assert report["touching"] == slow > 0
-    assert f"test tiles touching a training tile: {slow}" in said
+    assert f"test tiles touching a training tile: {slow}" in messages
 
 
-def test_a_split_by_source_keeps_sources_whole(tmp_path):
+def test_a_split_by_source_keeps_sources_whole(tmp_path, messages):
     """No source is in two parts, with windows or, as single images, without."""
     for name, windows in (("rasters", True), ("images", False)):
-        source, said = make(tmp_path / name, sources="abcdefghij", windows=windows), []
-        report = split(
-            source, tmp_path / f"{name}_out", by="source", fractions=(0.5, 0.2, 0.3), say=said.append
-        )
+        source = make(tmp_path / name, sources="abcdefghij", windows=windows)
+        messages.clear()
+        options = SplitOptions(by="source", fractions=(0.5, 0.2, 0.3))
+        report = split(source, tmp_path / f"{name}_out", options)
         found = [{s.meta["source"] for s in read_dataset(report[part])} for part in ("train", "val", "test")]
         assert [len(sources) for sources in found] == [5, 2, 3]
         assert len(set.union(*found)) == 10
         assert report["touching"] == (0 if windows else None), "contact of images without a place is unknown"
-        assert any("each image counts as a source of its own" in line for line in said) is (not windows)
+        assert any("each image counts as a source of its own" in line for line in messages) is (not windows)
 
 
 def test_a_part_of_share_zero_is_not_made(tmp_path):
     """With fractions 0.5, 0, 0.5 there is no validation set."""
     source = make(tmp_path / "all")
-    report = split(source, tmp_path / "out", by="source", fractions=(0.5, 0, 0.5), say=lambda line: None)
+    report = split(source, tmp_path / "out", SplitOptions(by="source", fractions=(0.5, 0, 0.5)))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test", "train"]
     assert "val" not in report
 
 
-def test_few_shots_of_a_split_set(tmp_path):
+def test_few_shots_of_a_split_set(tmp_path, messages):
     """N tiles keep their labels, the others lose them, nested for one seed; absent classes are named."""
-    source, said = make(tmp_path / "all", labelled=lambda number: number % 2 == 0), []
+    source = make(tmp_path / "all", labelled=lambda number: number % 2 == 0)
     before, kept = tiles_of(source), []
     for number in (3, 10):
         out = tmp_path / f"n{number}"
-        report = split(source, out, labelled=number, seed=1, say=said.append)
+        report = split(source, out, SplitOptions(labelled=number, seed=1))
         assert sorted(path.name for path in out.iterdir()) == ["labelled", "unlabelled"]
         shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
         kept.append(set(shots))
@@ -131,13 +132,13 @@ def test_few_shots_of_a_split_set(tmp_path):
     assert kept[0] < kept[1]
     assert report["touching"] is None
     assert report["absent"] == ["rare"]
-    assert "classes absent among the 10 labelled tiles: rare" in said
+    assert "classes absent among the 10 labelled tiles: rare" in messages
 
 
 def test_few_shots_beside_a_block_split(tmp_path):
     """With --by and --labelled the shots come from the training part."""
     source = make(tmp_path / "all")
-    report = split(source, tmp_path / "out", by="block", block=16, labelled=4, say=lambda line: None)
+    report = split(source, tmp_path / "out", SplitOptions(by="block", block=16, labelled=4))
     train = tiles_of(report["train"])
     shots, rest = tiles_of(report["labelled"]), tiles_of(report["unlabelled"])
     assert len(shots) == 4
@@ -146,10 +147,10 @@ def test_few_shots_beside_a_block_split(tmp_path):
 
 def test_splitting_again_does_nothing_and_an_interrupted_split_is_made_again(tmp_path):
     """The same split is known; when one part is gone, all are made again, byte for byte."""
-    source, said = make(tmp_path / "all"), []
+    source = make(tmp_path / "all")
 
     def run(**options):
-        return split(source, tmp_path / "out", by="block", block=16, say=said.append, **options)
+        return split(source, tmp_path / "out", SplitOptions(by="block", block=16, **options))
 
     first = run()
     before = {path: path.read_bytes() for path in sorted((tmp_path / "out").rglob("*.*"))}
@@ -183,7 +184,7 @@ def test_what_cannot_be_split_is_told(tmp_path, options, words):
     """Each impossible request is one sentence, and nothing is written."""
     source = make(tmp_path / "all")
     with pytest.raises(ValueError, match=words):
-        split(source, tmp_path / "out", say=lambda line: None, **options)
+        split(source, tmp_path / "out", SplitOptions(**options))
     assert not (tmp_path / "out").exists()
 
 
@@ -191,4 +192,4 @@ def test_blocks_need_windows(tmp_path):
     """Single images have no place in a raster, so blocks make no sense for them."""
     source = make(tmp_path / "all", windows=False)
     with pytest.raises(ValueError, match=r"2 tiles have no window .* such as a: use --by source"):
-        split(source, tmp_path / "out", by="block", say=lambda line: None)
+        split(source, tmp_path / "out", SplitOptions(by="block"))

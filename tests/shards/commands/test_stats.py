@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from mkd.geo.raster import encode_tiff
-from shards.commands.stats import _band, stats, table
+from shards.commands.stats import _band_statistics, statistics_table, stats
 from shards.inputs.encode import encode_tile
 from shards.output.dataset_writer import DatasetWriter
 from tests.helpers.shards import CLASSES, PALETTE, overwrite, pictures, write_dataset
@@ -61,7 +61,7 @@ def test_sixteen_bits_and_many_bands(tmp_path):
 @given(st.lists(st.integers(0, 10**13), min_size=256, max_size=256).filter(any))
 def test_sums_are_exact_for_a_trillion_pixels(counts):
     """Counts far beyond 2**53 in their squares give the mean and spread of exact arithmetic."""
-    found = _band(np.array(counts))
+    found = _band_statistics(np.array(counts))
     weights = [count / sum(counts) for count in counts]
     mean = sum(weight * value for value, weight in enumerate(weights))
     spread = sum(weight * (value - mean) ** 2 for value, weight in enumerate(weights)) ** 0.5
@@ -74,7 +74,7 @@ def test_the_table_has_bands_and_classes(tmp_path):
     for labelled in (True, False):
         found = stats(write_dataset(tmp_path / str(labelled), pictures(3), labelled=labelled))
         console = Console(width=100, record=True, file=io.StringIO())
-        console.print(table(found))
+        console.print(statistics_table(found))
         text = console.export_text()
         assert f"{found['bands'][2]['std']:.4f}" in text
         assert ("water" in text) is labelled

@@ -8,12 +8,12 @@ import pytest
 from mkd.dataset.index import read_index
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from shards.commands.tile import tile
 from shards.commands.tile_cutter import tile_transform
 from shards.commands.verify import verify
 from shards.inputs.windows import uncovered_pixels
 from shards.output.merge import make_index
 from shards.reading.shard_reader import read_dataset
+from tests.helpers.processes.jobs import tile_into
 
 PLACE = (0.5, 0.0, 500000.0, 0.0, -0.5, 2800000.0)
 
@@ -40,10 +40,10 @@ def scene(tmp_path, folder):
 
 
 def cut(folder, tmp_path, out="out", **options):
-    """Tile the scene and keep what was said."""
+    """Tile the scene."""
     options = {"source": tmp_path / "ortho.tif", "labels": "{stem}_label.tif", "size": 16, **options}
     source = options.pop("source")
-    return tile(source, folder.classfile, tmp_path / out, say=folder.said.append, **options)
+    return tile_into(source, folder.classfile, tmp_path / out, **options)
 
 
 def test_each_tile_is_its_window_of_the_raster(scene, folder, tmp_path):
@@ -226,7 +226,7 @@ def test_shards_are_the_same_for_any_number_of_workers_and_parts(scene, folder, 
     cut(folder, tmp_path, "two", workers=2, **options)
     for part in ("2/3", "3/3", "1/3"):
         assert "samples" not in cut(folder, tmp_path, "parts", part=part, **options)
-    make_index(tmp_path / "parts", say=folder.said.append)
+    make_index(tmp_path / "parts")
     expected = content(tmp_path / "out")
     assert len(expected) == 2 * 5 - 1 + 1, "five units, the first without a tar, and the index"
     assert "toy-000000.tar" not in expected

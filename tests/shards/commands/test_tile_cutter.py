@@ -10,9 +10,9 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from mkd.dataset.index import read_index
-from shards.commands.tile import tile
 from shards.commands.verify import verify
 from shards.reading.shard_reader import read_dataset, read_tiles
+from tests.helpers.processes.jobs import tile_into
 
 PLACE = {"crs": "EPSG:32648", "transform": rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)}
 
@@ -42,7 +42,7 @@ def write(path, pixels, alpha=False):
 
 def cut(folder, source, out, **options):
     """Tile without words."""
-    return tile(source, folder.classfile, out, size=32, say=folder.said.append, **options)
+    return tile_into(source, folder.classfile, out, size=32, **options)
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,12 @@ def test_a_raster_larger_than_memory(folder, tmp_path):
     code = f"""
 import resource
 from shards.commands.tile import tile
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (360 << 20),) * 2)
-report = tile("{tmp_path}/big.tif", "{folder.classfile}", "{tmp_path}/out", size={size}, say=lambda line: None)
+options, tiling = BuildOptions("{tmp_path}/out"), TilingOptions(size={size})
+report = tile("{tmp_path}/big.tif", "{folder.classfile}", options, tiling=tiling)
 assert report["samples"] == 1 and report["blank"] == 511, report
 try:
     bytes({height * width * 3})
@@ -165,6 +168,6 @@ def test_a_note_about_rasters_in_whole_rows(folder, tmp_path):
     with rasterio.open(tmp_path / "a.tif", "w", height=512, width=200_000, count=3, **profile):
         pass
     options = {"part": "2/2", "shard_size": 1000}  # one shard, so this part has none to cut
-    tile(tmp_path / "a.tif", folder.classfile, tmp_path / "out", say=folder.said.append, **options)
-    (note,) = (line for line in folder.said if line.startswith("note:"))
+    tile_into(tmp_path / "a.tif", folder.classfile, tmp_path / "out", **options)
+    (note,) = (line for line in folder.messages if line.startswith("note:"))
     assert "a.tif is stored in whole rows, 200,000 pixels wide" in note

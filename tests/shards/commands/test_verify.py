@@ -10,16 +10,16 @@ from PIL import Image
 
 from mkd.dataset.shard_record import read_record
 from mkd.storage.folder import Folder
-from shards.commands.pack import pack
 from shards.commands.verify import verify
 from shards.inputs.encode import encode_png
+from tests.helpers.processes.jobs import pack_into
 from tests.helpers.shards import overwrite, pictures, rewrite, write_dataset
 
 
 @pytest.fixture
 def data(folder, tmp_path):
     """Give a packed data set of one shard: t0, t1, t2 are PNG, t3 and t4 JPEG."""
-    pack(folder.root, folder.classfile, tmp_path / "data", say=lambda line: None)
+    pack_into(folder.root, folder.classfile, tmp_path / "data")
     return tmp_path / "data"
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import mask_name, read_classfile, star_pattern
+from shards.inputs.class_file import glob_to_regex, mask_name, read_classfile
 
 FOLDER = Path(__file__).parents[3] / "configs" / "datasets"
 COUNTS = {
@@ -66,13 +66,13 @@ def test_masks_of_nested_folders():
 def test_star_patterns_give_back_what_they_matched(parts):
     """One star matches one folder's name or a part of it, and reports it; two match any folders."""
     path = "/".join(parts) + "/x.png"
-    match = star_pattern("/".join("*" for _ in parts) + "/*.png").fullmatch(path)
+    match = glob_to_regex("/".join("*" for _ in parts) + "/*.png").fullmatch(path)
     assert match is not None
     assert match.groups() == (*parts, "x")
-    deep = star_pattern("**/*.png").fullmatch(path)
+    deep = glob_to_regex("**/*.png").fullmatch(path)
     assert deep is not None
     assert deep.groups() == ("/".join(parts) + "/", "x")
-    assert star_pattern("*.png").fullmatch(path) is None
+    assert glob_to_regex("*.png").fullmatch(path) is None
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
 from mkd.storage import remote_file
 from mkd.storage.folder import Folder
-from shards.commands.tile import tile
 from shards.commands.verify import verify
-from shards.inputs.raster_source import matching, open_raster
+from shards.inputs.raster_source import expand_pattern, open_raster
+from tests.helpers.processes.jobs import tile_into
 
 
 @pytest.fixture
@@ -43,17 +43,17 @@ def test_from_s3_to_s3(folder, files, s3, tmp_path):
     for place in (local, Folder(s3)):
         for name, data in files.items():
             place.write(name, data)
-    options = {"size": 32, "shard_size": 4, "say": folder.said.append}
+    options = {"size": 32, "shard_size": 4}
     for start, out, workers in ((f"{tmp_path}/here", f"{tmp_path}/out", 1), (s3, f"{s3}/out", 2)):
         labels = f"{start}/labels/{{stem}}_label.tif"
-        report = tile(
+        report = tile_into(
             f"{start}/images/*.tif", folder.classfile, out, labels=labels, workers=workers, **options
         )
         assert (report["samples"], report["labelled"]) == (3 * 2 + 2 * 2, 10)
     assert stored(Folder(f"{s3}/out")) == stored(Folder(tmp_path / "out"))
     assert len(stored(Folder(tmp_path / "out"))) == 3 + 1
     assert verify(f"{s3}/out") == []
-    again = tile(f"{s3}/images/*.tif", folder.classfile, f"{s3}/out", labels=labels, **options)
+    again = tile_into(f"{s3}/images/*.tif", folder.classfile, f"{s3}/out", labels=labels, **options)
     assert again == {**report, "done_before": True}
 
 
@@ -62,13 +62,13 @@ def test_patterns_and_missing_rasters_at_urls(files):
     place = Folder("memory://rasters-of-patterns")
     for name, data in files.items():
         place.write(name, data)
-    found = matching(f"{place}/*/*th.tif")
+    found = expand_pattern(f"{place}/*/*th.tif")
     assert found == [f"{place}/images/north.tif", f"{place}/images/south.tif"]
-    assert len(matching(f"{place}/**/*.tif")) == 4
+    assert len(expand_pattern(f"{place}/**/*.tif")) == 4
     with open_raster(found[0]) as raster:
         assert (raster.info.height, raster.info.width) == (100, 90)
     with pytest.raises(ValueError, match="no raster matches 'memory://rasters-of-patterns/x"):
-        matching(f"{place}/x*.tif")
+        expand_pattern(f"{place}/x*.tif")
     with pytest.raises(ValueError, match="no raster at memory://rasters-of-patterns/images/x.tif"):
         open_raster(f"{place}/images/x.tif")
 

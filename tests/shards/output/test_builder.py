@@ -35,7 +35,7 @@ def test_parts_in_processes_of_their_own_give_the_same_bytes(folder, tmp_path, w
     out = tmp_path / "parts"
     first = run(folder, out, part="2/3")
     assert first == {"folder": str(out), "done_before": False}
-    assert any("part 2/3: 2 of 5 shards stand" in line for line in folder.said)
+    assert any("part 2/3: 2 of 5 shards stand" in line for line in folder.messages)
     with pytest.raises(ValueError, match=r"lacks 3 of 5 shards .*toy-000000.tar, toy-000002.tar"):
         make_index(out)
     others = [
@@ -61,7 +61,7 @@ def test_parts_of_another_build_are_not_merged(folder, tmp_path):
         make_index(out)
     for number in range(1, 8):
         run(folder, out, part=f"{number}/7")
-    assert make_index(out, say=folder.said.append).samples == 5
+    assert make_index(out).samples == 5
     assert verify(out) == []
 
 
@@ -84,7 +84,7 @@ def test_a_build_goes_on_and_leaves_finished_shards_alone(folder, tmp_path, whol
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.glob("*.tar")}
     run(folder, out)
     stood = 5 if damage == "no index" else 4
-    assert f"{stood} of 5 shards stood already" in folder.said
+    assert f"{stood} of 5 shards stood already" in folder.messages
     after = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.glob("*.tar")}
     assert sum(before.get(name) == place for name, place in after.items()) == stood
     assert content(out) == whole
@@ -98,7 +98,7 @@ def test_a_finished_data_set_with_a_damaged_shard_is_mended_without_its_index(fo
         run(folder, out)
     (out / "index.json").unlink()
     run(folder, out)
-    assert "4 of 5 shards stood already" in folder.said
+    assert "4 of 5 shards stood already" in folder.messages
     assert content(out) == whole
 
 
@@ -106,7 +106,7 @@ def test_other_options_or_fewer_inputs_leave_nothing_of_the_first_build(folder, 
     """Shards and records that the second build does not have are removed with its index."""
     run(folder, tmp_path / "out")
     (tmp_path / "out/index.json").unlink()
-    run(folder, tmp_path / "out", only="0:2", name="few", replace=True)
+    run(folder, tmp_path / "out", image_slice="0:2", name="few", replace=True)
     assert sorted(content(tmp_path / "out")) == [
         "build.json",
         *(f"few-00000{n}.{end}" for n in (0, 1) for end in ("json", "tar")),
@@ -127,12 +127,12 @@ def test_from_s3_to_s3_and_to_memory(folder, tmp_path, s3, whole):
     part = command(folder, f"{s3}/parts", "--part", "1/2", "--workers", "2")
     subprocess.run(part, check=True, timeout=120)
     run(folder, f"{s3}/parts", part="2/2")
-    make_index(f"{s3}/parts", say=folder.said.append)
+    make_index(f"{s3}/parts")
     assert remote(f"{s3}/parts") == shards_of(whole)
     Place(f"{s3}/one").remove("index.json")
     Place(f"{s3}/one").remove("toy-000001.tar")
     run(folder, f"{s3}/one")
-    assert "4 of 5 shards stood already" in folder.said
+    assert "4 of 5 shards stood already" in folder.messages
     assert remote(f"{s3}/one") == shards_of(whole)
     assert run(folder, f"{s3}/one")["done_before"] is True
 
@@ -140,7 +140,7 @@ def test_from_s3_to_s3_and_to_memory(folder, tmp_path, s3, whole):
 def test_several_workers_on_memory_are_said_to_be_one(folder):
     """A file system of one process cannot be shared; this is said."""
     run(folder, "memory://alone", workers=2)
-    assert "note: memory:// belongs to one process: --workers 1" in folder.said
+    assert "note: memory:// belongs to one process: --workers 1" in folder.messages
 
 
 def test_a_full_disk_keeps_what_is_finished(folder, small_disk):
@@ -158,7 +158,8 @@ def test_a_full_disk_keeps_what_is_finished(folder, small_disk):
     subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
     run(folder, small_disk / "out")
     assert any(
-        line.endswith("of 12 shards stood already") and int(line.split()[0]) >= stood for line in folder.said
+        line.endswith("of 12 shards stood already") and int(line.split()[0]) >= stood
+        for line in folder.messages
     )
     assert verify(small_disk / "out") == []
 

@@ -13,7 +13,7 @@ import pytest
 from mkd.dataset.index import read_index
 from mkd.dataset.shard_record import read_record
 from mkd.storage.folder import Folder
-from shards.inputs.encode import encode_png, encode_tile, legal_key
+from shards.inputs.encode import encode_png, encode_tile, tile_key
 from shards.output.dataset_writer import DatasetWriter
 from shards.output.tar_format import header
 from shards.reading.shard_reader import read_dataset, read_groups, read_metas
@@ -141,7 +141,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(small_disk):
 
 def test_long_and_foreign_keys_survive(tmp_path):
     """Keys above the 100 characters of old tars, and not of ASCII, come back."""
-    keys = ["x" * 150, "Straße_一", legal_key("a.b/c d")]
+    keys = ["x" * 150, "Straße_一", tile_key("a.b/c d")]
     with writer(tmp_path) as out:
         for key in keys:
             out.add(tile(key))

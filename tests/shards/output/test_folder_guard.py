@@ -5,12 +5,12 @@ import json
 import pytest
 
 from mkd.storage.folder import Folder
-from shards.commands.pack import pack
 from shards.commands.split import split
 from shards.commands.verify import verify
 from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_tiles
-from tests.helpers.processes.jobs import content, run
+from shards.splitting.assignment import SplitOptions
+from tests.helpers.processes.jobs import content, pack_into, run
 from tests.helpers.shards import CLASSES, PALETTE, pictures, write_dataset
 
 FOREIGN = (
@@ -36,7 +36,7 @@ def test_foreign_files_are_neither_removed_nor_built_over(folder, tmp_path, comm
             run(folder, out)
     else:
         with pytest.raises(ValueError, match=words):
-            split(tmp_path / "all", tmp_path / "out", labelled=2, say=lambda line: None)
+            split(tmp_path / "all", tmp_path / "out", SplitOptions(labelled=2))
     assert (out / name).read_text() == "dear"
 
 
@@ -57,7 +57,7 @@ def test_an_unfinished_build_of_something_else_is_refused_unless_it_may_go(folde
     run(folder, tmp_path / "out", part="1/2")
     before = content(tmp_path / "out")
     with pytest.raises(ValueError, match=r"unfinished build .*\(slice None there, 0:2 here\).* --replace"):
-        run(folder, tmp_path / "out", only="0:2")
+        run(folder, tmp_path / "out", image_slice="0:2")
     folder.root.rename(tmp_path / "moved")
     folder.root = tmp_path / "moved"
     folder.image("images/t1.png", seed=9)
@@ -78,9 +78,9 @@ def test_inputs_that_were_mended_or_moved_go_on(folder, tmp_path):
     folder.root = tmp_path / "moved"
     run(folder, tmp_path / "out", part="2/2")
     folder.image("images/t4.jpg", seed=77)
-    folder.said.clear()
+    folder.messages.clear()
     run(folder, tmp_path / "out")
-    assert folder.said[0] == "4 of 5 shards stood already"
+    assert folder.messages[0] == "4 of 5 shards stood already"
     assert verify(tmp_path / "out") == []
 
 
@@ -90,7 +90,7 @@ def test_split_leaves_a_half_built_pack_alone(folder, tmp_path):
     run(folder, tmp_path / "out/labelled", part="1/2")
     before = content(tmp_path / "out/labelled")
     with pytest.raises(ValueError, match=r"holds other files \(build.json, toy-000000.json"):
-        split(tmp_path / "all", tmp_path / "out", labelled=2, say=lambda line: None)
+        split(tmp_path / "all", tmp_path / "out", SplitOptions(labelled=2))
     assert content(tmp_path / "out/labelled") == before
 
 
@@ -99,7 +99,7 @@ def test_a_file_in_the_place_of_a_folder_is_one_sentence(folder, tmp_path, below
     """Also where the folder would lie below it."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="is a file, or lies below one: choose"):
-        pack(folder.root, folder.classfile, tmp_path / "file" / below)
+        pack_into(folder.root, folder.classfile, tmp_path / "file" / below)
 
 
 def test_a_failed_start_writes_nothing(folder, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 import shards.output.folder_lock
 from mkd.storage.folder import Folder
-from shards.output.folder_lock import locked
+from shards.output.folder_lock import lock_folder
 
 KINDS = ["local", "memory"]
 
@@ -35,16 +35,16 @@ def place(request, tmp_path):
 )
 def test_only_other_parts_of_the_same_number_run_side_by_side(place, first, second, allowed):
     """Every other pair is refused, naming the job; afterwards nothing is left of any lock."""
-    with locked(place, first) as one:
-        assert one.alone
+    with lock_folder(place, first) as one:
+        assert one.exclusive
         if allowed:
-            with locked(place, second) as two:
-                assert not two.alone
+            with lock_folder(place, second) as two:
+                assert not two.exclusive
         else:
             with pytest.raises(ValueError, match=f"another job builds in .*process {os.getpid()} on"):
-                locked(place, second).__enter__()
+                lock_folder(place, second).__enter__()
     assert place.sizes() == {}
-    with locked(place, second):
+    with lock_folder(place, second):
         pass
 
 
@@ -54,12 +54,12 @@ def test_locks_of_the_dead_count_no_more(place, monkeypatch):
         "host": "gone",
         "process": 1,
         "token": "x",
-        "beat": time.time() - shards.output.folder_lock.STALE - 1,
+        "beat": time.time() - shards.output.folder_lock.STALE_AFTER_S - 1,
     }
     for name in (".lock", ".lock-1-of-2"):
         place.write(name, json.dumps(old))
-    with locked(place) as lock:
-        assert lock.alone
+    with lock_folder(place) as lock:
+        assert lock.exclusive
     assert place.sizes() == {}
 
 
@@ -69,9 +69,9 @@ def test_an_object_with_a_sign_of_life_is_respected_whoever_holds_it(tmp_path):
     sign = {"host": "elsewhere", "process": 7, "token": "x", "beat": time.time() - 100}
     place.write(".lock-1-of-2", json.dumps(sign))
     with pytest.raises(ValueError, match=r"process 7 on elsewhere, last sign of life 1\d\d s ago; it counts"):
-        locked(place).__enter__()
-    with locked(place, (2, 2)) as lock:
-        assert not lock.alone
+        lock_folder(place).__enter__()
+    with lock_folder(place, (2, 2)) as lock:
+        assert not lock.exclusive
     assert set(place.sizes()) == {".lock-1-of-2"}
 
 
@@ -79,7 +79,7 @@ def test_a_lock_gives_signs_of_life_and_notices_its_loss(tmp_path, monkeypatch):
     """The object is renewed; when another job has replaced it, the build must stop and leave it alone."""
     monkeypatch.setattr(shards.output.folder_lock, "BEAT", 0.05)
     place = Folder(f"memory://{tmp_path.name}")
-    with locked(place) as lock:
+    with lock_folder(place) as lock:
         first = json.loads(place.read(".lock"))["beat"]
         wait_until(lambda: json.loads(place.read(".lock"))["beat"] > first)
         lock.check()
@@ -100,7 +100,7 @@ def many(folder, number, start, results):
     """Take the lock of one part of many at the same moment as the others."""
     start.wait()
     try:
-        with locked(Folder(folder), (number, 6)):
+        with lock_folder(Folder(folder), (number, 6)):
             time.sleep(0.3)
         results.put(None)
     except ValueError as error:
@@ -139,7 +139,7 @@ def test_signs_of_life_outlive_any_error(tmp_path, monkeypatch):
             raise errors.pop()
         return ordinary(self, name, data)
 
-    with locked(place) as lock:
+    with lock_folder(place) as lock:
         first = json.loads(place.read(".lock"))["beat"]
         monkeypatch.setattr(Folder, "write", failing)
         wait_until(lambda: json.loads(place.read(".lock"))["beat"] > first)

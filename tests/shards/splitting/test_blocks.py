@@ -8,8 +8,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from mkd.geo.grid import Window
-from shards.splitting.blocks import assign, draw, split_places, unit_of
-from shards.splitting.neighbours import Place, touching
+from shards.splitting.blocks import assign_blocks, block_of, draw_few_shots, split_places
+from shards.splitting.neighbours import TilePlace, touching
 from tests.helpers.shards import whole_windows
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
@@ -18,7 +18,7 @@ FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
 def tiles(height, width, size, stride, sources="a"):
     """Cut rasters of one size."""
     return [
-        Place(f"{source}{window.row}_{window.col}", source, window)
+        TilePlace(f"{source}{window.row}_{window.col}", source, window)
         for source in sources
         for window in whole_windows(height, width, size, stride)
     ]
@@ -43,7 +43,9 @@ WINDOWS = st.none() | st.builds(
     Window, st.integers(0, 30), st.integers(0, 30), st.integers(1, 9), st.integers(1, 9)
 )
 PLACES = st.lists(st.tuples(st.sampled_from("abc"), WINDOWS), max_size=12).map(
-    lambda entries: [Place(str(number), source, window) for number, (source, window) in enumerate(entries)]
+    lambda entries: [
+        TilePlace(str(number), source, window) for number, (source, window) in enumerate(entries)
+    ]
 )
 
 
@@ -82,16 +84,16 @@ def test_no_tile_touches_a_tile_of_another_part(tiling, block, seed, sources):
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 12), st.integers(1, 30))
 def test_a_block_holds_a_tile_or_it_straddles(row, col, size, block):
     """A tile belongs to a block when all its pixels do."""
-    place = Place("x", "s", Window(row, col, size, size))
+    place = TilePlace("x", "s", Window(row, col, size, size))
     blocks = {(r // block, c // block) for r in range(row, row + size) for c in range(col, col + size)}
-    assert unit_of(place, block) == (("s", *blocks.pop()) if len(blocks) == 1 else None)
+    assert block_of(place, block) == (("s", *blocks.pop()) if len(blocks) == 1 else None)
 
 
 @given(st.lists(st.integers(1, 50), min_size=3, max_size=40), st.integers(0, 3))
 def test_shares_come_within_one_block_of_the_fractions(sizes, seed):
     """Each part misses its share by at most the largest block, unless it had to be filled with one block."""
     units = {("s", number, 0): size for number, size in enumerate(sizes)}
-    parts = assign(units, FRACTIONS, seed)
+    parts = assign_blocks(units, FRACTIONS, seed)
     total, got = sum(sizes), Counter[str]()
     for unit, part in parts.items():
         got[part] += units[unit]
@@ -104,22 +106,22 @@ def test_shares_come_within_one_block_of_the_fractions(sizes, seed):
 def test_equal_blocks_meet_the_fractions_exactly():
     """Ten equal blocks go 6, 2, 2; which of them depends on the seed, and only on it."""
     units = {("s", number, 0): 5 for number in range(10)}
-    draws = [assign(units, FRACTIONS, seed) for seed in range(20)]
+    draws = [assign_blocks(units, FRACTIONS, seed) for seed in range(20)]
     assert all(Counter(parts.values()) == {"train": 6, "val": 2, "test": 2} for parts in draws)
     assert len({tuple(sorted(parts.items())) for parts in draws}) > 10
-    assert draws[3] == assign(dict(reversed(units.items())), FRACTIONS, 3)
+    assert draws[3] == assign_blocks(dict(reversed(units.items())), FRACTIONS, 3)
 
 
 def test_the_draw_that_loses_fewest_tiles_is_kept():
     """On 8 x 8 blocks the kept split loses fewer tiles than a single draw does on average."""
     places = tiles(64, 64, 2, 2)
     kept = sum(len(keys) for keys in split_places(places, 8, FRACTIONS, 0).keys.values())
-    sizes = Counter(unit_of(place, 8) for place in places)
+    sizes = Counter(block_of(place, 8) for place in places)
     singles = []
     for seed in range(20):
-        part_of = assign(sizes, FRACTIONS, seed)
+        part_of = assign_blocks(sizes, FRACTIONS, seed)
         lost = 0
-        parts = {part: [p for p in places if part_of[unit_of(p, 8)] == part] for part in FRACTIONS}
+        parts = {part: [p for p in places if part_of[block_of(p, 8)] == part] for part in FRACTIONS}
         lost += len(touching(parts["val"], parts["test"]))
         lost += len(touching(parts["train"], parts["test"] + parts["val"]))
         singles.append(len(places) - lost)
@@ -137,16 +139,16 @@ def test_too_few_blocks_and_parts_without_tiles_are_told():
 @given(st.sets(st.text(min_size=1, max_size=4), min_size=4, max_size=20), st.integers(0, 5))
 def test_few_shot_draws_are_nested(keys, seed):
     """For one seed each smaller draw is part of each larger one, whatever the order of the keys."""
-    draws = [draw(sorted(keys), number, seed) for number in range(1, len(keys) + 1)]
+    draws = [draw_few_shots(sorted(keys), number, seed) for number in range(1, len(keys) + 1)]
     assert [len(chosen) for chosen in draws] == list(range(1, len(keys) + 1))
     assert all(small < large for small, large in zip(draws, draws[1:], strict=False))
-    assert draws[1] == draw(sorted(keys, reverse=True), 2, seed)
+    assert draws[1] == draw_few_shots(sorted(keys, reverse=True), 2, seed)
 
 
 def test_few_shot_draws_are_even():
     """Over many seeds each key is drawn about equally often: 5 of 20 is a quarter."""
     keys = [f"k{number}" for number in range(20)]
-    counts = Counter(key for seed in range(400) for key in draw(keys, 5, seed))
+    counts = Counter(key for seed in range(400) for key in draw_few_shots(keys, 5, seed))
     assert set(counts) == set(keys)
     assert all(60 < counts[key] < 140 for key in keys)
 
@@ -155,4 +157,4 @@ def test_few_shot_draws_are_even():
 def test_more_shots_than_tiles_are_refused(number):
     """The number found is told."""
     with pytest.raises(ValueError, match=rf"--labelled {number}: .* are 20, choose 1..20"):
-        draw([str(key) for key in range(20)], number, 0)
+        draw_few_shots([str(key) for key in range(20)], number, 0)
