@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index
-from mkd.geo.palette import IGNORE
+from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import progress

@@ -10,9 +10,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
-from mkd.geo.palette import IGNORE
 from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
+from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import UnknownCounts, encode_png, encode_tile, ids_from_values, tile_key
 from shards.inputs.orthomosaics import Orthomosaic

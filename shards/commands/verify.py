@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
-from mkd.geo.palette import IGNORE
+from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import list_first, pluralize, progress

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mkd.geo.palette import IGNORE, Colour
+from mkd.labels import IGNORE, Colour
 from mkd.storage.folder import place_and_name
 
 MASK_KINDS = ("ids", "palette", "rgb")

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mkd.geo.palette import IGNORE, ids_from_rgb
+from mkd.geo.palette import ids_from_rgb
+from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 
 UnknownCounts = Mapping[int, int] | Mapping[tuple[int, int, int], int]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from mkd.geo.palette import Colour
+from mkd.labels import Colour
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile
 from shards.output.build_options import BuildOptions

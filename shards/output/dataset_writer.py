@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
-from mkd.geo.palette import Colour
+from mkd.labels import Colour
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
 from shards.output.folder_guard import prepare_folder, remove_stale_files

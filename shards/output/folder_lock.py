@@ -170,7 +170,8 @@ def _live_holder(place: Folder, name: str, token: str = "") -> str | None:
     if age > STALE_AFTER_S or _has_exited(told):
         place.remove(name)
         return None
-    return f"{_describe_holder(json.dumps(told))}, last sign of life {max(age, 0):.0f} s ago; it counts for {STALE_AFTER_S:.0f} s"
+    holder = _describe_holder(json.dumps(told))
+    return f"{holder}, last sign of life {max(age, 0):.0f} s ago; it counts for {STALE_AFTER_S:.0f} s"
 
 
 def _send_heartbeats(

@@ -134,8 +134,8 @@ def _check_budget(
         listed = folder.name(QUARANTINE_NAME)
         raise ValueError(
             f"{number} of {pluralize(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
-            f"the first: {shown}; {_unknown_values_message(manifest, bad)}all are listed in {listed}; correct them or allow "
-            "more, and start again: finished shards are kept"
+            f"the first: {shown}; {_unknown_values_message(manifest, bad)}all are listed in {listed}; "
+            "correct them or allow more, and start again: finished shards are kept"
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, write_record
-from mkd.geo.palette import IGNORE
+from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile, UnknownCounts
 from shards.output.tar_format import encode_members, ending, header, padding

@@ -9,7 +9,7 @@ from typing import Any
 from mkd.dataset.index import DatasetIndex, ShardInfo
 from mkd.dataset.shard_list import ShardList
 from mkd.dataset.shard_record import ShardRecord
-from mkd.geo.palette import IGNORE, Colour
+from mkd.labels import IGNORE, Colour
 
 
 class DatasetTotals:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, read_record
-from mkd.geo.palette import IGNORE
+from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import meta_of
