@@ -93,10 +93,10 @@ def _show(given: argparse.Namespace) -> int:
         case "verify":
             return max([_verify(folder, given.workers) for folder in given.data])
         case "stats":
-            from mkd.storage.folder import place_and_name
+            from mkd.storage.folder import split_url
             from shards.commands.stats import stats, table
 
-            place = place_and_name(given.json) if given.json else None
+            place = split_url(given.json) if given.json else None
             found = stats(given.data, workers=given.workers)
             _print(table(found), 100)
             if place is not None:

@@ -87,7 +87,7 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
         ValueError: no folder, no index, another format, or a shard that is missing or of another size.
     """
     place = folder if isinstance(folder, Folder) else Folder(folder)
-    path = place.name(INDEX_NAME)
+    path = place.url_of(INDEX_NAME)
     sizes = place.sizes()
     if INDEX_NAME not in sizes:
         if place.local is not None and not place.local.is_dir():
@@ -102,7 +102,7 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
     index = _parse(content, path)
     for shard in index.shards if shards else ():
-        if fault := shard_fault(place.name(shard.file), shard, sizes.get(shard.file)):
+        if fault := shard_fault(place.url_of(shard.file), shard, sizes.get(shard.file)):
             raise ValueError(fault)
     return index
 

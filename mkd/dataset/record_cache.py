@@ -8,10 +8,10 @@ from collections import OrderedDict
 from concurrent.futures import Future
 
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.shard_record import TileRecord, record_of
+from mkd.dataset.shard_record import TileRecord, read_matching_record
 from mkd.storage.folder import Folder
 
-KEPT = 300_000  # tiles whose places are remembered, about 0.2 KB each: 256 shards of 1,000; others are read again
+MAX_TILES = 300_000  # tiles whose places are remembered, about 0.2 KB each: 256 shards of 1,000; others are read again
 
 
 class RecordCache:
@@ -27,7 +27,7 @@ class RecordCache:
         self._lock, self._tiles = threading.Lock(), 0
         self._shards: OrderedDict[int, list[bytes] | Future[list[bytes]]] = OrderedDict()
 
-    def entry(self, shard: int, row: int) -> TileRecord:
+    def record(self, shard: int, row: int) -> TileRecord:
         """Return key, size and members of a tile; these are plain tuples of a `Member`'s three numbers.
 
         Raises:
@@ -50,7 +50,7 @@ class RecordCache:
             else:
                 rows = self._shards[shard] = Future()
                 self._tiles += self._index.shards[shard].samples
-                while self._tiles > KEPT and len(self._shards) > 1:
+                while self._tiles > MAX_TILES and len(self._shards) > 1:
                     self._tiles -= self._index.shards[self._shards.popitem(last=False)[0]].samples
         if isinstance(rows, list):  # by now
             return rows
@@ -68,5 +68,5 @@ class RecordCache:
         info = self._index.shards[shard]
         return [
             marshal.dumps((key, tuple(size), {kind: tuple(member) for kind, member in members.items()}))
-            for key, size, members in record_of(self._folder, info).tiles
+            for key, size, members in read_matching_record(self._folder, info).tiles
         ]

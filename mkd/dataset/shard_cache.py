@@ -15,8 +15,10 @@ from typing import BinaryIO
 from mkd.dataset.index import ShardInfo
 from mkd.storage.folder import Folder
 
-PIECE = 16 << 20  # bytes a request
-IN_USE = 60.0  # seconds after its last use in which a copy makes no room for another, and a refusal lasts
+CHUNK = 16 << 20  # bytes a request
+IN_USE_SECONDS = (
+    60.0  # seconds after its last use in which a copy makes no room for another, and a refusal lasts
+)
 _PART = ".part-"
 
 log = logging.getLogger(__name__)
@@ -73,13 +75,13 @@ class ShardCache:
         except FileNotFoundError:
             raise
         except (_NoCopyError, OSError) as error:
-            self._refused[info.sha256] = time.monotonic() + IN_USE
+            self._refused[info.sha256] = time.monotonic() + IN_USE_SECONDS
             reason = getattr(error, "strerror", None) or str(error)
             if reason not in self._said:
                 self._said.add(reason)
                 log.warning(
                     "%s: no copy in %s (%s); it is read from where it is, slower",
-                    origin.name(info.file), self.folder, reason,
+                    origin.url_of(info.file), self.folder, reason,
                 )  # fmt: skip
             return None
 
@@ -132,7 +134,7 @@ class ShardCache:
             )  # first: one that becomes a copy meanwhile is counted twice, not never
             copies = self._there("*.tar")
             found, now = {**copies, **parts}, time.time()
-            old = [path for path, told in copies.items() if now - told.st_mtime > IN_USE]
+            old = [path for path, told in copies.items() if now - told.st_mtime > IN_USE_SECONDS]
             old += [path for path in parts if _is_left(path)]
             excess = sum(told.st_size for told in found.values()) + size - self.limit
             if excess > sum(found[path].st_size for path in old):
@@ -149,8 +151,8 @@ class ShardCache:
 
 def _copy(origin: Folder, info: ShardInfo, file: BinaryIO) -> None:
     digest = hashlib.sha256()
-    for start in range(0, info.bytes, PIECE):
-        data = origin.read(info.file, start, min(start + PIECE, info.bytes))
+    for start in range(0, info.bytes, CHUNK):
+        data = origin.read(info.file, start, min(start + CHUNK, info.bytes))
         digest.update(data)
         file.write(data)
     file.flush()

@@ -89,28 +89,28 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
         text = folder.read(name)
     except FileNotFoundError:
         raise ValueError(
-            f"{folder.name(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
+            f"{folder.url_of(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
             "the data set again"
         ) from None
     try:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"{folder.name(name)} cannot be read ({error}): copy it again, or build it again"
+            f"{folder.url_of(name)} cannot be read ({error}): copy it again, or build it again"
         ) from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise ValueError(
-            f"{folder.name(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"{folder.url_of(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
             f"version {VERSION}: build the data set again"
         )
     try:
         return _parse(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder.name(name)} is damaged ({error!r}): build the data set again") from None
+        raise ValueError(f"{folder.url_of(name)} is damaged ({error!r}): build the data set again") from None
 
 
-def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
+def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
     """Read the record of a shard, and check that both are of the index that says ``info``.
 
     Raises:
@@ -119,14 +119,14 @@ def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
     record = read_record(folder, info.file)
     if record.info != info:
         raise ValueError(
-            f"{folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+            f"{folder.url_of(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
             f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
             "copy the whole data set again, or build it again"
         )
     return record
 
 
-def fault_of(kind: str, data: bytes | memoryview, member: tuple[int, int, int]) -> str:
+def member_fault(kind: str, data: bytes | memoryview, member: tuple[int, int, int]) -> str:
     """Return "", or what is wrong with the content of a tile's member.
 
     Args:

@@ -16,16 +16,18 @@ from mkd.dataset.index import DatasetIndex
 from mkd.dataset.prefetch import Prefetcher, Span
 from mkd.dataset.record_cache import RecordCache
 from mkd.dataset.shard_cache import ShardCache
-from mkd.dataset.shard_record import Member, TileRecord, fault_of
+from mkd.dataset.shard_record import Member, TileRecord, member_fault
 from mkd.storage.folder import Folder
 
-MAX_OPEN = 512  # shard files kept open: a batch of 256 reads so many, and as many when it comes to new ones
-GAP = 256 << 10  # bytes that are read and thrown away rather than asking a server twice
-RANGE = 8 << 20  # bytes of one request
-SPACE = 1 << 20  # bytes in which local tiles are read at first; more where they need it
+MAX_OPEN_FILES = (
+    512  # shard files kept open: a batch of 256 reads so many, and as many when it comes to new ones
+)
+MAX_GAP = 256 << 10  # bytes that are read and thrown away rather than asking a server twice
+MAX_RANGE = 8 << 20  # bytes of one request
+READ_BUFFER = 1 << 20  # bytes in which local tiles are read at first; more where they need it
 
-Data = bytes | memoryview  # a member's content
-Members = dict[str, Data]  # content by extension, such as "jpg" and "label.png"
+Content = bytes | memoryview  # a member's content
+Members = dict[str, Content]  # content by extension, such as "jpg" and "label.png"
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class TileRequest(NamedTuple):
 
     sample: int
     shard: int
-    entry: TileRecord
+    record: TileRecord
     kinds: Sequence[str]
 
 
@@ -67,14 +69,14 @@ class TileSource:
         self.folder, self.index = folder, index
         self._ends = list(accumulate(index.shards.samples))
         self._starts = [0, *self._ends]
-        self._offsets = RecordCache(folder, index)
+        self._records = RecordCache(folder, index)
         self._files: OrderedDict[int, int] = OrderedDict()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most = MAX_OPEN if limit < 0 else min(MAX_OPEN, max(limit // 2, 1))
-        self._space, self._used = memoryview(bytearray(SPACE)), 0
+        self._most = MAX_OPEN_FILES if limit < 0 else min(MAX_OPEN_FILES, max(limit // 2, 1))
+        self._space, self._used = memoryview(bytearray(READ_BUFFER)), 0
         remote = folder.local is None
         self._cache = ShardCache(cache, cache_bytes) if remote and cache is not None else None
-        self._ahead = Prefetcher(self._fetch) if remote else None
+        self._prefetcher = Prefetcher(self._fetch) if remote else None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as arguments."""
@@ -87,9 +89,9 @@ class TileSource:
             ValueError: the record is missing, damaged or of another data set.
         """
         shard = bisect_right(self._ends, sample)
-        return shard, self._offsets.entry(shard, sample - self._starts[shard])
+        return shard, self._records.record(shard, sample - self._starts[shard])
 
-    def entry(self, sample: int) -> TileRecord:
+    def record(self, sample: int) -> TileRecord:
         """Return key, (height, width) and members of a tile, each a `Member`; see `find`."""
         key, size, members = self.find(sample)[1]
         return TileRecord(key, size, {kind: Member(*member) for kind, member in members.items()})
@@ -130,25 +132,25 @@ class TileSource:
             ValueError: a place that refuses or does not answer.
         """
         self._used = 0
-        return [each if isinstance(each, DamagedTile) else self._tile(each) for each in wanted]
+        return [each if isinstance(each, DamagedTile) else self._read_tile(each) for each in wanted]
 
     def prefetch(self, samples: Sequence[int]) -> None:
         """Begin to read tiles that `read` is asked for soon, neighbours at once; local ones need it not."""
-        if self._ahead is None:
+        if self._prefetcher is None:
             return
         first = {sample: place for place, sample in reversed(list(enumerate(samples)))}
         runs: list[list[int]] = []
         for shard, group in groupby(sorted(samples), key=lambda sample: self.locate(sample)[0]):
             runs += _runs(group, self._tile_bytes(shard))
         for run in sorted(runs, key=lambda run: min(first[sample] for sample in run)):
-            self._ahead.request(run, self._tile_bytes(self.locate(run[0])[0]))
+            self._prefetcher.request(run, self._tile_bytes(self.locate(run[0])[0]))
 
     def close(self) -> None:
         """Close files and stop reading ahead."""
         while self._files:
             os.close(self._files.popitem()[1])
-        if self._ahead is not None:
-            self._ahead.close()
+        if self._prefetcher is not None:
+            self._prefetcher.close()
 
     def locate(self, sample: int) -> tuple[int, int]:
         """Return the shard that holds a sample, and its row there."""
@@ -161,23 +163,25 @@ class TileSource:
         return info.bytes // info.samples
 
     def _damaged(self, shard: int, entry: TileRecord, fault: str) -> DamagedTile:
-        place = self.folder.name(self.index.shards[shard].file)
+        place = self.folder.url_of(self.index.shards[shard].file)
         advice = f"run 'shards verify {self.folder}', copy the shard again or build it again"
         return DamagedTile(f"{place}:{entry.key}: {fault}; {advice}")
 
-    def _tile(self, wanted: TileRequest) -> Members | DamagedTile:
+    def _read_tile(self, wanted: TileRequest) -> Members | DamagedTile:
         try:
-            tile, fault = self._local(wanted) if self._ahead is None else self._remote(wanted, self._ahead)
+            tile, fault = (
+                self._local(wanted) if self._prefetcher is None else self._remote(wanted, self._prefetcher)
+            )
         except FileNotFoundError:
             fault = "the shard is missing"
         except OSError as error:
             fault = error.strerror or str(error)
-        return self._damaged(wanted.shard, wanted.entry, fault) if fault else tile
+        return self._damaged(wanted.shard, wanted.record, fault) if fault else tile
 
     def _local(self, wanted: TileRequest) -> tuple[Members, str]:
         """Read a tile; also return "" or what is wrong with its first bad member."""
         _, shard, entry, kinds = wanted
-        tile, fault = dict[str, Data](), ""
+        tile, fault = dict[str, Content](), ""
         if (file := self._files.get(shard)) is None:
             file = self._open(shard)
         else:
@@ -186,7 +190,7 @@ class TileSource:
             offset, size, _ = member = entry.members[kind]
             piece = self._room(size)
             data = tile[kind] = piece[: os.preadv(file, [piece], offset)]
-            fault = fault or fault_of(kind, data, member)
+            fault = fault or member_fault(kind, data, member)
         return tile, fault
 
     def _remote(self, wanted: TileRequest, ahead: Prefetcher) -> tuple[Members, str]:
@@ -194,11 +198,11 @@ class TileSource:
         sample, shard, entry, kinds = wanted
         members = [entry.members[kind] for kind in kinds]
         start, stop = _bounds(members)
-        tile, fault = _cut(ahead.take(sample) or self._range(shard, start, stop), kinds, members)
+        tile, fault = _cut(ahead.pop(sample) or self._read_range(shard, start, stop), kinds, members)
         if fault:
-            file = self.folder.name(self.index.shards[shard].file)
+            file = self.folder.url_of(self.index.shards[shard].file)
             log.warning("%s:%s: %s; reading it again", file, entry.key, fault)
-            tile, fault = _cut(self._again(shard, start, stop), kinds, members)
+            tile, fault = _cut(self._read_again(shard, start, stop), kinds, members)
         return tile, fault
 
     def _room(self, size: int) -> memoryview:
@@ -208,7 +212,7 @@ class TileSource:
         self._used += size
         return self._space[self._used - size : self._used]
 
-    def _again(self, shard: int, start: int, stop: int) -> Span:
+    def _read_again(self, shard: int, start: int, stop: int) -> Span:
         """Read from the origin once more what came damaged over the net, or lies damaged in the cache."""
         info = self.index.shards[shard]
         if self._cache is not None:
@@ -218,13 +222,13 @@ class TileSource:
     def _fetch(self, samples: Sequence[int]) -> list[Span]:
         """Read whole tiles of one shard by one request; called in threads."""
         places = [self.locate(sample) for sample in samples]
-        bounds = [_bounds(self._offsets.entry(*place).members.values()) for place in places]
+        bounds = [_bounds(self._records.record(*place).members.values()) for place in places]
         shard = places[0][0]
-        whole = self._range(shard, min(start for start, _ in bounds), max(stop for _, stop in bounds))
+        whole = self._read_range(shard, min(start for start, _ in bounds), max(stop for _, stop in bounds))
         view = memoryview(whole.data)  # slices of it are no copies
         return [Span(start, view[start - whole.start : stop - whole.start]) for start, stop in bounds]
 
-    def _range(self, shard: int, start: int, stop: int) -> Span:
+    def _read_range(self, shard: int, start: int, stop: int) -> Span:
         """Read a piece of a remote shard, or of its copy."""
         info = self.index.shards[shard]
         copy = self._cache.open(self.folder, info) if self._cache is not None else None
@@ -256,11 +260,11 @@ def _bounds(members: Collection[Member]) -> tuple[int, int]:
 
 def _cut(span: Span, kinds: Sequence[str], members: Sequence[Member]) -> tuple[Members, str]:
     """Cut members out of a piece of their shard; "" or what is wrong with the first bad one."""
-    tile, fault = dict[str, Data](), ""
+    tile, fault = dict[str, Content](), ""
     for kind, member in zip(kinds, members, strict=True):
         start = member[0] - span.start
         data = tile[kind] = span.data[start : start + member[1]]
-        fault = fault or fault_of(kind, data, member)
+        fault = fault or member_fault(kind, data, member)
     return tile, fault
 
 
@@ -268,7 +272,7 @@ def _runs(samples: Iterable[int], size: int) -> Iterator[list[int]]:
     """Cut ascending samples of one shard, of about ``size`` bytes each, into groups that one request reads."""
     run: list[int] = []
     for sample in samples:
-        if run and ((sample - run[-1] - 1) * size > GAP or (sample - run[0] + 1) * size > RANGE):
+        if run and ((sample - run[-1] - 1) * size > MAX_GAP or (sample - run[0] + 1) * size > MAX_RANGE):
             yield run
             run = []
         run.append(sample)

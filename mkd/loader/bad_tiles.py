@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import append_line
-from mkd.dataset.tile_reader import BadTile
+from mkd.dataset.tile_decoder import BadTile
 
 log = logging.getLogger(__name__)
 LISTS = "quarantine*.jsonl"

@@ -31,7 +31,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device, band after band in memory, and independent of the loader's buffers."""
         if device.type != "cuda":
-            return Batch(planar(self.images.to(device)), self.labels.to(device, copy=True), self.ids)
+            return Batch(channels_first(self.images.to(device)), self.labels.to(device, copy=True), self.ids)
         side = _side_stream(device)
         with torch.cuda.stream(side):
             images = self.images.to(device, non_blocking=True)
@@ -39,7 +39,7 @@ class Batch:
         side.synchronize()
         for tensor in (images, labels):
             tensor.record_stream(torch.cuda.current_stream(device))
-        return Batch(planar(images), labels, self.ids)
+        return Batch(channels_first(images), labels, self.ids)
 
 
 @lru_cache
@@ -48,12 +48,12 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def planar(images: Tensor) -> Tensor:
+def channels_first(images: Tensor) -> Tensor:
     """Return images with band after band in memory: the layout that results of training were measured with."""
     return images.contiguous(memory_format=torch.contiguous_format)
 
 
-def odd_one(filled: DecodedBatch) -> int | None:
+def odd_size_slot(filled: DecodedBatch) -> int | None:
     """Return the slot of a tile that is not of its batch's size, the one that most tiles have; None: all are of one.
 
     No batch holds both: padding would let a tile's view depend on its batch mates.
@@ -62,12 +62,12 @@ def odd_one(filled: DecodedBatch) -> int | None:
     return next((slot for slot, size in enumerate(filled.sizes) if size != usual), None)
 
 
-def as_batch(filled: DecodedBatch, layout: BufferLayout) -> Batch:
+def to_batch(filled: DecodedBatch, layout: BufferLayout) -> Batch:
     """Return a filled buffer as tensors, without a copy.
 
     All tiles have one size, see `odd_one`.
     """
-    assert odd_one(filled) is None, "the loader refuses such a batch"
+    assert odd_size_slot(filled) is None, "the loader refuses such a batch"
     (height, width), slots, area = filled.sizes[0], len(filled.pairs), layout.area
     whole = torch.from_numpy(filled.buffer)
     images = whole.as_strided((slots, 3, height, width), (3 * area, 1, 3 * width, 3))

@@ -13,14 +13,14 @@ import numpy as np
 from torch import Tensor
 
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.tile_reader import DataSet, TileReader
+from mkd.dataset.tile_decoder import DatasetSpec, TileDecoder
 from mkd.loader.bad_tiles import BadTileBudget
-from mkd.loader.batch import Batch, as_batch, odd_one, planar
+from mkd.loader.batch import Batch, channels_first, odd_size_slot, to_batch
 from mkd.loader.sampler import Sampler
-from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, read_ahead
+from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, prefetch_blocks
 from mkd.loader.workers.shared_buffers import BufferLayout
 
-AHEAD = 64  # batches of `in_order` that are read ahead together
+PREFETCH_BATCHES = 64  # batches of `in_order` that are read ahead together
 
 
 class TileSet:
@@ -58,10 +58,10 @@ class TileSet:
                 "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
             )
         place = None if cache is None else Path(cache)
-        self.data = DataSet(self.folder, self.index, labelled, place, cache_bytes)
+        self.spec = DatasetSpec(self.folder, self.index, labelled, place, cache_bytes)
 
     @property
-    def counts(self) -> list[int]:
+    def shard_counts(self) -> list[int]:
         """Samples of each shard: what a `Sampler` is made of."""
         return self.index.shards.samples
 
@@ -77,27 +77,32 @@ class TileSet:
         """
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
-        size = self.reader.fill(item[1], layout.slot(buffer, 0))
-        batch = as_batch(DecodedBatch([item], buffer, [size], {}), layout)
-        return planar(batch.images[0]), batch.labels[0], item
+        size = self.decoder.fill(item[1], layout.slot(buffer, 0))
+        batch = to_batch(DecodedBatch([item], buffer, [size], {}), layout)
+        return channels_first(batch.images[0]), batch.labels[0], item
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
-        meta: dict[str, Any] = json.loads(bytes(self.reader.source.read(sample, ("json",))["json"]))
-        return {**meta, "key": self.reader.source.entry(sample).key}
+        meta: dict[str, Any] = json.loads(bytes(self.decoder.source.read(sample, ("json",))["json"]))
+        return {**meta, "key": self.decoder.source.record(sample).key}
 
     def layout(self, slots: int) -> BufferLayout:
         """Return the layout of a buffer for so many tiles."""
         return BufferLayout(slots, *self.index.largest)
 
     @cached_property
-    def reader(self) -> TileReader:
+    def decoder(self) -> TileDecoder:
         """What this process reads with."""
-        return self.data.open()
+        return self.spec.open_decoder()
 
 
 def stream(
-    tiles: TileSet, plan: Sampler, start: int, stop: int, workers: int, losses: BadTileBudget | None = None
+    tiles: TileSet,
+    sampler: Sampler,
+    start: int,
+    stop: int,
+    workers: int,
+    bad_tiles: BadTileBudget | None = None,
 ) -> Iterator[Batch]:
     """Yield this rank's batches of steps ``start`` .. ``stop - 1``.
 
@@ -112,8 +117,8 @@ def stream(
     Raises:
         ValueError: damage beyond the budget, storage that does not answer, or a decoding process that died.
     """
-    blocks = (list(plan.steps(first, end)) for first, end in plan.blocks(start, stop))
-    return _batches(tiles, blocks, plan.batch // plan.ranks, workers, losses)
+    blocks = (list(sampler.steps(first, end)) for first, end in sampler.blocks(start, stop))
+    return _batches(tiles, blocks, sampler.batch // sampler.ranks, workers, bad_tiles)
 
 
 def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None = None) -> Iterator[Batch]:
@@ -131,12 +136,13 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None
     chosen = range(len(tiles)) if samples is None else samples
     ranges = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
     batches = (
-        [[(0, n) for n in each] for each in ranges[i : i + AHEAD]] for i in range(0, len(ranges), AHEAD)
+        [[(0, n) for n in each] for each in ranges[i : i + PREFETCH_BATCHES]]
+        for i in range(0, len(ranges), PREFETCH_BATCHES)
     )
     return _batches(tiles, batches, batch, workers, None)
 
 
-def share_of(count: int, rank: int, ranks: int) -> range:
+def rank_range(count: int, rank: int, ranks: int) -> range:
     """Return a rank's share of ``count`` things: neighbours, as many as the others' but for one."""
     return range(count * rank // ranks, count * (rank + 1) // ranks)
 
@@ -151,7 +157,7 @@ def _batches(
     if workers == 0:
         yield from map(checked, _decode_here(tiles, blocks, layout))
         return
-    with DecodingPool(tiles.data, layout, workers) as pool:
+    with DecodingPool(tiles.spec, layout, workers) as pool:
         # `map` keeps no batch, as a loop would: its buffer is free as soon as the caller lets go of it.
         yield from map(checked, pool.batches(blocks))
 
@@ -160,12 +166,12 @@ def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout) 
     """Decode in this process, with the same code as `mkd.loader.workers.worker_main`."""
 
     def announce(block: Block) -> None:
-        tiles.reader.source.prefetch([sample for pairs in block for _, sample in pairs])
+        tiles.decoder.source.prefetch([sample for pairs in block for _, sample in pairs])
 
-    for pairs in read_ahead(blocks, announce):
+    for pairs in prefetch_blocks(blocks, announce):
         buffer = np.zeros(layout.bytes, np.uint8)
         slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
-        done = tiles.reader.fill_all([sample for _, sample in pairs], slots)
+        done = tiles.decoder.fill_all([sample for _, sample in pairs], slots)
         lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
         yield DecodedBatch(pairs, buffer, [size for size, _ in done], lost)
 
@@ -176,21 +182,21 @@ def _checked(tiles: TileSet, layout: BufferLayout, losses: BadTileBudget, filled
     Raises:
         ValueError: more was lost than may be, or a tile is of another size than its batch.
     """
-    for slot, lost in sorted(filled.lost.items()):
+    for slot, lost in sorted(filled.bad.items()):
         losses.add(*filled.pairs[slot], lost)
-    slot_of_odd = odd_one(filled)
+    slot_of_odd = odd_size_slot(filled)
     if slot_of_odd is not None:
         raise ValueError(_odd(tiles, filled, slot_of_odd))
-    return as_batch(filled, layout)
+    return to_batch(filled, layout)
 
 
 def _odd(tiles: TileSet, filled: DecodedBatch, slot: int) -> str:
     """Say which tile has another size than the others of its batch."""
-    sample = filled.lost[slot].replaced_by if slot in filled.lost else filled.pairs[slot][1]
-    shard, entry = tiles.reader.source.find(sample)
+    sample = filled.bad[slot].replaced_by if slot in filled.bad else filled.pairs[slot][1]
+    shard, entry = tiles.decoder.source.find(sample)
     height, width = filled.sizes[slot]
     others = next(size for size in filled.sizes if size != filled.sizes[slot])
-    place = tiles.reader.source.folder.name(tiles.index.shards[shard].file)
+    place = tiles.decoder.source.folder.url_of(tiles.index.shards[shard].file)
     return (
         f"{place}:{entry.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
         "pack tiles of one size ('shards tile --size'), or use batch=1"

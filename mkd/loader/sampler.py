@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-WHOLE = 4096  # tiles up to which an epoch is one permutation of all of them
+MAX_WHOLE_EPOCH = 4096  # tiles up to which an epoch is one permutation of all of them
 WINDOW = 64  # tiles of a lane that are shuffled together, and steps of the longest block
-TABLES = 2  # epochs whose tables are kept: a batch may end one epoch and begin the next
+KEPT_EPOCHS = 2  # epochs whose tables are kept: a batch may end one epoch and begin the next
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
@@ -72,7 +72,7 @@ class Sampler:
     def step(self, step: int) -> list[tuple[int, int]]:
         """Return this rank's (epoch, sample) pairs of one step, in the order of its slots."""
         first = step * self.batch + self.rank * self.part
-        at = self._permuted if self.count <= WHOLE else self._in_lane
+        at = self._permuted if self.count <= MAX_WHOLE_EPOCH else self._in_lane
         return [at(*divmod(position, self.count)) for position in range(first, first + self.part)]
 
     def steps(self, start: int, stop: int) -> Iterator[list[tuple[int, int]]]:
@@ -108,7 +108,7 @@ class Sampler:
         return min(turn, step - (-left // self.batch))
 
     def _permuted(self, epoch: int, place: int) -> tuple[int, int]:
-        return epoch, int(_kept(self._orders, (epoch,), TABLES, self._permutation)[place])
+        return epoch, int(_kept(self._orders, (epoch,), KEPT_EPOCHS, self._permutation)[place])
 
     def _permutation(self, epoch: int) -> Ints:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
@@ -132,7 +132,7 @@ class Sampler:
         stop = min((window + 1) * WINDOW - late, each + (lane < more))
         # The last word keeps these draws apart from an epoch's own: zeros at the end would not.
         order = np.random.default_rng([self.seed, epoch, lane, window, 1]).permutation(stop - start)
-        table = _kept(self._epochs, (epoch,), TABLES, self._epoch)
+        table = _kept(self._epochs, (epoch,), KEPT_EPOCHS, self._epoch)
         places = (table.first + lane * each + min(lane, more) + start + order) % self.count
         turns = np.searchsorted(table.ends, places, side="right")
         return self._ends[table.shards[turns]] - table.ends[turns] + places

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mkd.storage.folder import place_and_name
+from mkd.storage.folder import split_url
 
 IGNORE = 255
 MASK_KINDS = ("ids", "palette", "rgb")
@@ -65,7 +65,7 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
         ValueError: no file, no YAML, an unknown or missing key, or values that contradict each other.
     """
     name = str(path)
-    folder, file = place_and_name(name)
+    folder, file = split_url(name)
     try:
         content = yaml.safe_load(folder.read(file).decode("utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

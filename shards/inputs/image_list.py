@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mkd.storage.folder import Folder, place_and_name
+from mkd.storage.folder import Folder, split_url
 from shards.inputs.class_file import ClassFile, mask_name
 from shards.inputs.encode import legal_key
 from shards.inputs.fingerprint import FileTree
@@ -51,7 +51,7 @@ def list_items(
     if split is not None:
         images = in_split(images, source, classfile, split)
     if keys is not None:
-        images = in_list(images, *place_and_name(str(keys)))
+        images = in_list(images, *split_url(str(keys)))
     if only is not None:
         images = in_slice(images, only)
     names = source_names(images, classfile)
@@ -111,7 +111,7 @@ def in_list(images: Sequence[str], folder: Folder, file: str) -> list[str]:
     Raises:
         ValueError: no such list, or a name in it without an image, or with several.
     """
-    path = folder.name(file)
+    path = folder.url_of(file)
     try:
         text = folder.read(file).decode("utf-8")
     except (FileNotFoundError, IsADirectoryError):

@@ -77,7 +77,7 @@ def merge(folder: Folder, description: BuildManifest, lock: FolderLock, say: Say
         )
     if bad:
         say(
-            f"note: {counted(len(bad), 'bad tile')} left out, within what is allowed: {folder.name(QUARANTINE_NAME)}"
+            f"note: {counted(len(bad), 'bad tile')} left out, within what is allowed: {folder.url_of(QUARANTINE_NAME)}"
         )
     files = [description.file(number) for number in range(len(description.units))]
     lock.confirm()
@@ -131,7 +131,7 @@ def _check_budget(
         first = next(entry for entry in bad if entry["labelled"] is (kind == "labelled"))
         source, reason = first["source"], first["reason"]
         shown = reason if source in reason else f"{source}: {reason}"
-        listed = folder.name(QUARANTINE_NAME)
+        listed = folder.url_of(QUARANTINE_NAME)
         raise ValueError(
             f"{number} of {counted(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
             f"the first: {shown}; {_unknown(description, bad)}all are listed in {listed}; correct them or allow "

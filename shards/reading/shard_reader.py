@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo, read_index
 from mkd.dataset.sample import Sample
-from mkd.dataset.shard_record import Member, fault_of, record_of
+from mkd.dataset.shard_record import Member, member_fault, read_matching_record
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
 from shards.reading.pixels import image_pixels, label_pixels
@@ -36,7 +36,7 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
     Raises:
         ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
     """
-    name, record = folder.name(info.file), record_of(folder, info)
+    name, record = folder.url_of(info.file), read_matching_record(folder, info)
     advice = f"run 'shards verify {folder}', copy the shard again or build it again"
     try:
         with folder.open(info.file, info.bytes) as file:
@@ -45,7 +45,7 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
                 for kind, member in members.items():
                     read = wanted in ("", kind)
                     group[kind] = _content(file, member) if read else b""
-                    if fault := fault_of(kind, group[kind], member) if read else "":
+                    if fault := member_fault(kind, group[kind], member) if read else "":
                         raise ValueError(f"{name}, {key}: {fault}; {advice}")
                 yield key, group
     except OSError as error:
@@ -104,14 +104,14 @@ def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]
     index = read_index(place)
     for shard in index.shards:
         for key, group in read_groups(place, shard):
-            yield tile_of(key, group, place.name(shard.file), (index.bands, index.dtype))
+            yield tile_of(key, group, place.url_of(shard.file), (index.bands, index.dtype))
 
 
 def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
     for shard in shards:
         for key, group in read_groups(folder, shard, wanted="json"):
-            yield key, meta_of(key, group, folder.name(shard.file)), "label.png" in group
+            yield key, meta_of(key, group, folder.url_of(shard.file)), "label.png" in group
 
 
 def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-AT_ONCE = 2  # parts that a process is given and has not done: the next one is there when it ends one
+MAX_IN_FLIGHT = 2  # parts that a process is given and has not done: the next one is there when it ends one
 
 Part = TypeVar("Part")
 
@@ -24,7 +24,7 @@ class WorkStealingScheduler(Generic[Part]):
     """
 
     def __init__(self, processes: int, give: Callable[[int, Part], None], shared: bool) -> None:
-        self._give, self._shared = give, shared
+        self._dispatch, self._shared = give, shared
         self._waiting: list[deque[Part]] = [deque() for _ in range(processes)]
         self._busy = [0] * processes
 
@@ -38,7 +38,7 @@ class WorkStealingScheduler(Generic[Part]):
         self._busy[process] -= 1
         self._next(process)
 
-    def share(self) -> None:
+    def steal(self) -> None:
         """Give those that have nothing to do what waits for others."""
         for process, busy in enumerate(self._busy):
             if busy == 0 and self._shared:
@@ -47,9 +47,9 @@ class WorkStealingScheduler(Generic[Part]):
                     self._start(process, last.popleft())
 
     def _next(self, process: int) -> None:
-        while self._waiting[process] and self._busy[process] < AT_ONCE:
+        while self._waiting[process] and self._busy[process] < MAX_IN_FLIGHT:
             self._start(process, self._waiting[process].popleft())
 
     def _start(self, process: int, part: Part) -> None:
         self._busy[process] += 1
-        self._give(process, part)
+        self._dispatch(process, part)

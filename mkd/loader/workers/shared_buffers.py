@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SPARE = 2  # free buffers that keep their memory
+SPARE_BUFFERS = 2  # free buffers that keep their memory
 
 
 class BufferLayout(NamedTuple):
@@ -38,7 +38,7 @@ class BufferLayout(NamedTuple):
         return buffer[image : image + 3 * area], buffer[label : label + area]
 
 
-class Buffers:
+class MappedBuffers:
     """The buffers of a file, mapped when first used.
 
     Args:
@@ -81,24 +81,24 @@ class SharedBufferPool:
             raise ValueError("decoding processes need Linux; use data.workers=0 here")
         self.layout = layout
         self.file = os.memfd_create("mkd-ring")
-        self._buffers = Buffers(self.file, layout)
+        self._buffers = MappedBuffers(self.file, layout)
         self._made = 0
-        self._back: deque[int] = deque()  # filled by finalizers, which may run at any moment
+        self._returned: deque[int] = deque()  # filled by finalizers, which may run at any moment
         self._free: list[int] = []
-        self._hollow: list[int] = []  # free, without memory
+        self._released: list[int] = []  # free, without memory
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Return the number of a buffer to fill."""
-        while self._back:
-            self._free.append(self._back.popleft())
-        while len(self._free) > SPARE:
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        while len(self._free) > SPARE_BUFFERS:
             number = self._free.pop(0)
             self._buffers.map(number).madvise(mmap.MADV_REMOVE)
-            self._hollow.append(number)
+            self._released.append(number)
         if self._free:
             return self._free.pop()
-        if self._hollow:
-            return self._hollow.pop()
+        if self._released:
+            return self._released.pop()
         self._made += 1
         os.ftruncate(self.file, self._made * self.layout.bytes)
         return self._made - 1
@@ -106,7 +106,7 @@ class SharedBufferPool:
     def lend(self, number: int) -> NDArray[np.uint8]:
         """Return a filled buffer as an array; it is free again when the array and all views of it are gone."""
         array = self._buffers.array(number)
-        weakref.finalize(array, self._back.append, number).atexit = False
+        weakref.finalize(array, self._returned.append, number).atexit = False
         return array
 
     def close(self) -> None:

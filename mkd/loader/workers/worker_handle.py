@@ -11,7 +11,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mkd.loader.workers.messages import Done, Failed, Order, Prefetch, Setup
+from mkd.loader.workers.messages import (
+    DecodeRequest,
+    DecodeResult,
+    PrefetchRequest,
+    WorkerFailure,
+    WorkerSetup,
+)
 
 
 class WorkerHandle:
@@ -21,7 +27,7 @@ class WorkerHandle:
         setup: what to read, and where to put it.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: WorkerSetup) -> None:
         near, far = socket.socketpair()
         root = str(Path(__file__).resolve().parents[3])  # for a checkout that is not installed
         paths = [root, os.environ.get("PYTHONPATH", "")]
@@ -35,21 +41,21 @@ class WorkerHandle:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **single, **kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             )
-        self.line: Connection[Any, Any] = Connection(near.detach())
-        self.tell(setup)
+        self.connection: Connection[Any, Any] = Connection(near.detach())
+        self.send(setup)
 
-    def tell(self, message: Prefetch | list[Order] | Setup) -> None:
+    def send(self, message: PrefetchRequest | list[DecodeRequest] | WorkerSetup) -> None:
         """Send a message.
 
         Raises:
             ValueError: the process died.
         """
         try:
-            self.line.send(message)
+            self.connection.send(message)
         except OSError:
             self._died()
 
-    def hear(self) -> list[Done]:
+    def receive(self) -> list[DecodeResult]:
         """Take the next answer, to a list of orders; waits for it.
 
         Raises:
@@ -57,17 +63,17 @@ class WorkerHandle:
             RuntimeError: a mistake of ours there, with its traceback.
         """
         try:
-            answer = self.line.recv()
+            answer = self.connection.recv()
         except (EOFError, OSError):
             self._died()
-        if isinstance(answer, Failed):
-            if answer.ours:
+        if isinstance(answer, WorkerFailure):
+            if answer.is_bug:
                 raise RuntimeError(f"a decoding process failed:\n{answer.text}")
             raise ValueError(answer.text)
         assert isinstance(answer, list)
         return answer
 
-    def end(self) -> None:
+    def join(self) -> None:
         """Wait for the end of the process; the line must be closed."""
         try:
             self.process.wait(5)
@@ -76,7 +82,7 @@ class WorkerHandle:
             self.process.wait()
 
     def _died(self) -> NoReturn:
-        self.end()
+        self.join()
         code = self.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         raise ValueError(

@@ -15,9 +15,15 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mkd.dataset.tile_reader import TileReader
-from mkd.loader.workers.messages import Done, Failed, Order, Prefetch, Setup
-from mkd.loader.workers.shared_buffers import Buffers
+from mkd.dataset.tile_decoder import TileDecoder
+from mkd.loader.workers.messages import (
+    DecodeRequest,
+    DecodeResult,
+    PrefetchRequest,
+    WorkerFailure,
+    WorkerSetup,
+)
+from mkd.loader.workers.shared_buffers import MappedBuffers
 
 Line = Connection  # to the training process; what waits in it is small, so that neither side waits to send
 
@@ -31,9 +37,9 @@ def main() -> None:
     try:
         _serve(line)
     except (ValueError, OSError) as error:
-        failed = Failed(str(error), ours=False)
+        failed = WorkerFailure(str(error), is_bug=False)
     except Exception:
-        failed = Failed(traceback.format_exc(), ours=True)
+        failed = WorkerFailure(traceback.format_exc(), is_bug=True)
     with suppress(OSError):
         line.send(failed)
     threading.Event().wait()  # until the watch ends the process: an end by itself would look like a crash
@@ -48,11 +54,11 @@ def _watch(file: int) -> None:
 
 
 def _serve(line: Line) -> None:
-    setup: Setup = _heard(line)
-    reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
+    setup: WorkerSetup = _heard(line)
+    reader, buffers = setup.spec.open_decoder(), MappedBuffers(setup.file, setup.layout)
     while True:
         message = _heard(line)
-        if isinstance(message, Prefetch):
+        if isinstance(message, PrefetchRequest):
             reader.source.prefetch(message.samples)
         else:
             line.send(_filled(message, reader, buffers))
@@ -66,7 +72,7 @@ def _heard(line: Line) -> Any:
         os._exit(0)
 
 
-def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:
+def _filled(orders: list[DecodeRequest], reader: TileDecoder, buffers: MappedBuffers) -> list[DecodeResult]:
     """Fill the slots of all orders together."""
     places = [
         (order, buffer, slot)
@@ -76,11 +82,11 @@ def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[D
     ]
     slots = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
     filled = reader.fill_all([sample for order in orders for sample in order.samples], slots)
-    done = {order.number: Done(order.number, order.share, [], {}) for order in orders}
+    done = {order.batch: DecodeResult(order.batch, order.part, [], {}) for order in orders}
     for (order, _, slot), (size, lost) in zip(places, filled, strict=True):
-        done[order.number].sizes.append(size)
+        done[order.batch].sizes.append(size)
         if lost is not None:
-            done[order.number].lost[slot] = lost
+            done[order.batch].bad[slot] = lost
     return list(done.values())
 
 

@@ -96,9 +96,9 @@ def test_members_are_what_was_packed(place, ahead_of):
     for step, sample in enumerate(order):
         if ahead_of and step % ahead_of == 0:
             source.prefetch(order[step : step + ahead_of])
-        assert source.entry(sample).key == f"tile{sample:04d}"
-        assert source.entry(sample).size == (8, 8)
-        assert set(source.entry(sample).members) == set(TILES[sample])
+        assert source.record(sample).key == f"tile{sample:04d}"
+        assert source.record(sample).size == (8, 8)
+        assert set(source.record(sample).members) == set(TILES[sample])
         kinds = list(TILES[sample]) if sample % 2 else ["jpg"]
         assert source.read(sample, kinds) == {kind: TILES[sample][kind] for kind in kinds}
     source.close()
@@ -125,7 +125,7 @@ def test_only_what_is_needed_is_touched(local):
 @pytest.mark.parametrize("space", [1, 5000, 10**6])
 def test_tiles_read_together_do_not_overwrite_each_other(place, monkeypatch, space):
     """All tiles of a call are whole at its end, however much memory there was; damage keeps its place."""
-    monkeypatch.setattr(module, "SPACE", space)
+    monkeypatch.setattr(module, "READ_BUFFER", space)
     source = open_source(*place)
     for samples in (range(5), range(30, 60), [7], range(100)):
         wanted = [TileRequest(sample, *source.find(sample), ["jpg", "json"]) for sample in samples]
@@ -140,7 +140,7 @@ def test_tiles_read_together_do_not_overwrite_each_other(place, monkeypatch, spa
 
 def test_open_files_are_bounded(local, monkeypatch):
     """A data set of many shards does not use up the files that a process may open."""
-    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    monkeypatch.setattr(module, "MAX_OPEN_FILES", 2)
     source, before = open_source(local), len(os.listdir("/proc/self/fd"))
     for sample in (0, 40, 99, 0, 41, 40):
         source.read(sample, ["jpg"])
@@ -151,8 +151,8 @@ def test_open_files_are_bounded(local, monkeypatch):
 
 def test_neighbours_are_read_by_one_request(remote, monkeypatch):
     """A window of a shard is one range; distant tiles and long stretches are several; each byte is asked for once."""
-    monkeypatch.setattr(module, "GAP", 20_000)
-    monkeypatch.setattr(module, "RANGE", 160_000)
+    monkeypatch.setattr(module, "MAX_GAP", 20_000)
+    monkeypatch.setattr(module, "MAX_RANGE", 160_000)
     source = open_source(remote)
     for samples, requests in [
         (range(5, 25), 1),
@@ -167,8 +167,8 @@ def test_neighbours_are_read_by_one_request(remote, monkeypatch):
             assert source.read(sample, ["jpg"]) == {"jpg": TILES[sample]["jpg"]}
         assert len(remote.reads) == requests
         assert len({name for name, _, _ in remote.reads}) <= requests
-    assert source._ahead._held == 0
-    assert source._ahead._awaited == {}
+    assert source._prefetcher._held_bytes == 0
+    assert source._prefetcher._requested == {}
 
 
 def test_what_was_read_ahead_is_read_once_only(remote):
@@ -187,7 +187,7 @@ def test_a_local_shard_that_changed_is_named(local):
     """A flipped byte, and a shard that was cut short or lost after the start: shard, key, what is wrong, what to do."""
     source = open_source(local)
     source.read(0, ["jpg"])
-    entry = source.entry(2)
+    entry = source.record(2)
     with open(local.local / "plain-000000.tar", "r+b") as file:
         file.seek(entry.members["jpg"].offset + 5)
         file.write(b"\xff\xfe")
@@ -250,7 +250,7 @@ def test_a_damaged_copy_is_replaced(tmp_path, remote, caplog):
     source.read(3, ["jpg"])
     (copy,) = (tmp_path / "cache").iterdir()
     content = copy.read_bytes()
-    place = source.entry(4).members["jpg"].offset
+    place = source.record(4).members["jpg"].offset
     with open(copy, "r+b") as file:
         file.seek(place)
         file.write(bytes([content[place] ^ 1]))
@@ -291,9 +291,9 @@ def test_objects_that_changed_on_the_server_are_named(s3, ahead_of):
     write_plain(s3, TILES, (8, 8), COUNTS)
     folder = Folder(s3, patience=3600)
     source, cut = open_source(folder), 20
-    end = source.entry(cut).members["jpg"].offset + 10
+    end = source.record(cut).members["jpg"].offset + 10
     folder.write("plain-000000.tar", folder.read("plain-000000.tar")[:end])
-    spoil(folder, "plain-000000.tar", source.entry(5).members["jpg"].offset)
+    spoil(folder, "plain-000000.tar", source.record(5).members["jpg"].offset)
     source.prefetch(ahead_of)
     for sample in range(40):
         if sample < cut and sample != 5:
@@ -364,7 +364,7 @@ def test_a_large_batch_opens_each_shard_once(tmp_path, monkeypatch):
             source.read(2 * shard, ["jpg"])
     assert len(opened) == 256
     source.close()
-    monkeypatch.setattr(module, "MAX_OPEN", 2)
+    monkeypatch.setattr(module, "MAX_OPEN_FILES", 2)
     source = open_source(Folder(tmp_path))
     opened.clear()
     for shard in (0, 1, 0, 2, 0, 3, 0):  # the first is used all the time, and never closed

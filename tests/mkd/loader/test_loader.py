@@ -45,7 +45,7 @@ def assert_tiles(batch, pairs):
 
 def read_all(folder, labelled=True, start=0, stop=3, workers=0, losses=None):
     tiles = TileSet(folder, labelled)
-    return list(stream(tiles, Sampler(tiles.counts, 4, seed=1), start, stop, workers, losses))
+    return list(stream(tiles, Sampler(tiles.shard_counts, 4, seed=1), start, stop, workers, losses))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -314,7 +314,7 @@ def test_a_stream_outlives_its_server(tmp_path, monkeypatch):
     with mortal_server(tmp_path / "server", monkeypatch) as server:
         pairs = pictures(100)
         tiles = TileSet(pack("s3://bkt/set", pairs, counts=[40, 1, 59]), True)
-        plan, seen = Sampler(tiles.counts, 4, seed=3), []
+        plan, seen = Sampler(tiles.shard_counts, 4, seed=3), []
         for batch in stream(tiles, plan, 0, 200, 2):  # beyond what is read ahead
             assert_tiles(batch, pairs)
             seen.append(batch.ids)

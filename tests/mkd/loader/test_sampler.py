@@ -24,7 +24,7 @@ def small(monkeypatch):
     """Give a function that sets WHOLE and WINDOW, so that small sets are cut into lanes."""
 
     def choose(sizes):
-        monkeypatch.setattr(module, "WHOLE", sizes[0])
+        monkeypatch.setattr(module, "MAX_WHOLE_EPOCH", sizes[0])
         monkeypatch.setattr(module, "WINDOW", sizes[1])
 
     return choose

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import s3fs
 
-from mkd.storage.folder import Folder, place_and_name
+from mkd.storage.folder import Folder, split_url
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])
@@ -44,8 +44,8 @@ def test_files_are_found_and_removed(folder):
     folder.write("a", b"123")
     folder.write("sub/b", b"1")
     assert folder.sizes() == {"a": 3}
-    assert sorted((found.name, found.folder) for found in folder.listing()) == [("a", False), ("sub", True)]
-    assert [(found.name, found.size) for found in folder.listing("sub")] == [("b", 1)]
+    assert sorted((info.name, info.is_folder) for info in folder.listing()) == [("a", False), ("sub", True)]
+    assert [(info.name, info.size) for info in folder.listing("sub")] == [("b", 1)]
     assert [folder.exists(name) for name in ("a", "sub", "sub/b", "b")] == [True, False, True, False]
     assert folder.child("sub").sizes() == {"b": 1}
     for _ in range(2):
@@ -56,11 +56,11 @@ def test_files_are_found_and_removed(folder):
 def test_a_file_that_is_written_anew_gets_another_mark(folder):
     """The mark of a listing changes with the content."""
     folder.write("a", b"1")
-    first = folder.listing()[0].changed
-    assert [found.changed for found in folder.listing()] == [first]
+    first = folder.listing()[0].version
+    assert [info.version for info in folder.listing()] == [first]
     time.sleep(0.02)
     folder.write("a", b"2")
-    assert folder.listing()[0].changed != first
+    assert folder.listing()[0].version != first
 
 
 def test_a_write_that_fails_leaves_what_was_there(folder):
@@ -247,14 +247,14 @@ def test_the_kind_of_a_url_may_be_in_capitals(tmp_path):
     ],
 )
 def test_a_file_is_found_in_its_folder(path, url, name):
-    folder, file = place_and_name(path)
+    folder, file = split_url(path)
     assert (folder.url, file) == (url, name)
 
 
 @pytest.mark.parametrize("path", ["", "a/", "s3://bkt", "s3://bkt/", "s3://"])
 def test_a_place_without_a_file_is_refused(path):
     with pytest.raises(ValueError, match="names no file"):
-        place_and_name(path)
+        split_url(path)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

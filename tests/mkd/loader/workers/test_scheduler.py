@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.loader.workers.scheduler import AT_ONCE, WorkStealingScheduler
+from mkd.loader.workers.scheduler import MAX_IN_FLIGHT, WorkStealingScheduler
 
 EVENTS = st.lists(st.tuples(st.sampled_from(["add", "done"]), st.integers(0, 2)), max_size=60)
 
@@ -16,7 +16,7 @@ def test_each_part_is_given_once(events, shared):
     def give(who, part):
         given_to.append((who, part))
         busy[who] += 1
-        assert busy[who] <= AT_ONCE
+        assert busy[who] <= MAX_IN_FLIGHT
 
     turns = WorkStealingScheduler(3, give, shared)
     for what, who in events:
@@ -26,7 +26,7 @@ def test_each_part_is_given_once(events, shared):
         elif busy[who]:
             busy[who] -= 1
             turns.done(who)
-        turns.share()
+        turns.steal()
         waiting = added - len(given_to)
         if shared and waiting:
             assert 0 not in busy
@@ -35,7 +35,7 @@ def test_each_part_is_given_once(events, shared):
             if busy[who]:
                 busy[who] -= 1
                 turns.done(who)
-        turns.share()
+        turns.steal()
     assert sorted(part for _, (_, part) in given_to) == list(range(added))
     if not shared:
         assert all(who == owner for who, (owner, _) in given_to)
@@ -51,14 +51,14 @@ def test_nothing_is_taken_from_who_keeps_up():
     for number in range(3):
         for who in range(2):
             turns.add(who, (who, number))
-    turns.share()
+    turns.steal()
     for number in range(3, 20):
         for who in range(2):
             turns.done(who)
-        turns.share()
+        turns.steal()
         for who in range(2):
             turns.add(who, (who, number))
-        turns.share()
+        turns.steal()
     assert all(who == owner for who, (owner, _) in given_to)
 
 
@@ -70,5 +70,5 @@ def test_the_one_furthest_behind_is_helped():
         turns.add(0, part)
     for part in range(4, 9):
         turns.add(1, part)
-    turns.share()
+    turns.steal()
     assert given_to[-1] == (2, 6)

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import LABEL, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.tile_source import DamagedTile, Data, TileRequest, TileSource
+from mkd.dataset.tile_source import Content, DamagedTile, TileRequest, TileSource
 from mkd.storage.folder import Folder
 
-TOGETHER = 16  # tiles that are read before they are decoded: they stay in the processor's cache
+READ_GROUP = 16  # tiles that are read before they are decoded: they stay in the processor's cache
 
 Size = tuple[int, int]
-Slot = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # flat places of image and label, from `BufferLayout.slot`
+TilePixels = tuple[
+    NDArray[np.uint8], NDArray[np.uint8]
+]  # flat places of image and label, from `BufferLayout.slot`
 _Work = tuple[
-    int, TileRequest, str, Data, NDArray[np.uint8]
+    int, TileRequest, str, Content, NDArray[np.uint8]
 ]  # place in the answer, tile, member, content, where to
 
 
@@ -32,7 +34,7 @@ class BadTile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DatasetSpec:
     """A data set to be read: what `TileSource` needs, and whether labels are wanted; any process can open it."""
 
     folder: str
@@ -41,13 +43,13 @@ class DataSet:
     cache: Path | None = None
     cache_bytes: int = 0
 
-    def open(self) -> TileReader:
+    def open_decoder(self) -> TileDecoder:
         """Open it in this process."""
         source = TileSource(Folder(self.folder), self.index, self.cache, self.cache_bytes)
-        return TileReader(source, self.index, self.labelled)
+        return TileDecoder(source, self.index, self.labelled)
 
 
-class TileReader:
+class TileDecoder:
     """Decodes tiles by sample number into flat arrays.
 
     Args:
@@ -60,7 +62,7 @@ class TileReader:
         self.source, self.index, self.labelled = source, index, labelled
         self._sizes: dict[Size, Size] = {}  # one object for all tiles of a size: they travel as one
 
-    def fill(self, sample: int, slot: Slot) -> Size:
+    def fill(self, sample: int, slot: TilePixels) -> Size:
         """Decode one tile.
 
         Args:
@@ -73,12 +75,14 @@ class TileReader:
         Raises:
             Damaged: it cannot be read or decoded.
         """
-        found = self._decoded([sample], [slot])[0]
+        found = self._decode([sample], [slot])[0]
         if isinstance(found, DamagedTile):
             raise found
         return found
 
-    def fill_all(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[tuple[Size, BadTile | None]]:
+    def fill_all(
+        self, samples: Sequence[int], slots: Sequence[TilePixels]
+    ) -> list[tuple[Size, BadTile | None]]:
         """Decode some tiles, with the next readable tile of the shard in the place of each damaged one.
 
         Args:
@@ -92,17 +96,17 @@ class TileReader:
             Damaged: no tile of a shard can be read.
         """
         done: list[tuple[Size, BadTile | None]] = []
-        for first in range(0, len(samples), TOGETHER):
-            some, places = samples[first : first + TOGETHER], slots[first : first + TOGETHER]
-            for sample, slot, found in zip(some, places, self._decoded(some, places), strict=True):
+        for first in range(0, len(samples), READ_GROUP):
+            some, places = samples[first : first + READ_GROUP], slots[first : first + READ_GROUP]
+            for sample, slot, found in zip(some, places, self._decode(some, places), strict=True):
                 done.append(
-                    self._replaced(sample, slot, found) if isinstance(found, DamagedTile) else (found, None)
+                    self._replace(sample, slot, found) if isinstance(found, DamagedTile) else (found, None)
                 )
         return done
 
-    def _decoded(self, samples: Sequence[int], slots: Sequence[Slot]) -> list[Size | DamagedTile]:
+    def _decode(self, samples: Sequence[int], slots: Sequence[TilePixels]) -> list[Size | DamagedTile]:
         """Prepare and read all tiles, then decode them: each of the three finds its code in the processor's cache."""
-        asked = [self._asked(sample) for sample in samples]
+        asked = [self._request(sample) for sample in samples]
         found: list[Size | DamagedTile] = []
         work: list[_Work] = []
         for each, tile, (image, label) in zip(asked, self.source.read_all(asked), slots, strict=True):
@@ -110,12 +114,12 @@ class TileReader:
                 found.append(tile)
                 continue
             assert isinstance(each, TileRequest), "what was not asked for is not read"
-            (height, width), kind = each.entry.size, each.kinds[0]
+            (height, width), kind = each.record.size, each.kinds[0]
             area, place = height * width, len(found)
             if self.labelled:  # first, so that of two faults the image's is told
                 work.append((place, each, LABEL, tile[LABEL], label[:area].reshape(height, width)))
             work.append((place, each, kind, tile[kind], image[: 3 * area].reshape(height, width, 3)))
-            found.append(self._sizes.setdefault(each.entry.size, each.entry.size))
+            found.append(self._sizes.setdefault(each.record.size, each.record.size))
         for place, each, kind, data, out in work:
             try:
                 if kind == LABEL:
@@ -124,10 +128,10 @@ class TileReader:
                     decode_image(data, kind, out)
             except ValueError as error:
                 what = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
-                found[place] = self._damaged(each.shard, each.entry.key, what)
+                found[place] = self._damaged(each.shard, each.record.key, what)
         return found
 
-    def _asked(self, sample: int) -> TileRequest | DamagedTile:
+    def _request(self, sample: int) -> TileRequest | DamagedTile:
         """Choose the members of a tile that are needed."""
         shard, entry = self.source.find(sample)
         height, width = entry.size
@@ -141,20 +145,20 @@ class TileReader:
             return TileRequest(sample, shard, entry, (kind, LABEL) if self.labelled else (kind,))
         return self._damaged(shard, entry.key, what)
 
-    def _replaced(self, sample: int, slot: Slot, damage: DamagedTile) -> tuple[Size, BadTile]:
+    def _replace(self, sample: int, slot: TilePixels, damage: DamagedTile) -> tuple[Size, BadTile]:
         """Decode another tile of the shard.
 
         Raises:
             Damaged: there is none that can be read.
         """
-        for other in self._after(sample):
+        for other in self._other_samples(sample):
             try:
                 return self.fill(other, slot), BadTile(str(damage), other)
             except DamagedTile:
                 continue
         raise DamagedTile(f"{damage}; nor can any other tile of its shard")
 
-    def _after(self, sample: int) -> Iterator[int]:
+    def _other_samples(self, sample: int) -> Iterator[int]:
         """Yield the other samples of a shard, from the next one on and round to its beginning."""
         shard, row = self.source.locate(sample)
         start = sample - row
@@ -163,5 +167,5 @@ class TileReader:
         yield from range(start, sample)
 
     def _damaged(self, shard: int, key: str, what: str) -> DamagedTile:
-        place = self.source.folder.name(self.index.shards[shard].file)
+        place = self.source.folder.url_of(self.index.shards[shard].file)
         return DamagedTile(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")
