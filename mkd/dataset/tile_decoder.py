@@ -1,4 +1,4 @@
-"""Tiles of a data set as pixels in given places: read, decoded, and replaced when they cannot be; no torch."""
+"""Decodes tiles of a data set into given arrays, and replaces those that cannot be read; no torch."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import LABEL, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
-from mkd.dataset.tile_source import Content, DamagedTile, TileRequest, TileSource
+from mkd.dataset.shard_record import Content
+from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
 from mkd.storage.folder import Folder
 
 READ_GROUP = 16  # tiles that are read before they are decoded: they stay in the processor's cache
 
-Size = tuple[int, int]
+Size = tuple[int, int]  # height and width in pixels
 TilePixels = tuple[
     NDArray[np.uint8], NDArray[np.uint8]
-]  # flat places of image and label, from `BufferLayout.slot`
-_Work = tuple[
-    int, TileRequest, str, Content, NDArray[np.uint8]
-]  # place in the answer, tile, member, content, where to
+]  # flat arrays of image and label: `BufferLayout.slot`
 
 
 class BadTile(NamedTuple):
-    """A tile that cannot be used: one sentence that names shard and key, and the sample taken in its place."""
+    """A tile that cannot be used: one sentence that names shard and key, and the sample that replaces it."""
 
     reason: str
     replaced_by: int
@@ -35,7 +33,15 @@ class BadTile(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set to be read: what `TileSource` needs, and whether labels are wanted; any process can open it."""
+    """What a process needs to open a data set: it is pickled to the decoding processes, and each opens its own.
+
+    Attributes:
+        folder: path or URL.
+        index: of the data set.
+        labelled: decode labels too.
+        cache: folder for copies of remote shards; None reads the ranges that are needed.
+        cache_bytes: size that the cache may reach.
+    """
 
     folder: str
     index: DatasetIndex
@@ -44,128 +50,146 @@ class DatasetSpec:
     cache_bytes: int = 0
 
     def open_decoder(self) -> TileDecoder:
-        """Open it in this process."""
+        """Return a decoder for this process."""
         source = TileSource(Folder(self.folder), self.index, self.cache, self.cache_bytes)
         return TileDecoder(source, self.index, self.labelled)
 
 
+class _Member(NamedTuple):
+    """An encoded member, and the pixels to decode it into; `place` is the tile's in the answer."""
+
+    place: int
+    request: TileRequest
+    kind: str
+    content: Content
+    out: NDArray[np.uint8]
+
+
 class TileDecoder:
-    """Decodes tiles by sample number into flat arrays.
+    """Decodes tiles by sample number into flat arrays; used by one thread.
 
     Args:
-        source: the members.
+        source: reads the encoded members.
         index: of the data set.
-        labelled: also labels; without it they are left alone.
+        labelled: decode labels too.
     """
 
     def __init__(self, source: TileSource, index: DatasetIndex, labelled: bool) -> None:
         self.source, self.index, self.labelled = source, index, labelled
-        self._sizes: dict[Size, Size] = {}  # one object for all tiles of a size: they travel as one
+        # One object for all tiles of a size: pickle then sends it once in an answer.
+        self._sizes: dict[Size, Size] = {}
 
-    def fill(self, sample: int, slot: TilePixels) -> Size:
+    def decode(self, sample: int, out: TilePixels) -> Size:
         """Decode one tile.
 
         Args:
             sample: 0 <= sample < samples of the data set.
-            slot: where to; see `BufferLayout.slot`.
+            out: flat uint8 arrays of image and label, as large as the index's largest tile; overwritten.
 
         Returns:
             H and W in pixels.
 
         Raises:
-            Damaged: it cannot be read or decoded.
+            DamagedTile: it cannot be read or decoded.
         """
-        found = self._decode([sample], [slot])[0]
-        if isinstance(found, DamagedTile):
-            raise found
-        return found
+        result = self._decode_group([sample], [out])[0]
+        if isinstance(result, DamagedTile):
+            raise result
+        return result
 
-    def fill_all(
-        self, samples: Sequence[int], slots: Sequence[TilePixels]
+    def decode_all(
+        self, samples: Sequence[int], outs: Sequence[TilePixels]
     ) -> list[tuple[Size, BadTile | None]]:
-        """Decode some tiles, with the next readable tile of the shard in the place of each damaged one.
+        """Decode some tiles, with the next readable tile of the shard in place of each damaged one.
 
         Args:
             samples: 0 <= sample < samples of the data set.
-            slots: where to.
+            outs: flat arrays for each, see `decode`.
 
         Returns:
-            For each of them H and W in pixels, and what was lost.
+            For each of them H and W in pixels, and the damaged tile where it was replaced.
 
         Raises:
-            Damaged: no tile of a shard can be read.
+            DamagedTile: no tile of a shard can be read.
         """
         done: list[tuple[Size, BadTile | None]] = []
         for first in range(0, len(samples), READ_GROUP):
-            some, places = samples[first : first + READ_GROUP], slots[first : first + READ_GROUP]
-            for sample, slot, found in zip(some, places, self._decode(some, places), strict=True):
-                done.append(
-                    self._replace(sample, slot, found) if isinstance(found, DamagedTile) else (found, None)
-                )
+            group, places = samples[first : first + READ_GROUP], outs[first : first + READ_GROUP]
+            for sample, out, result in zip(group, places, self._decode_group(group, places), strict=True):
+                if isinstance(result, DamagedTile):
+                    done.append(self._replace(sample, out, result))
+                else:
+                    done.append((result, None))
         return done
 
-    def _decode(self, samples: Sequence[int], slots: Sequence[TilePixels]) -> list[Size | DamagedTile]:
-        """Prepare and read all tiles, then decode them: each of the three finds its code in the processor's cache."""
-        asked = [self._request(sample) for sample in samples]
-        found: list[Size | DamagedTile] = []
-        work: list[_Work] = []
-        for each, tile, (image, label) in zip(asked, self.source.read_all(asked), slots, strict=True):
+    def _decode_group(self, samples: Sequence[int], outs: Sequence[TilePixels]) -> list[Size | DamagedTile]:
+        """Look up, read and decode tiles, one stage after the other: each finds its code in the processor's cache."""
+        # 1. Look up the members; 2. read them.
+        requests = [self._request(sample) for sample in samples]
+        tiles = self.source.read_all(requests)
+        # 3. Pair each member with the pixels that it becomes.
+        results: list[Size | DamagedTile] = []
+        members: list[_Member] = []
+        for request, tile, (image, label) in zip(requests, tiles, outs, strict=True):
             if not isinstance(tile, dict):
-                found.append(tile)
+                results.append(tile)
                 continue
-            assert isinstance(each, TileRequest), "what was not asked for is not read"
-            (height, width), kind = each.record.size, each.kinds[0]
-            area, place = height * width, len(found)
-            if self.labelled:  # first, so that of two faults the image's is told
-                work.append((place, each, LABEL, tile[LABEL], label[:area].reshape(height, width)))
-            work.append((place, each, kind, tile[kind], image[: 3 * area].reshape(height, width, 3)))
-            found.append(self._sizes.setdefault(each.record.size, each.record.size))
-        for place, each, kind, data, out in work:
+            assert isinstance(request, TileRequest), "only requested tiles are read"
+            (height, width), kind = request.record.size, request.kinds[0]
+            area, place = height * width, len(results)
+            if self.labelled:  # first, so that of two faults the image's is reported
+                ids = label[:area].reshape(height, width)
+                members.append(_Member(place, request, LABEL, tile[LABEL], ids))
+            pixels = image[: 3 * area].reshape(height, width, 3)
+            members.append(_Member(place, request, kind, tile[kind], pixels))
+            results.append(self._sizes.setdefault(request.record.size, request.record.size))
+        # 4. Decode.
+        for place, request, kind, content, out in members:
             try:
                 if kind == LABEL:
-                    decode_label(data, out)
+                    decode_label(content, out)
                 else:
-                    decode_image(data, kind, out)
+                    decode_image(content, kind, out)
             except ValueError as error:
-                what = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
-                found[place] = self._damaged(each.shard, each.record.key, what)
-        return found
+                fault = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
+                results[place] = self._damaged_tile(request.shard, request.record.key, fault)
+        return results
 
     def _request(self, sample: int) -> TileRequest | DamagedTile:
         """Choose the members of a tile that are needed."""
-        shard, entry = self.source.find(sample)
-        height, width = entry.size
-        kind = image_kind(entry.members)
-        if not kind or (self.labelled and LABEL not in entry.members):
-            what = f"holds {sorted(entry.members)}; an image and its label are needed"
+        shard, record = self.source.find(sample)
+        height, width = record.size
+        kind = image_kind(record.members)
+        if not kind or (self.labelled and LABEL not in record.members):
+            fault = f"holds {sorted(record.members)}; an image and its label are needed"
         elif height > self.index.largest[0] or width > self.index.largest[1]:
             limit = "{} x {}".format(*self.index.largest)
-            what = f"is {height} x {width}, but the index says at most {limit}"
+            fault = f"is {height} x {width}, but the index says at most {limit}"
         else:
-            return TileRequest(sample, shard, entry, (kind, LABEL) if self.labelled else (kind,))
-        return self._damaged(shard, entry.key, what)
+            return TileRequest(sample, shard, record, (kind, LABEL) if self.labelled else (kind,))
+        return self._damaged_tile(shard, record.key, fault)
 
-    def _replace(self, sample: int, slot: TilePixels, damage: DamagedTile) -> tuple[Size, BadTile]:
+    def _replace(self, sample: int, out: TilePixels, damage: DamagedTile) -> tuple[Size, BadTile]:
         """Decode another tile of the shard.
 
         Raises:
-            Damaged: there is none that can be read.
+            DamagedTile: none of them can be read.
         """
         for other in self._other_samples(sample):
             try:
-                return self.fill(other, slot), BadTile(str(damage), other)
+                return self.decode(other, out), BadTile(str(damage), other)
             except DamagedTile:
                 continue
         raise DamagedTile(f"{damage}; nor can any other tile of its shard")
 
     def _other_samples(self, sample: int) -> Iterator[int]:
-        """Yield the other samples of a shard, from the next one on and round to its beginning."""
+        """Yield the other samples of a shard, from the next one to its end, then from its beginning."""
         shard, row = self.source.locate(sample)
         start = sample - row
         end = start + self.index.shards[shard].samples
         yield from range(sample + 1, end)
         yield from range(start, sample)
 
-    def _damaged(self, shard: int, key: str, what: str) -> DamagedTile:
-        place = self.source.folder.url_of(self.index.shards[shard].file)
-        return DamagedTile(f"{place}:{key}: {what}; run 'shards verify {self.source.folder}'")
+    def _damaged_tile(self, shard: int, key: str, fault: str) -> DamagedTile:
+        file = self.source.folder.url_of(self.index.shards[shard].file)
+        return DamagedTile(f"{file}:{key}: {fault}; run 'shards verify {self.source.folder}'")

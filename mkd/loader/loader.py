@@ -77,7 +77,7 @@ class TileSet:
         """
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
-        size = self.decoder.fill(item[1], layout.slot(buffer, 0))
+        size = self.decoder.decode(item[1], layout.slot(buffer, 0))
         batch = to_batch(DecodedBatch([item], buffer, [size], {}), layout)
         return channels_first(batch.images[0]), batch.labels[0], item
 
@@ -171,7 +171,7 @@ def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout) 
     for pairs in prefetch_blocks(blocks, announce):
         buffer = np.zeros(layout.bytes, np.uint8)
         slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
-        done = tiles.decoder.fill_all([sample for _, sample in pairs], slots)
+        done = tiles.decoder.decode_all([sample for _, sample in pairs], slots)
         lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
         yield DecodedBatch(pairs, buffer, [size for size, _ in done], lost)
 

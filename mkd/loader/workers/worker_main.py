@@ -81,7 +81,7 @@ def _filled(orders: list[DecodeRequest], reader: TileDecoder, buffers: MappedBuf
         for slot in order.slots
     ]
     slots = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
-    filled = reader.fill_all([sample for order in orders for sample in order.samples], slots)
+    filled = reader.decode_all([sample for order in orders for sample in order.samples], slots)
     done = {order.batch: DecodeResult(order.batch, order.part, [], {}) for order in orders}
     for (order, _, slot), (size, lost) in zip(places, filled, strict=True):
         done[order.batch].sizes.append(size)

@@ -58,7 +58,7 @@ def test_a_tile_in_flight_is_waited_for(slow):
 def test_memory_is_bounded(slow):
     """Orders beyond the limit wait until tiles are taken."""
     slow.gate.set()
-    ahead = Prefetcher(slow.fetch, limit=10)
+    ahead = Prefetcher(slow.fetch, max_bytes=10)
     for first in range(0, 6, 2):
         ahead.request([first, first + 1], 3)  # 6 bytes each: a second one would make 12
     wait_for(slow, 1)
@@ -74,7 +74,7 @@ def test_memory_is_bounded(slow):
 def test_who_comes_before_an_orders_turn_reads_it_whole(slow):
     """A tile of an order that waits for room is not asked for alone: its neighbours come by the same request."""
     slow.gate.set()
-    ahead = Prefetcher(slow.fetch, limit=10)
+    ahead = Prefetcher(slow.fetch, max_bytes=10)
     for first in range(0, 6, 2):
         ahead.request([first, first + 1], 3)
     wait_for(slow, 1)
@@ -88,7 +88,7 @@ def test_who_comes_before_an_orders_turn_reads_it_whole(slow):
 def test_an_order_larger_than_the_limit_is_read_alone(slow):
     """A limit smaller than a tile stops nothing."""
     slow.gate.set()
-    ahead = Prefetcher(slow.fetch, limit=1)
+    ahead = Prefetcher(slow.fetch, max_bytes=1)
     ahead.request([1], 100)
     wait_for(slow, 1)
     assert ahead.pop(1) == Span(1, b"1")
@@ -117,7 +117,7 @@ def test_an_error_is_told_to_who_takes_the_tile():
 
 def test_the_end_stops_the_threads(slow):
     """After the end nothing is read, and no thread is left."""
-    ahead = Prefetcher(slow.fetch, limit=1)
+    ahead = Prefetcher(slow.fetch, max_bytes=1)
     for sample in range(20):
         ahead.request([sample], 1)
     wait_for(slow, 1)

@@ -38,7 +38,7 @@ def test_each_tile_comes_to_its_slot(tmp_path, monkeypatch, together):
     buffer = np.full(layout.bytes, 99, np.uint8)
     slots = [layout.slot(buffer, slot) for slot in range(len(samples))]
     taken = {1: 3, 2: 3, 7: 5, 8: 5}
-    done = reader.fill_all(samples, slots)
+    done = reader.decode_all(samples, slots)
     for sample, (image, label), (size, lost) in zip(samples, slots, done, strict=True):
         pixels, ids = pairs[taken.get(sample, sample)]
         assert size == (8, 8)
@@ -67,4 +67,4 @@ def test_a_shard_without_a_good_tile_is_the_end(tmp_path):
     )
     slots = [layout.slot(np.zeros(layout.bytes, np.uint8), slot) for slot in range(2)]
     with pytest.raises(DamagedTile, match=r"tile0001: the image .*; nor can any other tile of its shard"):
-        reader.fill_all([2, 1], slots)
+        reader.decode_all([2, 1], slots)

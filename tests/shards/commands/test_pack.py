@@ -13,7 +13,7 @@ from mkd.dataset.index import read_index
 from mkd.geo.raster import encode_tiff
 from shards.commands.pack import pack
 from shards.commands.verify import verify
-from shards.reading.shard_reader import read_dataset
+from tests.helpers.shards import read_dataset
 
 
 def run(folder, out, **options):
