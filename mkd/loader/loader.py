@@ -1,4 +1,4 @@
-"""Shards -> batches of uint8 tensors, in the plan's order: a resume opens nothing that it does not need."""
+"""Yields batches of uint8 tensors in the sampler's order; a resume opens no shard that it does not need."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mkd.loader.sampler import Sampler
 from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, prefetch_blocks
 from mkd.loader.workers.shared_buffers import BufferLayout
 
-PREFETCH_BATCHES = 64  # batches of `in_order` that are read ahead together
+PREFETCH_BATCHES = 64  # batches of `in_order` that are prefetched together
 
 
 class TileSet:
-    """A data set for training: random access to its samples, and what `stream` and `in_order` read.
+    """A map-style data set of tiles: one by its number, and batches of them by `stream` and `in_order`.
 
     Args:
         folder: data set folder, a path or URL, with ``index.json``.
-        labelled: read labels; a data set with unlabelled tiles is refused.
+        labelled: read labels; every tile must have one.
         cache: folder for copies of remote shards; None reads the ranges that are needed.
-        cache_bytes: size that the cache may have.
+        cache_bytes: size that the cache may reach.
 
     Raises:
         ValueError: no data set, no labels where they are needed, or images that are not 8-bit RGB.
@@ -57,12 +57,12 @@ class TileSet:
                 f"{folder}: its images have {self.index.bands} bands of {self.index.dtype}; networks here take 3 of "
                 "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
             )
-        place = None if cache is None else Path(cache)
-        self.spec = DatasetSpec(self.folder, self.index, labelled, place, cache_bytes)
+        cache_folder = None if cache is None else Path(cache)
+        self.spec = DatasetSpec(self.folder, self.index, labelled, cache_folder, cache_bytes)
 
     @property
     def shard_counts(self) -> list[int]:
-        """Samples of each shard: what a `Sampler` is made of."""
+        """Samples of each shard, for a `Sampler`."""
         return self.index.shards.samples
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class TileSet:
 
     @cached_property
     def decoder(self) -> TileDecoder:
-        """What this process reads with."""
+        """The decoder of this process, opened when first used."""
         return self.spec.open_decoder()
 
 
@@ -108,14 +108,14 @@ def stream(
 
     Args:
         tiles: the data set.
-        plan: the order; entered at ``start`` by arithmetic.
+        sampler: the order of samples; entered at ``start`` by arithmetic.
         start: first step.
         stop: step after the last.
-        workers: decoding processes; 0 decodes here. Batches are the same with any number.
-        losses: counts tiles that cannot be read and are replaced; None allows none.
+        workers: decoding processes; 0 decodes in this one. Batches are the same with any number.
+        bad_tiles: counts tiles that cannot be read and are replaced; None allows none.
 
     Raises:
-        ValueError: damage beyond the budget, storage that does not answer, or a decoding process that died.
+        ValueError: more bad tiles than the budget, storage that does not answer, or a decoding process that died.
     """
     blocks = (list(sampler.steps(first, end)) for first, end in sampler.blocks(start, stop))
     return _batches(tiles, blocks, sampler.batch // sampler.ranks, workers, bad_tiles)
@@ -127,8 +127,8 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None
     Args:
         tiles: the data set.
         batch: tiles of a batch.
-        workers: decoding processes; 0 decodes here.
-        samples: which ones, such as `share_of` a rank; None is all.
+        workers: decoding processes; 0 decodes in this one.
+        samples: which ones, such as a `rank_range`; None is all.
 
     Raises:
         ValueError: any damaged tile, or a decoding process that died.
@@ -143,61 +143,63 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None
 
 
 def rank_range(count: int, rank: int, ranks: int) -> range:
-    """Return a rank's share of ``count`` things: neighbours, as many as the others' but for one."""
+    """Return a rank's range of ``count`` things: neighbours, as many as the others' or one more."""
     return range(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 def _batches(
-    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: BadTileBudget | None
+    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, bad_tiles: BadTileBudget | None
 ) -> Iterator[Batch]:
     layout = tiles.layout(slots)
-    checked = partial(
-        _checked, tiles, layout, losses or BadTileBudget(tiles.folder, tiles.labelled, len(tiles))
+    check = partial(
+        _to_checked_batch, tiles, layout, bad_tiles or BadTileBudget(tiles.folder, tiles.labelled, len(tiles))
     )
     if workers == 0:
-        yield from map(checked, _decode_here(tiles, blocks, layout))
+        yield from map(check, _decode_in_process(tiles, blocks, layout))
         return
     with DecodingPool(tiles.spec, layout, workers) as pool:
-        # `map` keeps no batch, as a loop would: its buffer is free as soon as the caller lets go of it.
-        yield from map(checked, pool.batches(blocks))
+        # `map` keeps no reference to a batch, as a loop would: its buffer is free as soon as the caller drops it.
+        yield from map(check, pool.batches(blocks))
 
 
-def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout) -> Iterator[DecodedBatch]:
+def _decode_in_process(
+    tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout
+) -> Iterator[DecodedBatch]:
     """Decode in this process, with the same code as `mkd.loader.workers.worker_main`."""
 
-    def announce(block: Block) -> None:
+    def prefetch(block: Block) -> None:
         tiles.decoder.source.prefetch([sample for pairs in block for _, sample in pairs])
 
-    for pairs in prefetch_blocks(blocks, announce):
+    for pairs in prefetch_blocks(blocks, prefetch):
         buffer = np.zeros(layout.bytes, np.uint8)
-        slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
-        done = tiles.decoder.decode_all([sample for _, sample in pairs], slots)
-        lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
-        yield DecodedBatch(pairs, buffer, [size for size, _ in done], lost)
+        outs = [layout.slot(buffer, slot) for slot in range(len(pairs))]
+        decoded = tiles.decoder.decode_all([sample for _, sample in pairs], outs)
+        bad = {slot: bad_tile for slot, (_, bad_tile) in enumerate(decoded) if bad_tile is not None}
+        yield DecodedBatch(pairs, buffer, [size for size, _ in decoded], bad)
 
 
-def _checked(tiles: TileSet, layout: BufferLayout, losses: BadTileBudget, filled: DecodedBatch) -> Batch:
-    """Count what was lost, and make tensors of a buffer.
+def _to_checked_batch(
+    tiles: TileSet, layout: BufferLayout, bad_tiles: BadTileBudget, decoded: DecodedBatch
+) -> Batch:
+    """Count the bad tiles of a batch, check its tiles' sizes, and return it as tensors.
 
     Raises:
-        ValueError: more was lost than may be, or a tile is of another size than its batch.
+        ValueError: more bad tiles than the budget, or a tile of another size than the others of its batch.
     """
-    for slot, lost in sorted(filled.bad.items()):
-        losses.add(*filled.pairs[slot], lost)
-    slot_of_odd = odd_size_slot(filled)
-    if slot_of_odd is not None:
-        raise ValueError(_odd(tiles, filled, slot_of_odd))
-    return to_batch(filled, layout)
+    for slot, bad in sorted(decoded.bad.items()):
+        bad_tiles.add(*decoded.pairs[slot], bad)
+    if (slot_of_odd := odd_size_slot(decoded)) is not None:
+        raise ValueError(_odd_size_message(tiles, decoded, slot_of_odd))
+    return to_batch(decoded, layout)
 
 
-def _odd(tiles: TileSet, filled: DecodedBatch, slot: int) -> str:
-    """Say which tile has another size than the others of its batch."""
-    sample = filled.bad[slot].replaced_by if slot in filled.bad else filled.pairs[slot][1]
-    shard, entry = tiles.decoder.source.find(sample)
-    height, width = filled.sizes[slot]
-    others = next(size for size in filled.sizes if size != filled.sizes[slot])
-    place = tiles.decoder.source.folder.url_of(tiles.index.shards[shard].file)
+def _odd_size_message(tiles: TileSet, decoded: DecodedBatch, slot: int) -> str:
+    sample = decoded.bad[slot].replaced_by if slot in decoded.bad else decoded.pairs[slot][1]
+    shard, record = tiles.decoder.source.find(sample)
+    height, width = decoded.sizes[slot]
+    others = next(size for size in decoded.sizes if size != decoded.sizes[slot])
+    file = tiles.decoder.source.folder.url_of(tiles.index.shards[shard].file)
     return (
-        f"{place}:{entry.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
+        f"{file}:{record.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
         "pack tiles of one size ('shards tile --size'), or use batch=1"
     )

@@ -1,4 +1,4 @@
-"""What the training process and its decoding processes tell each other."""
+"""Messages between the training process and its decoding processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mkd.loader.workers.shared_buffers import BufferLayout
 
 
 class WorkerSetup(NamedTuple):
-    """What a process needs to know once: the data set, and the layout and descriptor of the shared buffers."""
+    """First message to a process: the data set, and layout and descriptor of the shared buffers."""
 
     spec: DatasetSpec
     layout: BufferLayout
@@ -17,15 +17,20 @@ class WorkerSetup(NamedTuple):
 
 
 class PrefetchRequest(NamedTuple):
-    """These samples will be asked for soon."""
+    """Samples that this process is going to be asked for: it begins to read them from remote storage."""
 
     samples: list[int]
 
 
 class DecodeRequest(NamedTuple):
-    """Fill slots of a buffer with as many samples; orders come in lists, and each list is answered at once.
+    """Decode samples into slots of a buffer; requests come in lists, and each list is answered by one message.
 
-    `number` and `share` say which part of which batch this is.
+    Attributes:
+        batch: number of the batch.
+        part: which part of the batch this is; a batch has one part a process.
+        buffer: number of the shared buffer.
+        slots: of the buffer, one a sample.
+        samples: to decode.
     """
 
     batch: int
@@ -36,7 +41,7 @@ class DecodeRequest(NamedTuple):
 
 
 class DecodeResult(NamedTuple):
-    """An order is done: (height, width) of each of its tiles, and slot -> what was lost and replaced there."""
+    """A decode request is done: (height, width) of each of its tiles, and slot -> the bad tile replaced there."""
 
     batch: int
     part: int
@@ -45,7 +50,7 @@ class DecodeResult(NamedTuple):
 
 
 class WorkerFailure(NamedTuple):
-    """The process cannot go on: a sentence for people, or the traceback of a mistake of ours."""
+    """Last message of a process that cannot go on: a sentence for people, or the traceback of a bug."""
 
     text: str
     is_bug: bool

@@ -1,4 +1,4 @@
-"""Batch buffers in memory that processes share: one anonymous file, a part of it for each buffer; no torch."""
+"""Batch buffers in shared memory: one anonymous file, a part of it for each buffer; no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SPARE_BUFFERS = 2  # free buffers that keep their memory
 
 
 class BufferLayout(NamedTuple):
-    """A buffer: ``slots`` images of up to 3 x ``height`` x ``width`` bytes, then as many labels."""
+    """The layout of a buffer: ``slots`` images of 3 x ``height`` x ``width`` bytes, then as many labels."""
 
     slots: int
     height: int
@@ -32,14 +32,14 @@ class BufferLayout(NamedTuple):
         return -(-4 * self.slots * self.area // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
     def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the flat places of a slot's image and label in a buffer."""
+        """Return the flat arrays of a slot's image and label in a buffer, both views."""
         area = self.area
         image, label = 3 * area * slot, area * (3 * self.slots + slot)
         return buffer[image : image + 3 * area], buffer[label : label + area]
 
 
 class MappedBuffers:
-    """The buffers of a file, mapped when first used.
+    """The buffers of a shared file, mapped into this process when first used.
 
     Args:
         file: descriptor of the shared file.
@@ -51,7 +51,7 @@ class MappedBuffers:
         self._maps: dict[int, mmap.mmap] = {}
 
     def map(self, number: int) -> mmap.mmap:
-        """Return the memory of a buffer."""
+        """Return the mapped memory of a buffer."""
         if number not in self._maps:
             self._maps[number] = mmap.mmap(
                 self.file, self.layout.bytes, offset=number * self.layout.bytes, flags=mmap.MAP_SHARED
@@ -64,10 +64,13 @@ class MappedBuffers:
 
 
 class SharedBufferPool:
-    """Buffers that are taken, handed out, and come back by themselves when nobody looks at them any more.
+    """Buffers of the training process: acquired, filled by decoding processes, lent as arrays, and freed with those.
 
-    There is always one to take: when all are in use the file grows. Memory beyond what is in use and ``SPARE``
-    buffers goes back to the system.
+    `acquire` never waits: when all buffers are in use the file grows. Memory beyond the buffers in use and
+    `SPARE_BUFFERS` goes back to the system.
+
+    Hand-over: between `acquire` and `lend` only decoding processes write to a buffer; they map the same file by its
+    number. Nobody writes to a lent buffer; it is free again when its array and all views of it are garbage.
 
     Args:
         layout: of each buffer.
@@ -80,15 +83,16 @@ class SharedBufferPool:
         if not hasattr(os, "memfd_create"):
             raise ValueError("decoding processes need Linux; use data.workers=0 here")
         self.layout = layout
-        self.file = os.memfd_create("mkd-ring")
+        self.file = os.memfd_create("mkd-buffers")
         self._buffers = MappedBuffers(self.file, layout)
-        self._made = 0
-        self._returned: deque[int] = deque()  # filled by finalizers, which may run at any moment
+        self._count = 0  # buffers that the file holds
+        # Finalizers append to it, at any moment and in any thread: deque.append and popleft are atomic.
+        self._returned: deque[int] = deque()
         self._free: list[int] = []
-        self._released: list[int] = []  # free, without memory
+        self._released: list[int] = []  # free, their memory given back to the system
 
     def acquire(self) -> int:
-        """Return the number of a buffer to fill."""
+        """Return the number of a free buffer."""
         while self._returned:
             self._free.append(self._returned.popleft())
         while len(self._free) > SPARE_BUFFERS:
@@ -99,9 +103,9 @@ class SharedBufferPool:
             return self._free.pop()
         if self._released:
             return self._released.pop()
-        self._made += 1
-        os.ftruncate(self.file, self._made * self.layout.bytes)
-        return self._made - 1
+        self._count += 1
+        os.ftruncate(self.file, self._count * self.layout.bytes)
+        return self._count - 1
 
     def lend(self, number: int) -> NDArray[np.uint8]:
         """Return a filled buffer as an array; it is free again when the array and all views of it are gone."""
@@ -110,5 +114,5 @@ class SharedBufferPool:
         return array
 
     def close(self) -> None:
-        """Give up the file; the memory of what is handed out lives on with it."""
+        """Close the file; memory that is lent lives on until its arrays are gone."""
         os.close(self.file)
