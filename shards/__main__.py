@@ -113,10 +113,10 @@ def _print_results(args: argparse.Namespace) -> int:
         case "verify":
             return max([_verify(folder, args.workers) for folder in args.data])
         case "stats":
-            from mkd.storage.folder import place_and_name
+            from mkd.storage.folder import split_url
             from shards.commands.stats import statistics_table, stats
 
-            place = place_and_name(args.json) if args.json else None  # a wrong one is told before the work
+            place = split_url(args.json) if args.json else None  # a wrong one is told before the work
             found = stats(args.data, workers=args.workers)
             _print(statistics_table(found), 100)
             if place is not None:

@@ -1,7 +1,7 @@
-"""From a member of a shard to pixels, written where they are wanted; no torch.
+"""Decodes a member of a shard into a given array; no torch.
 
 JPEG is decoded by simplejpeg: faster than torchvision and Pillow (`launch/throughput.py data` measures all three),
-straight into place, and its pixels are those of torchvision.
+straight into the array, and its pixels are those of torchvision.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-IMAGES = ("jpg", "png", "tif")  # what an image member may be called
+IMAGES = ("jpg", "png", "tif")  # extensions of an image member
 LABEL = "label.png"
 
 
 def image_kind(members: Container[str]) -> str:
-    """Return what a tile's image member is called, "" when there is none."""
+    """Return the extension of a tile's image member, "" when there is none."""
     for kind in IMAGES:
         if kind in members:
             return kind
@@ -38,8 +38,8 @@ def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) ->
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
     if kind == "jpg":
-        # Straight into place; it refuses a picture that is larger than the buffer itself.
-        _fits(simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape, out)
+        # simplejpeg refuses a picture that is larger than the buffer.
+        _check_size(simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape, out)
         return
     if kind == "tif":
         from mkd.geo.raster import decode_tiff
@@ -47,7 +47,7 @@ def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) ->
         pixels = decode_tiff(bytes(data))
     else:
         pixels = _png(data, "RGB")
-    _fits(pixels.shape, out)
+    _check_size(pixels.shape, out)
     out[...] = pixels
 
 
@@ -62,7 +62,7 @@ def decode_label(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
     pixels = _png(data, "L")
-    _fits(pixels.shape, out)
+    _check_size(pixels.shape, out)
     out[...] = pixels
 
 
@@ -72,11 +72,11 @@ def _png(data: bytes | memoryview, mode: str) -> NDArray[np.uint8]:
             if mode == "L" and picture.mode != "L":
                 raise ValueError(f"a label is a grey picture of 8 bits, not of mode {picture.mode}")
             return np.asarray(picture.convert(mode) if picture.mode != mode else picture)
-    except Exception as error:  # Pillow raises what the format's library does
+    except Exception as error:  # Pillow passes on the errors of each format's library
         raise ValueError(str(error).replace("\n", " ")) from None
 
 
-def _fits(shape: tuple[int, ...], out: NDArray[np.uint8]) -> None:
+def _check_size(shape: tuple[int, ...], out: NDArray[np.uint8]) -> None:
     if shape != out.shape:
         found, wanted = (" x ".join(str(n) for n in each) for each in (shape, out.shape))
         raise ValueError(f"it is {found}, where its record says {wanted}")

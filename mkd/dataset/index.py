@@ -1,4 +1,4 @@
-"""The index of a data set: `index.json`, written last, so that a folder without it is no data set."""
+"""Reads and writes `index.json`, the index of a data set: written last, so that a folder without it is no data set."""
 
 from __future__ import annotations
 
@@ -22,12 +22,23 @@ _SHARD_KEYS = {field.name for field in fields(ShardInfo)}
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What a data set holds.
+    """The contents of a data set.
 
-    `samples`, `labelled` and `bytes` are sums over `shards`; `histogram` counts labelled pixels per class and
-    `ignored_pixels` those with id 255; `palette` has one (r, g, b) a class; `provenance` is free: command,
-    source, split. `largest` is the greatest height and the greatest width of a tile in pixels; `bands` and `dtype`
-    ("uint8" or "uint16") hold for all images. `shards` may be given as any sequence.
+    Attributes:
+        name: of the data set; its shards are NAME-000000.tar and so on.
+        classes: names, in the order of their ids.
+        palette: (r, g, b) of each class.
+        samples: tiles, the sum over the shards; so are `labelled` (tiles with a label) and `bytes`.
+        labelled: see `samples`.
+        bytes: see `samples`.
+        histogram: labelled pixels of each class.
+        ignored_pixels: pixels with id 255.
+        shards: any sequence of them; held as a `ShardList`.
+        provenance: free: command, source, split.
+        largest: greatest height and greatest width of a tile in pixels.
+        bands: of all images.
+        dtype: of all images, "uint8" or "uint16".
+        ignore_index: 255.
     """
 
     name: str
@@ -46,7 +57,7 @@ class DatasetIndex:
     ignore_index: int = IGNORE
 
     def __post_init__(self) -> None:
-        """Hold the shards in little memory."""
+        """Convert the shards to a `ShardList`, which takes little memory."""
         if not isinstance(self.shards, ShardList):
             object.__setattr__(self, "shards", ShardList(self.shards))
 
@@ -57,11 +68,11 @@ class DatasetIndex:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`."""
-        told = {field.name: getattr(self, field.name) for field in fields(self)}
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
             "format": FORMAT,
             "version": VERSION,
-            **told,
+            **content,
             "shards": [vars(shard) for shard in self.shards],
         }
 
@@ -72,11 +83,11 @@ class DatasetIndex:
 
 
 def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> DatasetIndex:
-    """Read the index of a data set, and check by one listing that its shards are there in full size.
+    """Read the index of a data set, and check by one listing that its shards exist in full size.
 
     Args:
         folder: the data set, a path or URL, holding `index.json` and its shards.
-        shards: refuse a data set whose shards are not all there; False leaves that to the caller.
+        shards: check that all shards exist in full size; False leaves that to the caller.
 
     Returns:
         The index. Shards are not read; `shards verify` does that.
@@ -85,7 +96,7 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
         ValueError: no folder, no index, another format, or a shard that is missing or of another size.
     """
     place = folder if isinstance(folder, Folder) else Folder(folder)
-    path = place.name(INDEX_NAME)
+    path = place.url_of(INDEX_NAME)
     sizes = place.sizes()
     if INDEX_NAME not in sizes:
         if place.local is not None and not place.local.is_dir():
@@ -100,13 +111,13 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
     index = _parse(content, path)
     for shard in index.shards if shards else ():
-        if fault := shard_fault(place.name(shard.file), shard, sizes.get(shard.file)):
+        if fault := shard_fault(place.url_of(shard.file), shard, sizes.get(shard.file)):
             raise ValueError(fault)
     return index
 
 
 def write_index(folder: str | os.PathLike[str] | Folder, index: DatasetIndex) -> None:
-    """Write `index.json` whole or not at all.
+    """Write `index.json` atomically.
 
     Args:
         folder: the data set's folder, its shards already in place.
@@ -123,16 +134,16 @@ def _content(text: bytes) -> Any:
     """Decode JSON; shards go straight into their list: a million of them as dictionaries would be 500 MB."""
     shards = ShardList()
 
-    def taken(found: dict[str, Any]) -> dict[str, Any] | None:
-        if found.keys() != _SHARD_KEYS:
-            return found
+    def append_if_shard(decoded: dict[str, Any]) -> dict[str, Any] | None:
+        if decoded.keys() != _SHARD_KEYS:
+            return decoded
         try:
-            shards.append(_shard(found))
+            shards.append(_shard(decoded))
         except (TypeError, ValueError):
-            return found
+            return decoded
         return None
 
-    content = json.loads(text, object_hook=taken)
+    content = json.loads(text, object_hook=append_if_shard)
     if isinstance(content, dict) and content.get("shards") == [None] * len(shards):
         return {**content, "shards": shards}
     return json.loads(text)  # damaged, or something in its provenance looks like a shard
@@ -188,9 +199,9 @@ def _check_sums(index: DatasetIndex, path: str) -> None:
                 f"{path} has {index.num_classes} classes but {length} entries in {name}: pack it again"
             )
     for name, summed in index.shards.sums().items():
-        if (said := getattr(index, name)) != summed:
+        if (listed := getattr(index, name)) != summed:
             raise ValueError(
-                f"{path} says {name} {said}, but its shards sum to {summed}: pack the data set again"
+                f"{path} says {name} {listed}, but its shards sum to {summed}: pack the data set again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Tiles read ahead of their use, several ranges at a time, in bounded memory."""
+"""Reads byte ranges in threads before their tiles are asked for, several at a time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-THREADS = (
-    3  # ranges read at a time: waiting for one is hidden behind the others; more take time from decoding
-)
-LIMIT = 256 << 20  # bytes read and not yet taken, at which reading ahead pauses
+# Ranges read at a time: waiting for one is hidden behind the others; more threads take time from decoding.
+THREADS = 3
+MAX_BYTES = 256 << 20  # bytes read and not yet used, at which prefetching pauses
 
 
 class Span(NamedTuple):
@@ -21,106 +20,113 @@ class Span(NamedTuple):
     data: bytes | memoryview
 
 
-class _Order(NamedTuple):
-    """One range to read: its samples, what each of them waits for, and the bytes expected for each."""
+class _RangeRequest(NamedTuple):
+    """One range to read: its samples, a future for the bytes of each, and the bytes expected for each."""
 
     samples: Sequence[int]
     futures: Sequence[Future[Span]]
-    share: int
+    tile_bytes: int
 
 
 class Prefetcher:
-    """Reads orders of samples in threads and keeps each tile until it is taken.
+    """Reads requested samples in threads and holds each until it is used.
+
+    Threads: the caller's (`request`, `pop`, `close`) and up to `THREADS` of its own. A reading thread waits on
+    ``_changed`` for a request in the queue and for memory; the caller waits on the future of its sample. Everything
+    that both sides change is changed under ``_changed``; ranges are read outside of it.
 
     Args:
         fetch: reads samples by one request, called in threads; gives one span a sample.
-        limit: bytes that may be held; one order is always allowed.
+        max_bytes: bytes that may be held; one request is always allowed.
     """
 
-    def __init__(self, fetch: Callable[[Sequence[int]], Sequence[Span]], limit: int = LIMIT) -> None:
-        self._fetch, self._limit, self._held = fetch, limit, 0
-        self._change = threading.Condition()
-        self._orders: deque[_Order] = deque()
-        self._awaited: dict[int, deque[tuple[_Order, int]]] = {}
+    def __init__(self, fetch: Callable[[Sequence[int]], Sequence[Span]], max_bytes: int = MAX_BYTES) -> None:
+        self._fetch, self._max_bytes, self._held_bytes = fetch, max_bytes, 0
+        self._changed = threading.Condition()
+        self._queue: deque[_RangeRequest] = deque()  # requests that no thread has begun
+        self._requested: dict[int, deque[tuple[_RangeRequest, int]]] = {}  # sample -> its place in requests
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def request(self, samples: Sequence[int], share: int) -> None:
-        """Ask for samples that one request reads; one that is asked for twice can be taken twice.
+    def request(self, samples: Sequence[int], tile_bytes: int) -> None:
+        """Queue samples that one range holds; one that is requested twice can be popped twice.
 
         Args:
             samples: of one shard, neighbours.
-            share: bytes expected for each.
+            tile_bytes: bytes expected for each.
         """
-        order = _Order(samples, [Future() for _ in samples], share)
-        with self._change:
+        request = _RangeRequest(samples, [Future() for _ in samples], tile_bytes)
+        with self._changed:
             for place, sample in enumerate(samples):
-                self._awaited.setdefault(sample, deque()).append((order, place))
-            self._orders.append(order)
-            self._change.notify_all()
-        if len(self._threads) < THREADS:  # daemons: a server that does not answer must not hold up the end
-            self._threads.append(threading.Thread(target=self._serve, daemon=True))
+                self._requested.setdefault(sample, deque()).append((request, place))
+            self._queue.append(request)
+            self._changed.notify_all()  # reading threads wait for a request
+        if len(self._threads) < THREADS:  # daemons: a server that does not answer must not hold up the exit
+            self._threads.append(threading.Thread(target=self._run, daemon=True))
             self._threads[-1].start()
 
-    def take(self, sample: int) -> Span | None:
-        """Return what was read of a sample, waiting for it where its reading has begun.
+    def pop(self, sample: int) -> Span | None:
+        """Remove and return the bytes of a sample; wait for them where a thread is reading them.
 
-        An order whose turn has not come is read here and now, whole: its other samples are wanted soon, and a request
-        for each of them would cost far more.
+        A request that no thread has begun is read in the caller's thread, whole: its other samples are wanted soon,
+        and a request for each of them would cost far more.
 
         Returns:
-            None for a sample that was not asked for: the caller reads it.
+            None for a sample that was not requested: the caller reads it.
 
         Raises:
             Exception: what the reading raised.
         """
-        with self._change:
-            waiting = self._awaited.get(sample)
+        with self._changed:
+            waiting = self._requested.get(sample)
             if not waiting:
                 return None
-            order, place = waiting.popleft()
+            request, place = waiting.popleft()
             if not waiting:
-                del self._awaited[sample]
-            mine = next((n for n, other in enumerate(self._orders) if other is order), None)
-            if mine is not None:
-                del self._orders[mine]
-                self._held += order.share * len(order.samples)
-            self._held -= order.share
-            self._change.notify_all()
-        if mine is not None:
-            self._read(order)
-        return order.futures[place].result()
+                del self._requested[sample]
+            # Under the lock either a thread has taken the request from the queue, or this call takes it.
+            queued_at = next((n for n, other in enumerate(self._queue) if other is request), None)
+            if queued_at is not None:
+                del self._queue[queued_at]
+                self._held_bytes += request.tile_bytes * len(request.samples)
+            self._held_bytes -= request.tile_bytes
+            self._changed.notify_all()  # reading threads wait for memory
+        if queued_at is not None:
+            self._read(request)
+        return request.futures[place].result()
 
     def close(self) -> None:
-        """Read no more and drop what is held."""
-        with self._change:
+        """End the threads after their present range, and drop what is held."""
+        with self._changed:
             self._closed = True
-            self._orders.clear()
-            self._awaited.clear()
-            self._change.notify_all()
+            self._queue.clear()
+            self._requested.clear()
+            self._changed.notify_all()
 
-    def _serve(self) -> None:
-        while (order := self._next()) is not None:
-            self._read(order)
+    def _run(self) -> None:
+        while (request := self._next()) is not None:
+            self._read(request)
 
-    def _read(self, order: _Order) -> None:
+    def _read(self, request: _RangeRequest) -> None:
         try:
-            for future, span in zip(order.futures, self._fetch(order.samples), strict=True):
+            for future, span in zip(request.futures, self._fetch(request.samples), strict=True):
                 future.set_result(span)
-        except Exception as error:  # told to whoever takes the tiles
-            for future in order.futures:
+        except Exception as error:  # raised in the thread that pops a sample of this request
+            for future in request.futures:
                 future.set_exception(error)
 
-    def _next(self) -> _Order | None:
-        """Wait for an order and for room; count its tiles as held. None after the end."""
-        with self._change:
-            self._change.wait_for(lambda: self._closed or (self._orders and self._has_room()))
+    def _next(self) -> _RangeRequest | None:
+        """Wait for a request and for memory, and count its tiles as held; None after `close`."""
+        with self._changed:
+            # `request` and `pop` wake this thread.
+            self._changed.wait_for(lambda: self._closed or (self._queue and self._fits_in_memory()))
             if self._closed:
                 return None
-            order = self._orders.popleft()
-            self._held += order.share * len(order.samples)
-            return order
+            request = self._queue.popleft()
+            self._held_bytes += request.tile_bytes * len(request.samples)
+            return request
 
-    def _has_room(self) -> bool:
-        order = self._orders[0]
-        return self._held == 0 or self._held + order.share * len(order.samples) <= self._limit
+    def _fits_in_memory(self) -> bool:
+        request = self._queue[0]
+        size = request.tile_bytes * len(request.samples)
+        return self._held_bytes == 0 or self._held_bytes + size <= self._max_bytes

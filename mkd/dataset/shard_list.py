@@ -1,4 +1,4 @@
-"""The shards of a data set in little memory: each rank and each decoding process holds all of them."""
+"""Holds the shards of a data set in little memory, because each rank and each decoding process holds all of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class ShardInfo:
 class ShardList(Sequence[ShardInfo]):
     """Shards, 64 bytes each where objects take 500; equal to any sequence of the same.
 
-    Names such as NAME-000012.tar are held as numbers, digests as bytes; what is of another form is held as it is.
+    Names such as NAME-000012.tar are held as numbers, digests as bytes; a shard of another form is held as it is.
 
     Args:
         shards: in their order.
     """
 
     def __init__(self, shards: Iterable[ShardInfo] = ()) -> None:
-        self._name = ""
-        self._numbers = array("q")  # of each shard: number in its name, samples, labelled, bytes
+        self._prefix = ""  # of all regular file names, with the dash
+        self._numbers = array("q")  # four a shard: number in its name, samples, labelled, bytes
         self._digests = bytearray()
-        self._others: dict[int, ShardInfo] = {}
+        self._irregular: dict[int, ShardInfo] = {}  # place -> shard with another form of name or digest
         for shard in shards:
             self.append(shard)
 
@@ -40,10 +40,10 @@ class ShardList(Sequence[ShardInfo]):
         """Add a shard at the end."""
         name, dash, rest = shard.file.rpartition("-")
         number = int(rest[:-4]) if rest[:-4].isdecimal() else 0
-        self._name = self._name or name + dash
+        self._prefix = self._prefix or name + dash
         digest = _digest(shard.sha256)
-        if digest is None or shard.file != f"{self._name}{number:06d}.tar":
-            self._others[len(self)] = shard
+        if digest is None or shard.file != f"{self._prefix}{number:06d}.tar":
+            self._irregular[len(self)] = shard
             number, digest = 0, bytes(32)
         self._digests += digest
         self._numbers.extend((number, shard.samples, shard.labelled, shard.bytes))
@@ -85,22 +85,22 @@ class ShardList(Sequence[ShardInfo]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]  # it can be added to
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __repr__(self) -> str:
         """Show the shards as a tuple would."""
         return repr(tuple(self))
 
     def _at(self, place: int) -> ShardInfo:
-        if self._others and place in self._others:
-            return self._others[place]
+        if self._irregular and place in self._irregular:
+            return self._irregular[place]
         number, samples, labelled, size = self._numbers[4 * place : 4 * place + 4]
         digest = self._digests[32 * place : 32 * place + 32].hex()
-        return ShardInfo(f"{self._name}{number:06d}.tar", samples, labelled, size, digest)
+        return ShardInfo(f"{self._prefix}{number:06d}.tar", samples, labelled, size, digest)
 
 
 def _digest(text: str) -> bytes | None:
-    """Return the bytes of a SHA-256 as we write it; None for anything else."""
+    """Return the bytes of a SHA-256 in lower-case hex; None for anything else."""
     try:
         digest = bytes.fromhex(text)
     except ValueError:

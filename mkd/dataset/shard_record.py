@@ -1,4 +1,4 @@
-"""What stands beside each shard: its offset index and what was counted when it was built, `SHARD.json`."""
+"""The record beside each shard, `SHARD.json`: offsets and CRC-32 of its members, and what its build counted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from mkd.storage.folder import Folder
 FORMAT = "mkd-shard"
 VERSION = 1
 
+Content = bytes | memoryview  # of a member
+Members = dict[str, Content]  # of a tile by extension, such as "jpg" and "label.png"
+
 
 class Member(NamedTuple):
-    """Where a file lies in its tar: offset of its content, size in bytes, CRC-32 of the content."""
+    """A file in its tar: offset of its content, size in bytes, CRC-32 of the content."""
 
     offset: int
     size: int
@@ -42,7 +45,7 @@ class ShardRecord:
         ignored_pixels: labelled pixels with id 255.
         bands: bands of each image.
         dtype: "uint8" or "uint16".
-        unit: fingerprint of the inputs and options this shard was made of; another one means: make it again.
+        unit: fingerprint of the inputs and options this shard was made of; another one means that it is built again.
         quarantine: bad tiles left out: {"source", "reason", "labelled"}.
         left_out: other counts, such as {"no_data": 3, "blank": 1}.
     """
@@ -89,29 +92,29 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
         text = folder.read(name)
     except FileNotFoundError:
         raise ValueError(
-            f"{folder.name(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
+            f"{folder.url_of(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
             "the data set again"
         ) from None
     try:
         content = json.loads(text)
     except ValueError as error:
         raise ValueError(
-            f"{folder.name(name)} cannot be read ({error}): copy it again, or build it again"
+            f"{folder.url_of(name)} cannot be read ({error}): copy it again, or build it again"
         ) from None
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise ValueError(
-            f"{folder.name(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"{folder.url_of(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
             f"version {VERSION}: build the data set again"
         )
     try:
         return _parse(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder.name(name)} is damaged ({error!r}): build the data set again") from None
+        raise ValueError(f"{folder.url_of(name)} is damaged ({error!r}): build the data set again") from None
 
 
-def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
-    """Read the record of a shard, and check that both are of the index that says ``info``.
+def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
+    """Read the record of a shard, and check that it agrees with the shard's entry in the index.
 
     Raises:
         ValueError: no record, a damaged one, or one of another build.
@@ -119,25 +122,25 @@ def record_of(folder: Folder, info: ShardInfo) -> ShardRecord:
     record = read_record(folder, info.file)
     if record.info != info:
         raise ValueError(
-            f"{folder.name(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+            f"{folder.url_of(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
             f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
             "copy the whole data set again, or build it again"
         )
     return record
 
 
-def fault_of(kind: str, data: bytes | memoryview, member: tuple[int, int, int]) -> str:
+def member_fault(kind: str, content: Content, member: tuple[int, int, int]) -> str:
     """Return "", or what is wrong with the content of a tile's member.
 
     Args:
         kind: the member's extension.
-        data: its content as it was read.
+        content: as it was read.
         member: what the record says of it: offset, size, CRC-32.
     """
     _, size, crc32 = member
-    if len(data) != size:
-        return f"its {kind!r} is cut short, {len(data)} bytes of {size}"
-    if (found := zlib.crc32(data)) != crc32:
+    if len(content) != size:
+        return f"its {kind!r} is cut short, {len(content)} bytes of {size}"
+    if (found := zlib.crc32(content)) != crc32:
         return f"its {kind!r} has changed, CRC-32 {found:08x} where the record says {crc32:08x}"
     return ""
 
@@ -150,7 +153,7 @@ def _parse(content: dict[str, Any]) -> ShardRecord:
         for key, height, width, members in content["tiles"]
     )
     if len(tiles) != info.samples:
-        raise ValueError(f"{len(tiles)} tiles where {info.samples} are said")
+        raise ValueError(f"{len(tiles)} tiles, but 'samples' is {info.samples}")
     return ShardRecord(
         info=info,
         tiles=tiles,

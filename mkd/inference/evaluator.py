@@ -9,7 +9,7 @@ from torch import nn
 
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import World
-from mkd.loader.loader import TileSet, in_order, share_of
+from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
 
 
@@ -31,7 +31,7 @@ def confusion(
     device = world.device
     model.to(device).eval()
     matrix = ConfusionMatrix(tiles.index.num_classes, device=device)
-    for item in in_order(tiles, batch, workers, share_of(len(tiles), world.rank, world.ranks)):
+    for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
         with autocast(device):
             logits = model(item.images.float() / 255)

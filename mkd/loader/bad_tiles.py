@@ -1,4 +1,4 @@
-"""Tiles that are lost while a data set is read: listed, said aloud, and held against a budget."""
+"""Counts the bad tiles of a run against a budget, lists them in the quarantine files and logs them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import append_line
-from mkd.dataset.tile_reader import BadTile
+from mkd.dataset.tile_decoder import BadTile
 
 log = logging.getLogger(__name__)
-LISTS = "quarantine*.jsonl"
+QUARANTINE_FILES = "quarantine*.jsonl"
 
 
 class BadTileBudget:
-    """The lost tiles of one stream, epoch by epoch.
+    """The bad tiles of one stream, epoch by epoch, and how many an epoch may have.
 
     Each rank appends to a list of its own, since lines that several nodes append to one file may overwrite each other.
     All lists of a run, whatever its number of ranks was, are counted, and the count survives a restart.
@@ -25,9 +25,9 @@ class BadTileBudget:
         folder: of the data set.
         labelled: whether its labels are read; with the folder this names the stream in the list.
         tiles: of an epoch.
-        share: of them that may be lost in an epoch.
+        share: of them that may be bad, 0..1.
         path: list to append to, quarantine*.jsonl, one JSON object a line; those beside it count. None keeps none.
-        key: what sets ``share``, for the sentence.
+        key: config key that sets ``share``, for the error message.
     """
 
     def __init__(
@@ -42,36 +42,38 @@ class BadTileBudget:
         self.name = {"set": folder, "labelled": labelled}
         self.tiles, self.path, self.key = tiles, path, key
         self.allowed = math.floor(share * tiles)
-        self._lost: set[tuple[int, int]] = set()
-        self._said: set[int] = set()
+        self._bad: set[tuple[int, int]] = set()  # (epoch, sample)
+        self._logged: set[int] = set()  # samples: each is logged once
 
-    def add(self, epoch: int, sample: int, lost: BadTile) -> None:
-        """Count a lost tile.
+    def add(self, epoch: int, sample: int, bad: BadTile) -> None:
+        """Count a bad tile.
 
         Raises:
-            ValueError: the epoch lost more than its budget.
+            ValueError: the epoch has more bad tiles than its budget.
         """
-        self._lost.add((epoch, sample))
+        self._bad.add((epoch, sample))
         if self.path is not None:
-            row = {**self.name, "epoch": epoch, "sample": sample, **lost._asdict()}
+            row = {**self.name, "epoch": epoch, "sample": sample, **bad._asdict()}
             append_line(self.path, json.dumps(row, ensure_ascii=False))
-            for path in self.path.parent.glob(LISTS):
-                ours = (r for r in _rows(path) if self.name.items() <= r.items())
-                self._lost |= {(r["epoch"], r["sample"]) for r in ours}
-        number = sum(e == epoch for e, _ in self._lost)
-        if number > self.allowed:
+            for path in self.path.parent.glob(QUARANTINE_FILES):
+                rows = (row for row in _rows(path) if self.name.items() <= row.items())
+                self._bad |= {(row["epoch"], row["sample"]) for row in rows}
+        count = sum(bad_epoch == epoch for bad_epoch, _ in self._bad)
+        if count > self.allowed:
             limit = f"{self.allowed} may be" + (f" ({self.key})" if self.key else "")
-            where = f"; they are listed in {self.path.parent / LISTS}" if self.path is not None else ""
-            raise ValueError(
-                f"{lost.reason}; {number} of {self.tiles} tiles are lost in this epoch and {limit}{where}"
+            listed = (
+                f"; they are listed in {self.path.parent / QUARANTINE_FILES}" if self.path is not None else ""
             )
-        if sample not in self._said:
-            self._said.add(sample)
-            log.warning("%s; sample %d is taken in its place", lost.reason, lost.replaced_by)
+            raise ValueError(
+                f"{bad.reason}; {count} of {self.tiles} tiles are lost in this epoch and {limit}{listed}"
+            )
+        if sample not in self._logged:
+            self._logged.add(sample)
+            log.warning("%s; sample %d is taken in its place", bad.reason, bad.replaced_by)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    """Read a list of lost tiles; a line that a kill cut short is left out."""
+    """Read a quarantine file; a line that a kill cut short is left out."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

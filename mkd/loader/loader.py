@@ -1,4 +1,4 @@
-"""Shards -> batches of uint8 tensors, in the plan's order: a resume opens nothing that it does not need."""
+"""Yields batches of uint8 tensors in the sampler's order; a resume opens no shard that it does not need."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy as np
 from torch import Tensor
 
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.tile_reader import DataSet, TileReader
+from mkd.dataset.tile_decoder import DatasetSpec, TileDecoder
 from mkd.loader.bad_tiles import BadTileBudget
-from mkd.loader.batch import Batch, as_batch, odd_one, planar
+from mkd.loader.batch import Batch, channels_first, odd_size_slot, to_batch
 from mkd.loader.sampler import Sampler
-from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, read_ahead
+from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, prefetch_blocks
 from mkd.loader.workers.shared_buffers import BufferLayout
 
-AHEAD = 64  # batches of `in_order` that are read ahead together
+PREFETCH_BATCHES = 64  # batches of `in_order` that are prefetched together
 
 
 class TileSet:
-    """A data set for training: random access to its samples, and what `stream` and `in_order` read.
+    """A map-style data set of tiles: one by its number, and batches of them by `stream` and `in_order`.
 
     Args:
         folder: data set folder, a path or URL, with ``index.json``.
-        labelled: read labels; a data set with unlabelled tiles is refused.
+        labelled: read labels; every tile must have one.
         cache: folder for copies of remote shards; None reads the ranges that are needed.
-        cache_bytes: size that the cache may have.
+        cache_bytes: size that the cache may reach.
 
     Raises:
         ValueError: no data set, no labels where they are needed, or images that are not 8-bit RGB.
@@ -57,12 +57,12 @@ class TileSet:
                 f"{folder}: its images have {self.index.bands} bands of {self.index.dtype}; networks here take 3 of "
                 "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
             )
-        place = None if cache is None else Path(cache)
-        self.data = DataSet(self.folder, self.index, labelled, place, cache_bytes)
+        cache_folder = None if cache is None else Path(cache)
+        self.spec = DatasetSpec(self.folder, self.index, labelled, cache_folder, cache_bytes)
 
     @property
-    def counts(self) -> list[int]:
-        """Samples of each shard: what a `Sampler` is made of."""
+    def shard_counts(self) -> list[int]:
+        """Samples of each shard, for a `Sampler`."""
         return self.index.shards.samples
 
     def __len__(self) -> int:
@@ -77,43 +77,48 @@ class TileSet:
         """
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
-        size = self.reader.fill(item[1], layout.slot(buffer, 0))
-        batch = as_batch(DecodedBatch([item], buffer, [size], {}), layout)
-        return planar(batch.images[0]), batch.labels[0], item
+        size = self.decoder.decode(item[1], layout.slot(buffer, 0))
+        batch = to_batch(DecodedBatch([item], buffer, [size], {}), layout)
+        return channels_first(batch.images[0]), batch.labels[0], item
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
-        meta: dict[str, Any] = json.loads(bytes(self.reader.source.read(sample, ("json",))["json"]))
-        return {**meta, "key": self.reader.source.entry(sample).key}
+        meta: dict[str, Any] = json.loads(bytes(self.decoder.source.read(sample, ("json",))["json"]))
+        return {**meta, "key": self.decoder.source.record(sample).key}
 
     def layout(self, slots: int) -> BufferLayout:
         """Return the layout of a buffer for so many tiles."""
         return BufferLayout(slots, *self.index.largest)
 
     @cached_property
-    def reader(self) -> TileReader:
-        """What this process reads with."""
-        return self.data.open()
+    def decoder(self) -> TileDecoder:
+        """The decoder of this process, opened when first used."""
+        return self.spec.open_decoder()
 
 
 def stream(
-    tiles: TileSet, plan: Sampler, start: int, stop: int, workers: int, losses: BadTileBudget | None = None
+    tiles: TileSet,
+    sampler: Sampler,
+    start: int,
+    stop: int,
+    workers: int,
+    bad_tiles: BadTileBudget | None = None,
 ) -> Iterator[Batch]:
     """Yield this rank's batches of steps ``start`` .. ``stop - 1``.
 
     Args:
         tiles: the data set.
-        plan: the order; entered at ``start`` by arithmetic.
+        sampler: the order of samples; entered at ``start`` by arithmetic.
         start: first step.
         stop: step after the last.
-        workers: decoding processes; 0 decodes here. Batches are the same with any number.
-        losses: counts tiles that cannot be read and are replaced; None allows none.
+        workers: decoding processes; 0 decodes in this one. Batches are the same with any number.
+        bad_tiles: counts tiles that cannot be read and are replaced; None allows none.
 
     Raises:
-        ValueError: damage beyond the budget, storage that does not answer, or a decoding process that died.
+        ValueError: more bad tiles than the budget, storage that does not answer, or a decoding process that died.
     """
-    blocks = (list(plan.steps(first, end)) for first, end in plan.blocks(start, stop))
-    return _batches(tiles, blocks, plan.batch // plan.ranks, workers, losses)
+    blocks = (list(sampler.steps(first, end)) for first, end in sampler.blocks(start, stop))
+    return _batches(tiles, blocks, sampler.batch // sampler.ranks, workers, bad_tiles)
 
 
 def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None = None) -> Iterator[Batch]:
@@ -122,8 +127,8 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None
     Args:
         tiles: the data set.
         batch: tiles of a batch.
-        workers: decoding processes; 0 decodes here.
-        samples: which ones, such as `share_of` a rank; None is all.
+        workers: decoding processes; 0 decodes in this one.
+        samples: which ones, such as a `rank_range`; None is all.
 
     Raises:
         ValueError: any damaged tile, or a decoding process that died.
@@ -131,67 +136,70 @@ def in_order(tiles: TileSet, batch: int, workers: int = 0, samples: range | None
     chosen = range(len(tiles)) if samples is None else samples
     ranges = [chosen[i : i + batch] for i in range(0, len(chosen), batch)]
     batches = (
-        [[(0, n) for n in each] for each in ranges[i : i + AHEAD]] for i in range(0, len(ranges), AHEAD)
+        [[(0, n) for n in each] for each in ranges[i : i + PREFETCH_BATCHES]]
+        for i in range(0, len(ranges), PREFETCH_BATCHES)
     )
     return _batches(tiles, batches, batch, workers, None)
 
 
-def share_of(count: int, rank: int, ranks: int) -> range:
-    """Return a rank's share of ``count`` things: neighbours, as many as the others' but for one."""
+def rank_range(count: int, rank: int, ranks: int) -> range:
+    """Return a rank's range of ``count`` things: neighbours, as many as the others' or one more."""
     return range(count * rank // ranks, count * (rank + 1) // ranks)
 
 
 def _batches(
-    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, losses: BadTileBudget | None
+    tiles: TileSet, blocks: Iterable[Block], slots: int, workers: int, bad_tiles: BadTileBudget | None
 ) -> Iterator[Batch]:
     layout = tiles.layout(slots)
-    checked = partial(
-        _checked, tiles, layout, losses or BadTileBudget(tiles.folder, tiles.labelled, len(tiles))
+    check = partial(
+        _to_checked_batch, tiles, layout, bad_tiles or BadTileBudget(tiles.folder, tiles.labelled, len(tiles))
     )
     if workers == 0:
-        yield from map(checked, _decode_here(tiles, blocks, layout))
+        yield from map(check, _decode_in_process(tiles, blocks, layout))
         return
-    with DecodingPool(tiles.data, layout, workers) as pool:
-        # `map` keeps no batch, as a loop would: its buffer is free as soon as the caller lets go of it.
-        yield from map(checked, pool.batches(blocks))
+    with DecodingPool(tiles.spec, layout, workers) as pool:
+        # `map` keeps no reference to a batch, as a loop would: its buffer is free as soon as the caller drops it.
+        yield from map(check, pool.batches(blocks))
 
 
-def _decode_here(tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout) -> Iterator[DecodedBatch]:
+def _decode_in_process(
+    tiles: TileSet, blocks: Iterable[Block], layout: BufferLayout
+) -> Iterator[DecodedBatch]:
     """Decode in this process, with the same code as `mkd.loader.workers.worker_main`."""
 
-    def announce(block: Block) -> None:
-        tiles.reader.source.prefetch([sample for pairs in block for _, sample in pairs])
+    def prefetch(block: Block) -> None:
+        tiles.decoder.source.prefetch([sample for pairs in block for _, sample in pairs])
 
-    for pairs in read_ahead(blocks, announce):
+    for pairs in prefetch_blocks(blocks, prefetch):
         buffer = np.zeros(layout.bytes, np.uint8)
-        slots = [layout.slot(buffer, slot) for slot in range(len(pairs))]
-        done = tiles.reader.fill_all([sample for _, sample in pairs], slots)
-        lost = {slot: lost for slot, (_, lost) in enumerate(done) if lost is not None}
-        yield DecodedBatch(pairs, buffer, [size for size, _ in done], lost)
+        outs = [layout.slot(buffer, slot) for slot in range(len(pairs))]
+        decoded = tiles.decoder.decode_all([sample for _, sample in pairs], outs)
+        bad = {slot: bad_tile for slot, (_, bad_tile) in enumerate(decoded) if bad_tile is not None}
+        yield DecodedBatch(pairs, buffer, [size for size, _ in decoded], bad)
 
 
-def _checked(tiles: TileSet, layout: BufferLayout, losses: BadTileBudget, filled: DecodedBatch) -> Batch:
-    """Count what was lost, and make tensors of a buffer.
+def _to_checked_batch(
+    tiles: TileSet, layout: BufferLayout, bad_tiles: BadTileBudget, decoded: DecodedBatch
+) -> Batch:
+    """Count the bad tiles of a batch, check its tiles' sizes, and return it as tensors.
 
     Raises:
-        ValueError: more was lost than may be, or a tile is of another size than its batch.
+        ValueError: more bad tiles than the budget, or a tile of another size than the others of its batch.
     """
-    for slot, lost in sorted(filled.lost.items()):
-        losses.add(*filled.pairs[slot], lost)
-    slot_of_odd = odd_one(filled)
-    if slot_of_odd is not None:
-        raise ValueError(_odd(tiles, filled, slot_of_odd))
-    return as_batch(filled, layout)
+    for slot, bad in sorted(decoded.bad.items()):
+        bad_tiles.add(*decoded.pairs[slot], bad)
+    if (slot_of_odd := odd_size_slot(decoded)) is not None:
+        raise ValueError(_odd_size_message(tiles, decoded, slot_of_odd))
+    return to_batch(decoded, layout)
 
 
-def _odd(tiles: TileSet, filled: DecodedBatch, slot: int) -> str:
-    """Say which tile has another size than the others of its batch."""
-    sample = filled.lost[slot].replaced_by if slot in filled.lost else filled.pairs[slot][1]
-    shard, entry = tiles.reader.source.find(sample)
-    height, width = filled.sizes[slot]
-    others = next(size for size in filled.sizes if size != filled.sizes[slot])
-    place = tiles.reader.source.folder.name(tiles.index.shards[shard].file)
+def _odd_size_message(tiles: TileSet, decoded: DecodedBatch, slot: int) -> str:
+    sample = decoded.bad[slot].replaced_by if slot in decoded.bad else decoded.pairs[slot][1]
+    shard, record = tiles.decoder.source.find(sample)
+    height, width = decoded.sizes[slot]
+    others = next(size for size in decoded.sizes if size != decoded.sizes[slot])
+    file = tiles.decoder.source.folder.url_of(tiles.index.shards[shard].file)
     return (
-        f"{place}:{entry.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
+        f"{file}:{record.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
         "pack tiles of one size ('shards tile --size'), or use batch=1"
     )

@@ -14,7 +14,7 @@ from mkd.config import schema
 from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from mkd.distributed.world import World
 from mkd.loader.augment import Geometry, generators
-from mkd.loader.loader import in_order, share_of
+from mkd.loader.loader import in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.model_folder import load_model
 from mkd.models.deeplab import DeepLabV3Plus, build
@@ -166,7 +166,7 @@ def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tu
     """Yield this rank's share of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
     tiles = factories.open_tiles(config.data, folder, labelled=True)
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
-    mine = share_of(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
+    mine = rank_range(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
     for batch in in_order(tiles, 1, samples=mine):
         batch = batch.to(world.device)
         images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))

@@ -112,10 +112,10 @@ class _Labeller:
 
     def _read(self, samples: range, shard: ShardWriter) -> Iterator[_Tile]:
         """Yield the tiles that can be read; the shard learns of the others."""
-        source = self.tiles.reader.source
+        source = self.tiles.decoder.source
         source.prefetch(samples)
         for sample in samples:
-            entry = source.entry(sample)
+            entry = source.record(sample)
             kind = image_kind(entry.members)
             pixels = np.empty((*entry.size, 3), np.uint8)
             try:

@@ -1,13 +1,10 @@
-"""A folder of files on a disk or behind any fsspec URL: ranges, whole writes, and retries of errors that pass."""
+"""A folder of files on a disk or behind any fsspec URL: ranges, atomic writes, and retries of errors that pass."""
 
 from __future__ import annotations
 
 import io
-import logging
 import os
-import random
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,27 +14,34 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 from mkd.atomic import written_aside
 from mkd.storage.direct_io import DirectFile
 from mkd.storage.remote_file import RemoteFile
-from mkd.storage.retry_policy import answer, raise_if_permanent, short
+from mkd.storage.retry_policy import call_with_retries, error_code_and_status, first_line
 
 PATIENCE = 300.0  # seconds for which an error that passes is tried again
-# A listing kept from before a write is wrong; botocore's own tries would be silent, and longer than some patience.
-_CONFIG = {"retries": {"total_max_attempts": 1}, "signature_version": "s3v4"}
-_S3: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": _CONFIG}
-_S3_KINDS = ("s3", "s3a")
-# s3fs copies the parts that are on their way: by default all of a shard.
-_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
+# botocore's own retries would be silent, and longer than some patience.
+_BOTO_CONFIG = {"retries": {"total_max_attempts": 1}, "signature_version": "s3v4"}
+# A cached listing from before a write would be wrong.
+_S3_OPTIONS: dict[str, Any] = {"use_listings_cache": False, "config_kwargs": _BOTO_CONFIG}
+_S3_SCHEMES = ("s3", "s3a")
+# s3fs copies the parts that it is sending: by default a whole shard at once.
+_UPLOAD_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Found(NamedTuple):
-    """What a listing tells of a file: name, size in bytes, a mark that changes when it is written anew."""
+class FileInfo(NamedTuple):
+    """A file or folder of a listing.
+
+    Attributes:
+        name: of the file, without its folder.
+        size: bytes.
+        version: ETag or time of change: another text after each write.
+        is_folder: a folder, not a file.
+    """
 
     name: str
     size: int
-    changed: str
-    folder: bool
+    version: str
+    is_folder: bool
 
 
 class Folder:
@@ -53,7 +57,7 @@ class Folder:
     """
 
     def __init__(self, url: str | os.PathLike[str], patience: float = PATIENCE) -> None:
-        self.url, self.patience = _url(str(url)), patience
+        self.url, self.patience = _normalise(str(url)), patience
         self.local: Path | None = None
         if "://" not in self.url or self.url.startswith("file://"):
             self.local = Path(self.url.removeprefix("file://"))
@@ -62,60 +66,60 @@ class Folder:
 
         from mkd.storage.presigned import PresignedRanges
 
-        kind = self.url.partition("://")[0]
-        options = _S3 if kind in _S3_KINDS else {}
+        scheme = self.url.partition("://")[0]
+        options = _S3_OPTIONS if scheme in _S3_SCHEMES else {}
         try:
             self._fs, root = fsspec.url_to_fs(self.url, **options)
         except (ValueError, ImportError) as error:
             raise ValueError(
-                f"{url}: files of kind {kind!r} cannot be reached ({short(error)}); give a path, an s3:// URL, or "
-                "one that an installed fsspec package knows"
+                f"{url}: files of kind {scheme!r} cannot be reached ({first_line(error)}); give a path, an s3:// "
+                "URL, or one that an installed fsspec package knows"
             ) from None
         self._root = root.rstrip("/")
-        self._signed = PresignedRanges(self._fs) if options else None
+        self._presigned = PresignedRanges(self._fs) if options else None
 
     def __str__(self) -> str:
         """Return the URL or path."""
         return self.url
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes as arguments: each makes its own connections."""
+        """Pickle as arguments: each process makes its own connections."""
         return Folder, (self.url, self.patience)
 
-    def name(self, name: str) -> str:
-        """Return the full URL or path of a file."""
+    def url_of(self, name: str) -> str:
+        """Return the full URL or path of a file, for messages and other readers."""
         return name if self.url == "." else f"{self.url}/{name}"
 
     def child(self, name: str) -> Folder:
         """Return a folder inside this one."""
-        return Folder(self.name(name), self.patience)
+        return Folder(self.url_of(name), self.patience)
 
     def exists(self, name: str) -> bool:
-        """Say whether a file is there."""
+        """Say whether a file exists."""
         if self.local is not None:
             return (self.local / name).is_file()
         try:  # not isfile(), which takes every error for a missing file
-            return bool(self._patiently(lambda: self._fs.info(self._path(name)), name)["type"] == "file")
+            return bool(self._with_retries(lambda: self._fs.info(self._path(name)), name)["type"] == "file")
         except FileNotFoundError:
             return False
 
     def sizes(self) -> dict[str, int]:
         """Return name and size in bytes of each file directly inside; {} when there is no folder."""
-        return {found.name: found.size for found in self.listing() if not found.folder}
+        return {info.name: info.size for info in self.listing() if not info.is_folder}
 
-    def listing(self, sub: str = "") -> list[Found]:
+    def listing(self, sub: str = "") -> list[FileInfo]:
         """Return the files and folders directly inside, or inside the folder `sub`; [] when there is none."""
         if self.local is not None:
-            place = self.local / sub
-            if not place.is_dir():
+            folder = self.local / sub
+            if not folder.is_dir():
                 return []
-            with os.scandir(place) as entries:
-                return [found for entry in entries if (found := _found(entry)) is not None]
+            with os.scandir(folder) as entries:
+                return [info for entry in entries if (info := _local_info(entry)) is not None]
         try:
-            rows = self._patiently(lambda: self._fs.ls(self._path(sub), detail=True), sub)
+            rows = self._with_retries(lambda: self._fs.ls(self._path(sub), detail=True), sub)
         except FileNotFoundError:
             return []
-        return [_remote(row) for row in rows if row["name"].rstrip("/") != self._path(sub)]
+        return [_remote_info(row) for row in rows if row["name"].rstrip("/") != self._path(sub)]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Read a file, or bytes ``start`` .. ``stop - 1`` of it: fewer where the file ends before.
@@ -128,7 +132,7 @@ class Folder:
             return _local_range(f"{self.local}/{name}", start, stop)
         if stop is not None and stop <= start:
             return b""
-        return self._patiently(lambda: self._range(name, start, stop), name)
+        return self._with_retries(lambda: self._read_range(name, start, stop), name)
 
     def open(self, name: str, size: int | None = None) -> BinaryIO:
         """Open a file for reading and seeking; remote ones are read by ranges, each with this folder's patience.
@@ -144,12 +148,12 @@ class Folder:
         if self.local is not None:
             return open(self.local / name, "rb")
         if size is None:
-            size = int(self._patiently(lambda: self._fs.info(self._path(name)), name)["size"])
+            size = int(self._with_retries(lambda: self._fs.info(self._path(name)), name)["size"])
         return cast(BinaryIO, RemoteFile(partial(self.read, name), size))
 
     @contextmanager
     def writing(self, name: str, large: bool = False) -> Iterator[BinaryIO]:
-        """Open a file for writing; it is there, whole, after a clean exit, and not at all after another.
+        """Open a file for writing; it exists, whole, after a clean exit, and not at all after an error.
 
         Args:
             name: the file.
@@ -166,113 +170,95 @@ class Folder:
             return
         buffer = io.BytesIO()
         yield buffer
-        parts = _PARTS if self._signed is not None else {}
-        self._patiently(lambda: self._fs.pipe_file(self._path(name), buffer.getvalue(), **parts), name)
+        parts = _UPLOAD_PARTS if self._presigned is not None else {}
+        self._with_retries(lambda: self._fs.pipe_file(self._path(name), buffer.getvalue(), **parts), name)
 
     def write(self, name: str, data: bytes | str) -> None:
-        """Write a file whole or not at all; text as UTF-8."""
+        """Write a file atomically; text as UTF-8."""
         with self.writing(name) as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one; say whether it was written. Of two writers at a time one wins."""
+        """Write a file unless it exists; say whether it was written. Of two concurrent writers one wins."""
         try:
             if self.local is not None:
                 with open(self.local / name, "xb") as file:
                     file.write(data)
             else:
-                self._patiently(lambda: self._fs.pipe_file(self._path(name), data, mode="create"), name)
+                self._with_retries(lambda: self._fs.pipe_file(self._path(name), data, mode="create"), name)
         except FileExistsError:
             return False
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it exists."""
         if self.local is not None:
             (self.local / name).unlink(missing_ok=True)
             return
         with suppress(FileNotFoundError):
-            self._patiently(lambda: self._fs.rm_file(self._path(name)), name)
+            self._with_retries(lambda: self._fs.rm_file(self._path(name)), name)
 
-    def _range(self, name: str, start: int, stop: int | None) -> bytes:
+    def _read_range(self, name: str, start: int, stop: int | None) -> bytes:
+        """Read a range of a remote file by a signed URL where that works, else by fsspec."""
         path = self._path(name)
-        signed = self._signed if stop is not None else None
-        if signed is not None and stop is not None and (found := signed.read(path, start, stop)) is not None:
-            return found
+        presigned = self._presigned if stop is not None else None
+        if presigned is not None and stop is not None:
+            data = presigned.read(path, start, stop)
+            if data is not None:
+                return data
         options = {"start": start, "end": stop} if start or stop is not None else {}
         try:
             data = bytes(self._fs.cat_file(path, **options))
         except OSError as error:
-            if answer(error)[1] == 416:  # a range behind the end
+            if error_code_and_status(error)[1] == 416:  # a range behind the end of the file
                 return b""
             raise
-        if signed is not None:
-            signed.missed()
+        if presigned is not None:
+            presigned.count_fallback()
         return data
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
 
-    def _patiently(self, call: Callable[[], T], name: str) -> T:
-        """Call until it works; wait 0.5, 1, 2, 4, 8, 8, .. s (about) between tries."""
-        deadline, wait = time.monotonic() + self.patience, 0.5
-        while True:
-            try:
-                return call()
-            except Exception as error:  # each file system has errors of its own
-                raise_if_permanent(error, self.name(name))
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise ValueError(
-                        f"{self.name(name)}: no answer for {self.patience:.0f} s ({short(error)}); "
-                        "check the network, the endpoint (AWS_ENDPOINT_URL) and the server, then start again"
-                    ) from None
-                pause = min(wait * random.uniform(0.75, 1.25), left)
-                log.warning(
-                    "%s: %s; trying again in %.1f s, for %.0f s yet",
-                    self.name(name),
-                    short(error),
-                    pause,
-                    left,
-                )
-                time.sleep(pause)
-                wait = min(2 * wait, 8.0)
+    def _with_retries(self, call: Callable[[], T], name: str) -> T:
+        return call_with_retries(call, self.patience, self.url_of(name))
 
 
-def place_and_name(path: str) -> tuple[Folder, str]:
+def split_url(path: str) -> tuple[Folder, str]:
     """Split a path or URL of a file into its folder and its name.
 
     Raises:
         ValueError: a URL of a bucket or a path of a folder, where a file is needed.
     """
-    head, mark, rest = path.rpartition("://")
+    scheme, separator, rest = path.rpartition("://")
     parent, slash, file = rest.rpartition("/")
-    if not file or (mark and not slash):
+    if not file or (separator and not slash):
         raise ValueError(f"{path!r} names no file: give the path or URL of a file")
-    return Folder(f"{head}{mark}{parent or slash}" if mark else parent or slash or "."), file
+    folder = f"{scheme}{separator}{parent or slash}" if separator else parent or slash or "."
+    return Folder(folder), file
 
 
-def _url(text: str) -> str:
-    """Return a path or URL without slashes at its end, the kind in small letters.
+def _normalise(text: str) -> str:
+    """Return a path or URL without slashes at its end, the scheme in lower case.
 
     Raises:
         ValueError: it names nothing.
     """
-    kind, mark, rest = text.rpartition("://")
+    scheme, separator, rest = text.rpartition("://")
     if not text:
         raise ValueError("an empty path: give a folder or a URL (is a shell variable unset?)")
-    if not mark:
+    if not separator:
         return text.rstrip("/") or "/"
-    kind = kind.lower()
-    if kind == "file" and rest.startswith("/"):
+    scheme = scheme.lower()
+    if scheme == "file" and rest.startswith("/"):
         return f"file://{rest.rstrip('/') or '/'}"
-    if not rest.strip("/") or (kind in _S3_KINDS and rest.startswith("/")):
+    if not rest.strip("/") or (scheme in _S3_SCHEMES and rest.startswith("/")):
         raise ValueError(f"{text}: a URL needs a bucket or a folder behind '://', such as s3://bucket/tiles")
-    return f"{kind}://{rest.rstrip('/')}"
+    return f"{scheme}://{rest.rstrip('/')}"
 
 
 def _local_range(path: str, start: int, stop: int | None) -> bytes:
-    """Read a piece of a file on a disk; an error names the file, whatever the system says."""
+    """Read a range of a local file; an error names the file, which the system's does not always."""
     try:
         with open(path, "rb", buffering=0) as file:
             if start == 0 and stop is None:
@@ -283,16 +269,16 @@ def _local_range(path: str, start: int, stop: int | None) -> bytes:
         raise OSError(error.errno, error.strerror, path) from None
 
 
-def _found(entry: os.DirEntry[str]) -> Found | None:
+def _local_info(entry: os.DirEntry[str]) -> FileInfo | None:
     try:
-        told = entry.stat()
+        status = entry.stat()
     except FileNotFoundError:  # a link to nowhere, or a file removed just now
         return None
-    return Found(entry.name, told.st_size, str(told.st_mtime_ns), stat.S_ISDIR(told.st_mode))
+    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), stat.S_ISDIR(status.st_mode))
 
 
-def _remote(row: Mapping[str, Any]) -> Found:
-    marks = (row.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
-    changed = next((str(mark) for mark in marks if mark), "")
+def _remote_info(row: Mapping[str, Any]) -> FileInfo:
+    versions = (row.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
+    version = next((str(value) for value in versions if value), "")
     name = row["name"].rstrip("/").rpartition("/")[2]
-    return Found(name, int(row["size"] or 0), changed, row["type"] == "directory")
+    return FileInfo(name, int(row["size"] or 0), version, row["type"] == "directory")

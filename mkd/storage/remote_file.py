@@ -7,12 +7,12 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 
-BLOCK = 4 << 20  # bytes a request
-KEPT = 8  # blocks in memory: a row of raster windows needs a few places of the file at a time
+BLOCK_BYTES = 4 << 20  # bytes of one request
+MAX_BLOCKS = 8  # blocks in memory: a row of raster windows needs a few places of the file at a time
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file read by ranges, the blocks read last kept; each request is as patient as who reads it."""
+    """A remote file read by ranges, with the blocks used last in memory; `fetch` decides how often it tries again."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size: int) -> None:
         """Open a file.
@@ -22,8 +22,8 @@ class RemoteFile(io.RawIOBase):
             size: bytes.
         """
         self._fetch, self._size = fetch, size
-        self._place = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._position = 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()  # least recently used first
 
     def readable(self) -> bool:
         """Return True."""
@@ -34,36 +34,38 @@ class RemoteFile(io.RawIOBase):
         return True
 
     def tell(self) -> int:
-        """Return the place, bytes from the beginning."""
-        return self._place
+        """Return the position in bytes from the beginning."""
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, and return it."""
-        self._place = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        return self._place
+        """Set the position, and return it."""
+        self._position = (
+            offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        )
+        return self._position
 
     def read(self, size: int = -1) -> bytes:
         """Read so many bytes, fewer only at the end of the file.
 
         Raises:
-            ValueError: a place that refuses, or does not answer for too long.
+            ValueError: the server refuses, or does not answer for too long.
         """
-        stop = self._size if size < 0 else min(self._place + size, self._size)
+        stop = self._size if size < 0 else min(self._position + size, self._size)
         pieces = []
-        while self._place < stop:
-            number, start = divmod(self._place, BLOCK)
-            piece = self._block(number)[start : start + stop - self._place]
+        while self._position < stop:
+            number, start = divmod(self._position, BLOCK_BYTES)
+            piece = self._block(number)[start : start + stop - self._position]
             if not piece:
                 break  # the file is shorter than it was
             pieces.append(piece)
-            self._place += len(piece)
+            self._position += len(piece)
         return b"".join(pieces)
 
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
-            start = number * BLOCK
-            data = self._fetch(start, min(start + BLOCK, self._size))
-            while len(self._blocks) >= KEPT:
+            start = number * BLOCK_BYTES
+            data = self._fetch(start, min(start + BLOCK_BYTES, self._size))
+            while len(self._blocks) >= MAX_BLOCKS:
                 self._blocks.popitem(last=False)
             self._blocks[number] = data
         self._blocks.move_to_end(number)

@@ -125,7 +125,9 @@ class BatchStream:
 
     def sampler(self, tiles: TileSet, number: int) -> Sampler:
         """Return the order of a stream: ``LABELLED`` or ``UNLABELLED``."""
-        return Sampler(tiles.counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks)
+        return Sampler(
+            tiles.shard_counts, self.batch, self.seed + 1009 * number, self.world.rank, self.world.ranks
+        )
 
     def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
         return stream(tiles, self.sampler(tiles, number), start, stop, self.workers, self.bad_tiles[number])

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.shard_record import ShardRecord, TileRecord, fault_of, record_of
-from mkd.storage.folder import Folder, place_and_name
+from mkd.dataset.shard_record import ShardRecord, TileRecord, member_fault, read_matching_record
+from mkd.storage.folder import Folder, split_url
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
 from shards.reading.pixels import image_pixels, label_pixels
@@ -40,7 +40,7 @@ def sample(
         ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
         OSError: a place that cannot be written.
     """
-    place, (where, name) = Folder(data), place_and_name(str(out))
+    place, (where, name) = Folder(data), split_url(str(out))
     if not name.lower().endswith(".png"):
         raise ValueError(f"--out {out}: the picture is a PNG, give a file name that ends in .png")
     if seed < 0:
@@ -73,10 +73,12 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
         number = int(np.searchsorted(ends, row, side="right"))
         info = index.shards[number]
         if record is None or record.info != info:
-            record = record_of(place, info)
+            record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
         cards.append(
-            _card(_decode_tile(tile.key, _read_members(place, info.file, tile), place.name(info.file)), index)
+            _card(
+                _decode_tile(tile.key, _read_members(place, info.file, tile), place.url_of(info.file)), index
+            )
         )
     return cards
 
@@ -85,9 +87,9 @@ def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes
     read = {}
     for kind, member in tile.members.items():
         data = read[kind] = place.read(file, member.offset, member.offset + member.size)
-        if fault := fault_of(kind, data, member):
+        if fault := member_fault(kind, data, member):
             raise ValueError(
-                f"{place.name(file)}, {tile.key}: {fault}; run 'shards verify {place}', copy the shard again or "
+                f"{place.url_of(file)}, {tile.key}: {fault}; run 'shards verify {place}', copy the shard again or "
                 "build it again"
             )
     return read

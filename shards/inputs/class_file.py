@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mkd.labels import IGNORE, Colour
-from mkd.storage.folder import place_and_name
+from mkd.storage.folder import split_url
 
 MASK_KINDS = ("ids", "palette", "rgb")
 _KEYS = {"name", "classes", "palette", "masks", "ids", "ignore_colours", "layout", "splits", "source"}
@@ -63,7 +63,7 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
         ValueError: no file, no YAML, an unknown or missing key, or values that contradict each other.
     """
     name = str(path)
-    folder, file = place_and_name(name)
+    folder, file = split_url(name)
     try:
         content = yaml.safe_load(folder.read(file).decode("utf-8"))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mkd.dataset.index import INDEX_NAME, read_index
-from mkd.storage.folder import Folder, place_and_name
+from mkd.storage.folder import Folder, split_url
 from shards.inputs.class_file import glob_to_regex
 
 
@@ -68,8 +68,8 @@ class FileTree:
     def _list(self, place: str) -> None:
         if place not in self._files:
             rows = self.folder.listing(place)
-            self._files[place] = {row.name: Stamp(row.size, row.changed) for row in rows if not row.folder}
-            self._folders[place] = sorted(row.name for row in rows if row.folder)
+            self._files[place] = {row.name: Stamp(row.size, row.version) for row in rows if not row.is_folder}
+            self._folders[place] = sorted(row.name for row in rows if row.is_folder)
 
 
 def stamp(path: str) -> Stamp:
@@ -78,7 +78,7 @@ def stamp(path: str) -> Stamp:
     Raises:
         ValueError: no such file.
     """
-    place, file = place_and_name(path)
+    place, file = split_url(path)
     found = FileTree(place).stamps([file])
     if not found:
         raise ValueError(f"no file at {path}: correct the path")

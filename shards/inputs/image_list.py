@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mkd.storage.folder import Folder, place_and_name
+from mkd.storage.folder import Folder, split_url
 from shards.inputs.class_file import ClassFile, mask_name
 from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree
@@ -66,7 +66,7 @@ def list_items(source: FileTree, classfile: ClassFile, selection: ImageSelection
     if split is not None:
         images = select_split(images, source, classfile, split)
     if keys is not None:
-        images = select_listed(images, *place_and_name(str(keys)))
+        images = select_listed(images, *split_url(str(keys)))
     if selection.image_slice is not None:
         images = select_slice(images, selection.image_slice)
     # Name the tiles, and find a mask for each.
@@ -127,7 +127,7 @@ def select_listed(images: Sequence[str], folder: Folder, file: str) -> list[str]
     Raises:
         ValueError: no such list, or a name in it without an image, or with several.
     """
-    path = folder.name(file)
+    path = folder.url_of(file)
     try:
         text = folder.read(file).decode("utf-8")
     except (FileNotFoundError, IsADirectoryError):

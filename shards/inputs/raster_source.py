@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from mkd.geo.raster import RasterReader
-from mkd.storage.folder import Folder, place_and_name
+from mkd.storage.folder import Folder, split_url
 from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
@@ -23,7 +23,7 @@ def open_raster(path: str) -> RasterReader:
     Raises:
         ValueError: no raster there, one that needs a world file at a URL, or a place that refuses or does not answer.
     """
-    folder, name = place_and_name(path)
+    folder, name = split_url(path)
     if folder.local is not None:
         return RasterReader(folder.local / name)
     sizes = folder.sizes()
@@ -75,7 +75,7 @@ def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
     trees: dict[str, FileTree] = {}
     stamps = {}
     for path in paths:
-        folder, name = place_and_name(path)
+        folder, name = split_url(path)
         tree = trees.setdefault(folder.url, FileTree(folder))
         stamps[path] = tree.stamps([name])[name]
     return stamps

@@ -151,7 +151,7 @@ def read_manifest(folder: Folder) -> BuildManifest:
     Raises:
         ValueError: nothing is, or the file is damaged.
     """
-    path = folder.name(BUILD_NAME)
+    path = folder.url_of(BUILD_NAME)
     try:
         content = json.loads(folder.read(BUILD_NAME))
     except FileNotFoundError:

@@ -79,7 +79,7 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
             f"not a single tile for {folder} (left out: {left_out or 'none'}): choose other options"
         )
     if bad:
-        listed = folder.name(QUARANTINE_NAME)
+        listed = folder.url_of(QUARANTINE_NAME)
         _log.warning("note: %s left out, within what is allowed: %s", pluralize(len(bad), "bad tile"), listed)
     files = [manifest.file(number) for number in range(len(manifest.units))]
     lock.confirm()
@@ -131,7 +131,7 @@ def _check_budget(
         first = next(entry for entry in bad if entry["labelled"] is (kind == "labelled"))
         source, reason = first["source"], first["reason"]
         shown = reason if source in reason else f"{source}: {reason}"
-        listed = folder.name(QUARANTINE_NAME)
+        listed = folder.url_of(QUARANTINE_NAME)
         raise ValueError(
             f"{number} of {pluralize(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
             f"the first: {shown}; {_unknown_values_message(manifest, bad)}all are listed in {listed}; "

@@ -148,7 +148,7 @@ class ShardWriter:
             self._out.write(data)
         except OSError as error:
             raise OSError(
-                f"{self._folder.name(self.file)}: cannot be written ({error.strerror or error}); mend it, start again"
+                f"{self._folder.url_of(self.file)}: cannot be written ({error.strerror or error}); mend it, start again"
             ) from None
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Reading a data set back: members as they are, or decoded samples, in the order of the shards."""
+"""Reads the members of a data set's tiles, in the order of the shards."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo, read_index
-from mkd.dataset.sample import Sample
-from mkd.dataset.shard_record import Member, fault_of, record_of
+from mkd.dataset.shard_record import Member, member_fault, read_matching_record
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
-from shards.reading.pixels import image_pixels, label_pixels
+from shards.reading.pixels import label_pixels
 
 Kind = tuple[int, str]  # bands and type of images
 Group = tuple[str, dict[str, bytes]]  # key, and content by what follows its first dot
@@ -36,7 +35,7 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
     Raises:
         ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
     """
-    name, record = folder.name(info.file), record_of(folder, info)
+    name, record = folder.url_of(info.file), read_matching_record(folder, info)
     advice = f"run 'shards verify {folder}', copy the shard again or build it again"
     try:
         with folder.open(info.file, info.bytes) as file:
@@ -45,7 +44,7 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
                 for kind, member in members.items():
                     read = wanted in ("", kind)
                     group[kind] = _content(file, member) if read else b""
-                    if fault := fault_of(kind, group[kind], member) if read else "":
+                    if fault := member_fault(kind, group[kind], member) if read else "":
                         raise ValueError(f"{name}, {key}: {fault}; {advice}")
                 yield key, group
     except OSError as error:
@@ -104,42 +103,14 @@ def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]
     index = read_index(place)
     for shard in index.shards:
         for key, group in read_groups(place, shard):
-            yield tile_of(key, group, place.name(shard.file), (index.bands, index.dtype))
+            yield tile_of(key, group, place.url_of(shard.file), (index.bands, index.dtype))
 
 
 def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
     for shard in shards:
         for key, group in read_groups(folder, shard, wanted="json"):
-            yield key, meta_of(key, group, folder.name(shard.file)), "label.png" in group
-
-
-def read_dataset(folder: str | os.PathLike[str] | Folder) -> Iterator[Sample]:
-    """Give the decoded tiles of a data set.
-
-    Args:
-        folder: a data set.
-
-    Returns:
-        Samples: image (H, W, C) uint8 or uint16, label (H, W) uint8 or None.
-
-    Raises:
-        ValueError: no data set, or a damaged one.
-    """
-    for tile in read_tiles(folder):
-        yield Sample(tile.key, pixels(tile), label_ids(tile), dict(tile.meta))
-
-
-def pixels(tile: EncodedTile) -> NDArray[Any]:
-    """Decode a tile's image: (H, W, C) uint8, or uint16 when it is a TIFF of 16 bits."""
-    return image_pixels(tile.image, tile.extension, f"{tile.key}.{tile.extension}")
-
-
-def label_ids(tile: EncodedTile) -> NDArray[np.uint8] | None:
-    """Decode a tile's label: (H, W) uint8 ids, or None when it has none."""
-    if tile.label is None:
-        return None
-    return label_pixels(tile.label, f"{tile.key}.label.png")
+            yield key, meta_of(key, group, folder.url_of(shard.file)), "label.png" in group
 
 
 def _counts(label: bytes | None, key: str, shard: str) -> NDArray[np.int64] | None:

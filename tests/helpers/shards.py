@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,8 @@ from mkd.geo.grid import Window
 from mkd.storage.folder import Folder
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
+from shards.reading.pixels import image_pixels, label_pixels
+from shards.reading.shard_reader import read_tiles
 
 CLASSES = ("field", "road", "water")
 PALETTE = ((0, 128, 0), (128, 128, 128), (0, 0, 255))
@@ -46,6 +49,23 @@ def write_dataset(folder, pairs, shard_size=4, labelled=True):
     return str(folder)
 
 
+class Sample(NamedTuple):
+    """A decoded tile: image (H,W,C), ids uint8 (H,W) or None, and its KEY.json."""
+
+    key: str
+    image: np.ndarray
+    label: np.ndarray | None
+    meta: dict[str, Any]
+
+
+def read_dataset(folder):
+    """Yield the tiles of a data set decoded by the shard CLI's own reader."""
+    for tile in read_tiles(folder):
+        image = image_pixels(tile.image, tile.extension, tile.key)
+        label = None if tile.label is None else label_pixels(tile.label, tile.key)
+        yield Sample(tile.key, image, label, dict(tile.meta))
+
+
 def jpeg(image):
     """Encode uint8 (H,W,3) as JPEG."""
     buffer = io.BytesIO()
@@ -56,7 +76,7 @@ def jpeg(image):
 def rewrite(folder, change, shard=0):
     """Pass each member (name, bytes) of a shard through `change`, which gives a new pair, or None to drop it.
 
-    Index and record learn what stands there now, so that they still take the shard for whole.
+    Index and record are written again, so that they agree with the changed shard.
     """
     index = json.loads((Path(folder) / "index.json").read_text())
     path = Path(folder) / index["shards"][shard]["file"]

@@ -31,7 +31,7 @@ def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
     from mkd.loader.sampler import Sampler
 
     found = TileSet(data, labelled=False)
-    plan, steps = Sampler(found.counts, batch, seed=0), tiles // batch
+    plan, steps = Sampler(found.shard_counts, batch, seed=0), tiles // batch
     memory: dict[int, int] = {}
     marks = {max(1, steps // 10), steps}
 
@@ -60,12 +60,12 @@ def resume(data: str, batch: int, workers: int) -> dict[str, Any]:
     began = time.perf_counter()
     found = TileSet(data, labelled=False)
     step = 9 * len(found) // (10 * batch)
-    batches = stream(found, Sampler(found.counts, batch, seed=0), step, step + 100, workers)
+    batches = stream(found, Sampler(found.shard_counts, batch, seed=0), step, step + 100, workers)
     next(batches)
     seconds = time.perf_counter() - began
     files = (link for process in _processes() for link in Path(f"/proc/{process}/fd").iterdir())
     opened = {name for link in files if (name := os.path.realpath(link)).endswith(".tar")}
-    return {"seconds": seconds, "shards_opened": len(opened), "shards": len(found.counts)}
+    return {"seconds": seconds, "shards_opened": len(opened), "shards": len(found.shard_counts)}
 
 
 def resident_bytes() -> int:

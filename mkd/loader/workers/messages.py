@@ -1,51 +1,56 @@
-"""What the training process and its decoding processes tell each other."""
+"""Messages between the training process and its decoding processes."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from mkd.dataset.tile_reader import BadTile, DataSet
+from mkd.dataset.tile_decoder import BadTile, DatasetSpec
 from mkd.loader.workers.shared_buffers import BufferLayout
 
 
-class Setup(NamedTuple):
-    """What a process needs to know once: the data set, and the layout and descriptor of the shared buffers."""
+class WorkerSetup(NamedTuple):
+    """First message to a process: the data set, and layout and descriptor of the shared buffers."""
 
-    data: DataSet
+    spec: DatasetSpec
     layout: BufferLayout
     file: int
 
 
-class Prefetch(NamedTuple):
-    """These samples will be asked for soon."""
+class PrefetchRequest(NamedTuple):
+    """Samples that this process is going to be asked for: it begins to read them from remote storage."""
 
     samples: list[int]
 
 
-class Order(NamedTuple):
-    """Fill slots of a buffer with as many samples; orders come in lists, and each list is answered at once.
+class DecodeRequest(NamedTuple):
+    """Decode samples into slots of a buffer; requests come in lists, and each list is answered by one message.
 
-    `number` and `share` say which part of which batch this is.
+    Attributes:
+        batch: number of the batch.
+        part: which part of the batch this is; a batch has one part a process.
+        buffer: number of the shared buffer.
+        slots: of the buffer, one a sample.
+        samples: to decode.
     """
 
-    number: int
-    share: int
+    batch: int
+    part: int
     buffer: int
     slots: range
     samples: list[int]
 
 
-class Done(NamedTuple):
-    """An order is done: (height, width) of each of its tiles, and slot -> what was lost and replaced there."""
+class DecodeResult(NamedTuple):
+    """A decode request is done: (height, width) of each of its tiles, and slot -> the bad tile replaced there."""
 
-    number: int
-    share: int
+    batch: int
+    part: int
     sizes: list[tuple[int, int]]
-    lost: dict[int, BadTile]
+    bad: dict[int, BadTile]
 
 
-class Failed(NamedTuple):
-    """The process cannot go on: a sentence for people, or the traceback of a mistake of ours."""
+class WorkerFailure(NamedTuple):
+    """Last message of a process that cannot go on: a sentence for people, or the traceback of a bug."""
 
     text: str
-    ours: bool
+    is_bug: bool

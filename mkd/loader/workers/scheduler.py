@@ -1,4 +1,4 @@
-"""Which decoding process does which part of the work next: its own first, another's when it would stand idle."""
+"""Work stealing: each decoding process does its own parts first, and takes another's when it would be idle."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-AT_ONCE = 2  # parts that a process is given and has not done: the next one is there when it ends one
+MAX_IN_FLIGHT = 2  # parts sent to a process and not answered: the next one is there when it ends one
 
 Part = TypeVar("Part")
 
 
 class WorkStealingScheduler(Generic[Part]):
-    """Parts of work that wait for processes.
+    """Queues of parts of work, one a process.
 
-    Cores are not equally fast, and a batch waits for its last tile: a process that has nothing left to do takes a part
-    from the one that is furthest behind. Until then each does its own, which are neighbours in a shard.
+    Cores are not equally fast, and a batch waits for its last tile: a process without work takes a part from the one
+    with the longest queue. Until then each does its own, which are neighbours in a shard. Used by one thread.
 
     Args:
         processes: their number, >= 1.
-        give: sends a part to a process.
-        shared: whether parts may be taken from others.
+        dispatch: sends a part to a process.
+        may_steal: whether a process may do parts of others.
     """
 
-    def __init__(self, processes: int, give: Callable[[int, Part], None], shared: bool) -> None:
-        self._give, self._shared = give, shared
-        self._waiting: list[deque[Part]] = [deque() for _ in range(processes)]
-        self._busy = [0] * processes
+    def __init__(self, processes: int, dispatch: Callable[[int, Part], None], may_steal: bool) -> None:
+        self._dispatch, self._may_steal = dispatch, may_steal
+        self._queues: list[deque[Part]] = [deque() for _ in range(processes)]
+        self._in_flight = [0] * processes
 
     def add(self, process: int, part: Part) -> None:
-        """Have a part done, by this process if it keeps up."""
-        self._waiting[process].append(part)
-        self._next(process)
+        """Queue a part for a process; another one may steal it."""
+        self._queues[process].append(part)
+        self._fill(process)
 
     def done(self, process: int) -> None:
-        """Count a part as done, and give the process what is next."""
-        self._busy[process] -= 1
-        self._next(process)
+        """Count a part as answered, and send the process its next ones."""
+        self._in_flight[process] -= 1
+        self._fill(process)
 
-    def share(self) -> None:
-        """Give those that have nothing to do what waits for others."""
-        for process, busy in enumerate(self._busy):
-            if busy == 0 and self._shared:
-                last = max(self._waiting, key=len)
-                if last:
-                    self._start(process, last.popleft())
+    def steal(self) -> None:
+        """Send idle processes one part each of the longest queue."""
+        for process, in_flight in enumerate(self._in_flight):
+            if in_flight == 0 and self._may_steal:
+                longest = max(self._queues, key=len)
+                if longest:
+                    self._send(process, longest.popleft())
 
-    def _next(self, process: int) -> None:
-        while self._waiting[process] and self._busy[process] < AT_ONCE:
-            self._start(process, self._waiting[process].popleft())
+    def _fill(self, process: int) -> None:
+        while self._queues[process] and self._in_flight[process] < MAX_IN_FLIGHT:
+            self._send(process, self._queues[process].popleft())
 
-    def _start(self, process: int, part: Part) -> None:
-        self._busy[process] += 1
-        self._give(process, part)
+    def _send(self, process: int, part: Part) -> None:
+        self._in_flight[process] += 1
+        self._dispatch(process, part)

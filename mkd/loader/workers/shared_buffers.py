@@ -1,4 +1,4 @@
-"""Batch buffers in memory that processes share: one anonymous file, a part of it for each buffer; no torch."""
+"""Batch buffers in shared memory: one anonymous file, a part of it for each buffer; no torch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SPARE = 2  # free buffers that keep their memory
+SPARE_BUFFERS = 2  # free buffers that keep their memory
 
 
 class BufferLayout(NamedTuple):
-    """A buffer: ``slots`` images of up to 3 x ``height`` x ``width`` bytes, then as many labels."""
+    """The layout of a buffer: ``slots`` images of 3 x ``height`` x ``width`` bytes, then as many labels."""
 
     slots: int
     height: int
@@ -32,14 +32,14 @@ class BufferLayout(NamedTuple):
         return -(-4 * self.slots * self.area // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
     def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the flat places of a slot's image and label in a buffer."""
+        """Return the flat arrays of a slot's image and label in a buffer, both views."""
         area = self.area
         image, label = 3 * area * slot, area * (3 * self.slots + slot)
         return buffer[image : image + 3 * area], buffer[label : label + area]
 
 
-class Buffers:
-    """The buffers of a file, mapped when first used.
+class MappedBuffers:
+    """The buffers of a shared file, mapped into this process when first used.
 
     Args:
         file: descriptor of the shared file.
@@ -51,7 +51,7 @@ class Buffers:
         self._maps: dict[int, mmap.mmap] = {}
 
     def map(self, number: int) -> mmap.mmap:
-        """Return the memory of a buffer."""
+        """Return the mapped memory of a buffer."""
         if number not in self._maps:
             self._maps[number] = mmap.mmap(
                 self.file, self.layout.bytes, offset=number * self.layout.bytes, flags=mmap.MAP_SHARED
@@ -64,10 +64,13 @@ class Buffers:
 
 
 class SharedBufferPool:
-    """Buffers that are taken, handed out, and come back by themselves when nobody looks at them any more.
+    """Buffers of the training process: acquired, filled by decoding processes, lent as arrays, and freed with those.
 
-    There is always one to take: when all are in use the file grows. Memory beyond what is in use and ``SPARE``
-    buffers goes back to the system.
+    `acquire` never waits: when all buffers are in use the file grows. Memory beyond the buffers in use and
+    `SPARE_BUFFERS` goes back to the system.
+
+    Hand-over: between `acquire` and `lend` only decoding processes write to a buffer; they map the same file by its
+    number. Nobody writes to a lent buffer; it is free again when its array and all views of it are garbage.
 
     Args:
         layout: of each buffer.
@@ -80,35 +83,36 @@ class SharedBufferPool:
         if not hasattr(os, "memfd_create"):
             raise ValueError("decoding processes need Linux; use data.workers=0 here")
         self.layout = layout
-        self.file = os.memfd_create("mkd-ring")
-        self._buffers = Buffers(self.file, layout)
-        self._made = 0
-        self._back: deque[int] = deque()  # filled by finalizers, which may run at any moment
+        self.file = os.memfd_create("mkd-buffers")
+        self._buffers = MappedBuffers(self.file, layout)
+        self._count = 0  # buffers that the file holds
+        # Finalizers append to it, at any moment and in any thread: deque.append and popleft are atomic.
+        self._returned: deque[int] = deque()
         self._free: list[int] = []
-        self._hollow: list[int] = []  # free, without memory
+        self._released: list[int] = []  # free, their memory given back to the system
 
-    def take(self) -> int:
-        """Return the number of a buffer to fill."""
-        while self._back:
-            self._free.append(self._back.popleft())
-        while len(self._free) > SPARE:
+    def acquire(self) -> int:
+        """Return the number of a free buffer."""
+        while self._returned:
+            self._free.append(self._returned.popleft())
+        while len(self._free) > SPARE_BUFFERS:
             number = self._free.pop(0)
             self._buffers.map(number).madvise(mmap.MADV_REMOVE)
-            self._hollow.append(number)
+            self._released.append(number)
         if self._free:
             return self._free.pop()
-        if self._hollow:
-            return self._hollow.pop()
-        self._made += 1
-        os.ftruncate(self.file, self._made * self.layout.bytes)
-        return self._made - 1
+        if self._released:
+            return self._released.pop()
+        self._count += 1
+        os.ftruncate(self.file, self._count * self.layout.bytes)
+        return self._count - 1
 
     def lend(self, number: int) -> NDArray[np.uint8]:
         """Return a filled buffer as an array; it is free again when the array and all views of it are gone."""
         array = self._buffers.array(number)
-        weakref.finalize(array, self._back.append, number).atexit = False
+        weakref.finalize(array, self._returned.append, number).atexit = False
         return array
 
     def close(self) -> None:
-        """Give up the file; the memory of what is handed out lives on with it."""
+        """Close the file; memory that is lent lives on until its arrays are gone."""
         os.close(self.file)

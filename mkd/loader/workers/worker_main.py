@@ -15,73 +15,86 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mkd.dataset.tile_reader import TileReader
-from mkd.loader.workers.messages import Done, Failed, Order, Prefetch, Setup
-from mkd.loader.workers.shared_buffers import Buffers
-
-Line = Connection  # to the training process; what waits in it is small, so that neither side waits to send
+from mkd.dataset.tile_decoder import TileDecoder
+from mkd.loader.workers.messages import (
+    DecodeRequest,
+    DecodeResult,
+    PrefetchRequest,
+    WorkerFailure,
+    WorkerSetup,
+)
+from mkd.loader.workers.shared_buffers import MappedBuffers
 
 
 def main() -> None:
-    """Serve until the training process hangs up."""
+    """Answer requests until the training process closes the connection."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # the training process gets them too, and ends this one
-    line = Line(int(sys.argv[1]))
-    threading.Thread(target=_watch, args=(line.fileno(),), daemon=True).start()
+    # Messages in the socket are small and few (`MAX_IN_FLIGHT`), so that neither side waits to send.
+    connection = Connection(int(sys.argv[1]))
+    threading.Thread(target=_exit_on_hang_up, args=(connection.fileno(),), daemon=True).start()
     try:
-        _serve(line)
+        _serve(connection)
     except (ValueError, OSError) as error:
-        failed = Failed(str(error), ours=False)
+        failure = WorkerFailure(str(error), is_bug=False)
     except Exception:
-        failed = Failed(traceback.format_exc(), ours=True)
+        failure = WorkerFailure(traceback.format_exc(), is_bug=True)
     with suppress(OSError):
-        line.send(failed)
-    threading.Event().wait()  # until the watch ends the process: an end by itself would look like a crash
+        connection.send(failure)
+    # Wait for the training process to read the failure and close the connection: the other thread then exits. An exit
+    # here would look like a crash.
+    threading.Event().wait()
 
 
-def _watch(file: int) -> None:
-    """End the process, whatever it does, when the training process is gone."""
-    end = select.poll()
-    end.register(file, 0)  # of hang-ups alone: messages wake nobody here
-    end.poll()
+def _exit_on_hang_up(file: int) -> None:
+    """Exit, whatever the main thread is doing, when the training process is gone."""
+    hang_up = select.poll()
+    hang_up.register(file, 0)  # no events but hang-ups: the main thread reads the messages
+    hang_up.poll()
     os._exit(0)
 
 
-def _serve(line: Line) -> None:
-    setup: Setup = _heard(line)
-    reader, buffers = setup.data.open(), Buffers(setup.file, setup.layout)
+def _serve(connection: Connection[Any, Any]) -> None:
+    setup: WorkerSetup = _receive(connection)
+    decoder, buffers = setup.spec.open_decoder(), MappedBuffers(setup.file, setup.layout)
     while True:
-        message = _heard(line)
-        if isinstance(message, Prefetch):
-            reader.source.prefetch(message.samples)
+        message = _receive(connection)
+        if isinstance(message, PrefetchRequest):
+            decoder.source.prefetch(message.samples)
         else:
-            line.send(_filled(message, reader, buffers))
+            connection.send(_decode(message, decoder, buffers))
 
 
-def _heard(line: Line) -> Any:
-    """Take the next message; end where there is no training process to send one."""
+def _receive(connection: Connection[Any, Any]) -> Any:
+    """Wait for the next message; exit when the training process is gone."""
     try:
-        return line.recv()
+        return connection.recv()
     except (EOFError, OSError):
         os._exit(0)
 
 
-def _filled(orders: list[Order], reader: TileReader, buffers: Buffers) -> list[Done]:
-    """Fill the slots of all orders together."""
+def _decode(
+    requests: list[DecodeRequest], decoder: TileDecoder, buffers: MappedBuffers
+) -> list[DecodeResult]:
+    """Decode the tiles of all requests together.
+
+    The training process reads a buffer only after the answer about its last slot: until then this process alone writes
+    to these slots, and other processes to the other ones.
+    """
     places = [
-        (order, buffer, slot)
-        for order in orders
-        for buffer in [buffers.array(order.buffer)]
-        for slot in order.slots
+        (request, buffer, slot)
+        for request in requests
+        for buffer in [buffers.array(request.buffer)]
+        for slot in request.slots
     ]
-    slots = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
-    filled = reader.fill_all([sample for order in orders for sample in order.samples], slots)
-    done = {order.number: Done(order.number, order.share, [], {}) for order in orders}
-    for (order, _, slot), (size, lost) in zip(places, filled, strict=True):
-        done[order.number].sizes.append(size)
-        if lost is not None:
-            done[order.number].lost[slot] = lost
-    return list(done.values())
+    outs = [buffers.layout.slot(buffer, slot) for _, buffer, slot in places]
+    decoded = decoder.decode_all([sample for request in requests for sample in request.samples], outs)
+    results = {request.batch: DecodeResult(request.batch, request.part, [], {}) for request in requests}
+    for (request, _, slot), (size, bad) in zip(places, decoded, strict=True):
+        results[request.batch].sizes.append(size)
+        if bad is not None:
+            results[request.batch].bad[slot] = bad
+    return list(results.values())
 
 
 if __name__ == "__main__":

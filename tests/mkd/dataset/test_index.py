@@ -5,11 +5,9 @@ import subprocess
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index, write_index
-from mkd.dataset.sample import Sample
 from mkd.storage.folder import Folder
 
 
@@ -141,15 +139,8 @@ def test_a_failed_write_keeps_the_old_index(tmp_path, index):
     assert not list(tmp_path.glob(".tmp-*"))
 
 
-def test_samples_hold_arrays():
-    """A sample is a frozen record of key, picture, label and meta."""
-    sample = Sample("a", np.zeros((2, 3, 3), np.uint8), None, {"source": "s"})
-    with pytest.raises(AttributeError):
-        sample.key = "b"  # type: ignore[misc]
-
-
 def test_index_and_shards_import_no_torch():
     """The command line for shards starts without torch, and without rasterio until it tiles."""
-    code = "import sys, shards.__main__, mkd.dataset.sample; print({'torch', 'rasterio'} & set(sys.modules))"
+    code = "import sys, shards.__main__, mkd.dataset.tile_decoder; print({'torch', 'rasterio'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -38,7 +38,7 @@ def test_entries_are_those_of_the_record(folder):
     """Key, size and members of each tile."""
     offsets = RecordCache(folder, index := read_index(folder))
     for shard, info in enumerate(index.shards):
-        tiles = tuple(offsets.entry(shard, row) for row in range(info.samples))
+        tiles = tuple(offsets.record(shard, row) for row in range(info.samples))
         assert tiles == read_record(folder, info.file).tiles
 
 
@@ -47,7 +47,7 @@ def test_records_are_read_once_and_when_needed(folder):
     offsets = RecordCache(folder, read_index(folder))
     folder.names.clear()
     with ThreadPoolExecutor(8) as pool:
-        entries = list(pool.map(lambda row: offsets.entry(2, row % 5), range(40)))
+        entries = list(pool.map(lambda row: offsets.record(2, row % 5), range(40)))
     assert [entry.key for entry in entries[:5]] == [f"tile{n:04d}" for n in range(5, 10)]
     assert folder.names == ["plain-000002.json"]
 
@@ -56,11 +56,11 @@ def test_memory_is_bounded(tmp_path, monkeypatch):
     """The shards used last are remembered, up to a number of tiles; one shard always."""
     folder = Counting(tmp_path)
     write_plain(folder.url, [{"json": b"{}"}] * 11, (8, 9), [2, 2, 2, 5])
-    monkeypatch.setattr(module, "KEPT", 4)
+    monkeypatch.setattr(module, "MAX_TILES", 4)
     offsets = RecordCache(folder, read_index(folder))
     folder.names.clear()
     for shard in (0, 1, 0, 2, 0, 1, 3, 3):
-        offsets.entry(shard, 0)
+        offsets.record(shard, 0)
     assert [int(name[6:12]) for name in folder.names] == [0, 1, 2, 1, 3]
 
 
@@ -76,5 +76,5 @@ def test_a_record_of_another_build_is_refused(folder, change):
         with pytest.raises(
             ValueError, match=r"plain-000000\.tar has a record of another build .* copy the whole"
         ):
-            offsets.entry(0, 0)
-    assert offsets.entry(1, 0).key == "tile0004"
+            offsets.record(0, 0)
+    assert offsets.record(1, 0).key == "tile0004"

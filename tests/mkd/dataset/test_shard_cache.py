@@ -54,7 +54,7 @@ def test_a_shard_is_copied_once(tmp_path, origin, shards):
 
 def test_the_least_recently_used_makes_room(tmp_path, origin, shards, monkeypatch):
     """The size stays below the limit; what was read last stays; an open copy is read to its end."""
-    monkeypatch.setattr(module, "IN_USE", 0)
+    monkeypatch.setattr(module, "IN_USE_SECONDS", 0)
     cache = ShardCache(tmp_path / "cache", 3 * shards[0].bytes)
     for number in (0, 1, 2, 1, 0, 3, 4):
         file = cache.open(origin, shards[number])
@@ -78,8 +78,8 @@ def test_what_is_in_use_is_not_thrown_out(tmp_path, origin, shards, caplog, monk
     assert "no copy in" in caplog.text
     assert "give the cache more room" in caplog.text
     os.close(cache.open(origin, shards[0]))
-    monkeypatch.setattr(module, "IN_USE", -1)  # a minute later
-    cache._refused.clear()
+    monkeypatch.setattr(module, "IN_USE_SECONDS", -1)  # a minute later
+    cache._uncached_until.clear()
     os.close(cache.open(origin, shards[2]))
     assert len(names(cache.folder)) == 2
 
@@ -168,7 +168,7 @@ class Slow(Folder):
         time.sleep(float(sys.argv[4]))
         return super().read(name, start, stop)
 
-module.PIECE = 2000
+module.CHUNK = 2000
 origin, full = Slow(sys.argv[1]), int(sys.argv[5])
 if full:
     resource.setrlimit(resource.RLIMIT_FSIZE, (full, full))
@@ -222,7 +222,5 @@ def test_a_full_disk_is_said_and_read_around(tmp_path, origin):
     output, said = start(tmp_path, origin, full=4000).communicate(timeout=60)
     assert output == "None\nNone\n"
     assert said.strip().count("\n") == 0
-    assert (
-        f"no copy in {tmp_path / 'cache'} ({os.strerror(errno.EFBIG)}); it is read from where it is" in said
-    )
+    assert f"no copy in {tmp_path / 'cache'} ({os.strerror(errno.EFBIG)}); it is read from the server" in said
     assert names(tmp_path / "cache") == []

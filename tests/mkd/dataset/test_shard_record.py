@@ -61,7 +61,7 @@ def test_a_missing_record_is_named(tmp_path):
         (b"[]", "has format None version None"),
         ({"format": "mkd-dataset"}, "has format 'mkd-dataset' version 1"),
         ({"version": 9}, "version 9"),
-        ({"tiles": []}, "damaged .*0 tiles where 2 are said"),
+        ({"tiles": []}, "damaged .*0 tiles, but 'samples' is 2"),
         ({"tiles": [["a", 8, 9], ["b", 8, 8]]}, "damaged"),
         ({"tiles": [["a", 8, 9, {"jpg": [1, 2]}], ["b", 8, 8, {}]]}, "damaged"),
         ({"sha256": None, "samples": "many"}, "damaged"),

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from mkd.dataset.tile_reader import BadTile
+from mkd.dataset.tile_decoder import BadTile
 from mkd.loader.bad_tiles import BadTileBudget
 
 

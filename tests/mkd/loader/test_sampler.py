@@ -16,15 +16,15 @@ WORLDS = 600  # drawn worlds of each law
 # Uneven shards, empty and one-sample ones too; batches larger, equal and smaller than an epoch; more ranks than shards.
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any)
 PART, RANKS, SEED, STEP = st.integers(1, 5), st.integers(1, 12), st.integers(0, 2**40), st.integers(0, 60)
-LANES = st.sampled_from([(10**6, 64), (0, 1), (0, 3), (0, 64), (20, 4)])  # WHOLE and WINDOW
+LANES = st.sampled_from([(10**6, 64), (0, 1), (0, 3), (0, 64), (20, 4)])  # MAX_WHOLE_EPOCH and WINDOW
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Give a function that sets WHOLE and WINDOW, so that small sets are cut into lanes."""
+    """Give a function that sets MAX_WHOLE_EPOCH and WINDOW, so that small sets are cut into lanes."""
 
     def choose(sizes):
-        monkeypatch.setattr(module, "WHOLE", sizes[0])
+        monkeypatch.setattr(module, "MAX_WHOLE_EPOCH", sizes[0])
         monkeypatch.setattr(module, "WINDOW", sizes[1])
 
     return choose
@@ -122,7 +122,7 @@ def test_a_sample_is_found_in_its_shard(small, counts):
 
 
 def test_a_small_set_keeps_its_order():
-    """Up to WHOLE samples an epoch is numpy's permutation under [seed, epoch]: published results rest on it."""
+    """Up to MAX_WHOLE_EPOCH samples an epoch is numpy's permutation under [seed, epoch]: results rest on it."""
     counts = [1000, 96, 3000]
     pairs = [pair for pairs in Sampler(counts, 8, 7).steps(0, 1024) for pair in pairs]
     for epoch in range(2):

@@ -6,17 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from mkd.storage.direct_io import PIECE, DirectFile
+from mkd.storage.direct_io import BUFFER_BYTES, DirectFile
 from mkd.storage.folder import Folder
 
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
-@pytest.mark.parametrize("sizes", [[], [0], [1], [PIECE], [PIECE, PIECE], [2 * PIECE + 5], [1] * 9, None])
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [0], [1], [BUFFER_BYTES], [BUFFER_BYTES, BUFFER_BYTES], [2 * BUFFER_BYTES + 5], [1] * 9, None],
+)
 def test_it_holds_what_was_written(tmp_path, place, sizes):
     """Pieces of any size, whole blocks or not, on a disk and on a file system that lies in memory."""
     path = (tmp_path if place == "disk" else Path("/dev/shm")) / f"drained-{os.getpid()}"
     rng = random.Random(0)
-    sizes = [rng.choice((0, 1, 500, 4096, 70_000, PIECE - 1)) for _ in range(40)] if sizes is None else sizes
+    sizes = (
+        [rng.choice((0, 1, 500, 4096, 70_000, BUFFER_BYTES - 1)) for _ in range(40)]
+        if sizes is None
+        else sizes
+    )
     pieces = [rng.randbytes(size) for size in sizes]
     path.write_bytes(b"old" * 1000)
     try:
@@ -32,7 +39,7 @@ def test_it_holds_what_was_written(tmp_path, place, sizes):
 def test_a_full_disk_is_an_error_and_leaves_nothing_open():
     """Whether it shows at a later write or at the end; the file is closed all the same."""
     before = len(os.listdir("/proc/self/fd"))
-    for pieces in ([b"x"], [bytes(PIECE)], [bytes(PIECE)] * 3):
+    for pieces in ([b"x"], [bytes(BUFFER_BYTES)], [bytes(BUFFER_BYTES)] * 3):
         file = DirectFile(Path("/dev/full"))
         with pytest.raises(OSError, match="No space left"), file:
             file.writelines(pieces)

@@ -94,7 +94,7 @@ def test_a_place_without_signed_urls_is_said_once(s3, monkeypatch, caplog):
     folder.write("a", CONTENT)
     for start in range(20):
         assert folder.read("a", start, start + 5) == CONTENT[start : start + 5]
-    assert len(server.requests) == module.MISSES
+    assert len(server.requests) == module.MAX_FALLBACKS
     assert [record.message for record in caplog.records] == [
         "reading by signed URLs fails (HTTP status 403): s3fs reads instead, slower"
     ]
@@ -133,7 +133,7 @@ def test_an_answer_that_is_not_plain_is_none(bad):
 
 def test_an_answer_that_breaks_off_or_stops_is_none(monkeypatch):
     """Fewer bytes than were announced, before the connection closes or before patience ends."""
-    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
     server = Server(answer(b"ab", length=4), answer(b"abcd"))
     ranges = PresignedRanges(server)
     assert ranges.read("x", 0, 4) is None
@@ -147,7 +147,7 @@ def test_good_answers_forgive_misses(caplog):
     ranges = PresignedRanges(server)
     for number in range(9):
         if ranges.read("x", 0, 1) is None:
-            ranges.missed()
+            ranges.count_fallback()
         assert len(server.requests) == number + 1
     assert caplog.text == ""
 
@@ -214,12 +214,12 @@ def test_misses_are_forgotten_after_a_while(monkeypatch, caplog):
     def found():
         data = ranges.read("x", 0, 1)
         if data is None:
-            ranges.missed()
+            ranges.count_fallback()
         return data
 
     assert [found() for _ in range(9)] == [None] * 9
     assert len(server.requests) == 3
-    now[0] += module.REST + 1
+    now[0] += module.PAUSE_SECONDS + 1
     assert [found() for _ in range(9)] == [b"a", *[None] * 8]
     assert len(server.requests) == 7
     assert len(caplog.records) == 1, "said once"

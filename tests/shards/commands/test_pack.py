@@ -12,8 +12,8 @@ from PIL import Image
 from mkd.dataset.index import read_index
 from mkd.geo.raster import encode_tiff
 from shards.commands.verify import verify
-from shards.reading.shard_reader import read_dataset
 from tests.helpers.processes.jobs import pack_into
+from tests.helpers.shards import read_dataset
 
 
 def run(folder, out, **options):

@@ -9,9 +9,9 @@ from shards.commands.split import split
 from shards.commands.verify import verify
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
-from shards.reading.shard_reader import read_dataset, read_tiles
+from shards.reading.shard_reader import read_tiles
 from shards.splitting.assignment import SplitOptions
-from tests.helpers.shards import whole_windows
+from tests.helpers.shards import read_dataset, whole_windows
 
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
 

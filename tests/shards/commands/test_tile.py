@@ -12,8 +12,8 @@ from shards.commands.tile_cutter import tile_transform
 from shards.commands.verify import verify
 from shards.inputs.windows import uncovered_pixels
 from shards.output.merge import make_index
-from shards.reading.shard_reader import read_dataset
 from tests.helpers.processes.jobs import tile_into
+from tests.helpers.shards import read_dataset
 
 PLACE = (0.5, 0.0, 500000.0, 0.0, -0.5, 2800000.0)
 

@@ -11,8 +11,9 @@ from rasterio.enums import ColorInterp
 
 from mkd.dataset.index import read_index
 from shards.commands.verify import verify
-from shards.reading.shard_reader import read_dataset, read_tiles
+from shards.reading.shard_reader import read_tiles
 from tests.helpers.processes.jobs import tile_into
+from tests.helpers.shards import read_dataset
 
 PLACE = {"crs": "EPSG:32648", "transform": rasterio.Affine(0.5, 0, 0, 0, -0.5, 0)}
 

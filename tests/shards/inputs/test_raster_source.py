@@ -86,15 +86,15 @@ def test_files_beside_a_raster_at_a_url(tmp_path, place):
     folder = Folder(f"memory://beside-{place is None}")
     for name in ("a.tif", "a.tif.msk"):
         folder.write(name, (tmp_path / name).read_bytes())
-    with open_raster(folder.name("a.tif")) as raster:
+    with open_raster(folder.url_of("a.tif")) as raster:
         assert raster.valid(Window(5, 0, 10, 60)).mean() == 0.5
     folder.write("a.tfw", b"0.5\n0\n0\n-0.5\n100.25\n199.75\n")
     if place:
-        with open_raster(folder.name("a.tif")) as raster:
+        with open_raster(folder.url_of("a.tif")) as raster:
             assert raster.info.transform == place
     else:
         with pytest.raises(ValueError, match=r"a\.tif has its place on Earth in a\.tfw"):
-            open_raster(folder.name("a.tif"))
+            open_raster(folder.url_of("a.tif"))
 
 
 STEPS = st.lists(
@@ -110,8 +110,8 @@ def test_a_range_file_is_a_file(size, steps):
     place.write("file", content)
     plain = io.BytesIO(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(remote_file, "BLOCK", 7)
-        patch.setattr(remote_file, "KEPT", 2)
+        patch.setattr(remote_file, "BLOCK_BYTES", 7)
+        patch.setattr(remote_file, "MAX_BLOCKS", 2)
         file = place.open("file", size)
         for whence, offset, count in steps:
             target = max(offset + {0: 0, 1: plain.tell(), 2: size}[whence], 0)

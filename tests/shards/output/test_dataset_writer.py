@@ -16,7 +16,8 @@ from mkd.storage.folder import Folder
 from shards.inputs.encode import encode_png, encode_tile, tile_key
 from shards.output.dataset_writer import DatasetWriter
 from shards.output.tar_format import header
-from shards.reading.shard_reader import read_dataset, read_groups, read_metas
+from shards.reading.shard_reader import read_groups, read_metas
+from tests.helpers.shards import read_dataset
 
 CLASSES, PALETTE = ("a", "b"), ((0, 0, 0), (1, 1, 1))
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from mkd.dataset.index import read_index
-from mkd.dataset.tile_reader import DataSet
+from mkd.dataset.tile_decoder import DatasetSpec
 from mkd.loader.loader import TileSet, in_order, stream
 from mkd.loader.sampler import Sampler
-from mkd.loader.workers.pool import DEPTH, DecodingPool, read_ahead
+from mkd.loader.workers.pool import QUEUED_BATCHES, DecodingPool, prefetch_blocks
 from mkd.loader.workers.shared_buffers import BufferLayout
 from mkd.loader.workers.worker_handle import WorkerHandle
 from tests.helpers.plain import members_of, smooth, write_plain
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 def stream_of(folder, workers, start=0, stop=12, batch=4):
     tiles = TileSet(folder, True)
-    return stream(tiles, Sampler(tiles.counts, batch, seed=3), start, stop, workers)
+    return stream(tiles, Sampler(tiles.shard_counts, batch, seed=3), start, stop, workers)
 
 
 def assert_same(one, other):
@@ -47,7 +47,7 @@ def test_any_number_of_workers_gives_the_same_bytes(folder, workers):
     expected = list(stream_of(folder, 0))
     assert len(expected) == 12
     kept = list(stream_of(folder, workers))  # twice as many as are decoded ahead
-    assert len(kept) >= 2 * DEPTH
+    assert len(kept) >= 2 * QUEUED_BATCHES
     assert_same(kept, expected)
 
 
@@ -96,17 +96,17 @@ def test_all_workers_killed_is_one_sentence_too(folder, workers):
 
 def test_a_process_that_falls_behind_is_helped(folder, monkeypatch):
     """What waits behind its first parts is done by the other process, with the same bytes."""
-    told = []
-    tell = WorkerHandle.tell
+    sent = []
+    send = WorkerHandle.send
 
-    def telling(self, message):
-        told.append((self.process.pid, message))
-        tell(self, message)
+    def sending(self, message):
+        sent.append((self.process.pid, message))
+        send(self, message)
 
-    monkeypatch.setattr(WorkerHandle, "tell", telling)
+    monkeypatch.setattr(WorkerHandle, "send", sending)
     tiles = TileSet(folder, True)
-    steps = list(Sampler(tiles.counts, 4, seed=3).steps(0, 12))
-    with DecodingPool(tiles.data, BufferLayout(4, 32, 32), 2) as pool:
+    steps = list(Sampler(tiles.shard_counts, 4, seed=3).steps(0, 12))
+    with DecodingPool(tiles.spec, BufferLayout(4, 32, 32), 2) as pool:
         slow, fast = (worker.process.pid for worker in pool._workers)
         batches = pool.batches([steps])
         os.kill(slow, signal.SIGSTOP)
@@ -115,16 +115,16 @@ def test_a_process_that_falls_behind_is_helped(folder, monkeypatch):
         pairs = [filled.pairs for filled in batches]
         begin.join()
     assert pairs == steps
-    orders = [(pid, order.share) for pid, message in told if isinstance(message, list) for order in message]
+    orders = [(pid, order.part) for pid, message in sent if isinstance(message, list) for order in message]
     assert (fast, 0) in orders
     assert (slow, 1) not in orders[:8]
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(folder):
     """An error that is nobody's data comes as it is, not as a sentence."""
-    data = DataSet(folder, None, True)
+    spec = DatasetSpec(folder, None, True)
     with (
-        DecodingPool(data, BufferLayout(4, 32, 32), 1) as pool,
+        DecodingPool(spec, BufferLayout(4, 32, 32), 1) as pool,
         pytest.raises(RuntimeError, match="Traceback.*\n.*worker"),
     ):
         list(pool.batches([[[(0, 0)]]]))
@@ -171,7 +171,7 @@ def test_tiles_of_a_block_are_announced_before_they_are_asked_for():
     """A block is announced when the one before it begins: storage has a block's time to answer."""
     said = []
     blocks = [[["a"], ["b"]], [["c"]], [["d"], ["e"]]]
-    for pairs in read_ahead(iter(blocks), said.append):
+    for pairs in prefetch_blocks(iter(blocks), said.append):
         assert pairs in said[-2] + said[-1] if len(said) > 1 else said[0]
         assert said == blocks[: {"a": 2, "b": 2, "c": 3, "d": 3, "e": 3}[pairs[0]]]
     assert said == blocks

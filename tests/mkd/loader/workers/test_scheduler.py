@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.loader.workers.scheduler import AT_ONCE, WorkStealingScheduler
+from mkd.loader.workers.scheduler import MAX_IN_FLIGHT, WorkStealingScheduler
 
 EVENTS = st.lists(st.tuples(st.sampled_from(["add", "done"]), st.integers(0, 2)), max_size=60)
 
@@ -16,17 +16,17 @@ def test_each_part_is_given_once(events, shared):
     def give(who, part):
         given_to.append((who, part))
         busy[who] += 1
-        assert busy[who] <= AT_ONCE
+        assert busy[who] <= MAX_IN_FLIGHT
 
-    turns = WorkStealingScheduler(3, give, shared)
+    scheduler = WorkStealingScheduler(3, give, shared)
     for what, who in events:
         if what == "add":
-            turns.add(who, (who, added))
+            scheduler.add(who, (who, added))
             added += 1
         elif busy[who]:
             busy[who] -= 1
-            turns.done(who)
-        turns.share()
+            scheduler.done(who)
+        scheduler.steal()
         waiting = added - len(given_to)
         if shared and waiting:
             assert 0 not in busy
@@ -34,8 +34,8 @@ def test_each_part_is_given_once(events, shared):
         for who in range(3):
             if busy[who]:
                 busy[who] -= 1
-                turns.done(who)
-        turns.share()
+                scheduler.done(who)
+        scheduler.steal()
     assert sorted(part for _, (_, part) in given_to) == list(range(added))
     if not shared:
         assert all(who == owner for who, (owner, _) in given_to)
@@ -47,28 +47,28 @@ def test_each_part_is_given_once(events, shared):
 def test_nothing_is_taken_from_who_keeps_up():
     """Processes that are equally fast do their own parts alone: neighbours in a shard stay together."""
     given_to = []
-    turns = WorkStealingScheduler(2, lambda who, part: given_to.append((who, part)), shared=True)
+    scheduler = WorkStealingScheduler(2, lambda who, part: given_to.append((who, part)), may_steal=True)
     for number in range(3):
         for who in range(2):
-            turns.add(who, (who, number))
-    turns.share()
+            scheduler.add(who, (who, number))
+    scheduler.steal()
     for number in range(3, 20):
         for who in range(2):
-            turns.done(who)
-        turns.share()
+            scheduler.done(who)
+        scheduler.steal()
         for who in range(2):
-            turns.add(who, (who, number))
-        turns.share()
+            scheduler.add(who, (who, number))
+        scheduler.steal()
     assert all(who == owner for who, (owner, _) in given_to)
 
 
 def test_the_one_furthest_behind_is_helped():
     """An idle process takes the oldest part of the longest queue."""
     given_to = []
-    turns = WorkStealingScheduler(3, lambda who, part: given_to.append((who, part)), shared=True)
+    scheduler = WorkStealingScheduler(3, lambda who, part: given_to.append((who, part)), may_steal=True)
     for part in range(4):
-        turns.add(0, part)
+        scheduler.add(0, part)
     for part in range(4, 9):
-        turns.add(1, part)
-    turns.share()
+        scheduler.add(1, part)
+    scheduler.steal()
     assert given_to[-1] == (2, 6)

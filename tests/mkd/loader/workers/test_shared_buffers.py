@@ -9,21 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from mkd.loader.workers.shared_buffers import SPARE, BufferLayout, Buffers, SharedBufferPool
+from mkd.loader.workers.shared_buffers import SPARE_BUFFERS, BufferLayout, MappedBuffers, SharedBufferPool
 
 LAYOUT = BufferLayout(slots=4, height=64, width=100)
 
 
 @pytest.fixture
-def ring():
-    ring = SharedBufferPool(LAYOUT)
-    yield ring
-    ring.close()
+def buffers():
+    buffers = SharedBufferPool(LAYOUT)
+    yield buffers
+    buffers.close()
 
 
-def resident(ring):
+def resident(buffers):
     """Return the bytes of memory that the file takes."""
-    return os.fstat(ring.file).st_blocks * 512
+    return os.fstat(buffers.file).st_blocks * 512
 
 
 def test_slots_share_no_byte():
@@ -49,63 +49,63 @@ VIEWS = {
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_buffer_is_not_taken_while_anything_looks_at_it(ring, view):
+def test_a_buffer_is_not_taken_while_anything_looks_at_it(buffers, view):
     """Whatever is made of a handed-out buffer keeps it; when the last is gone it is taken again."""
-    number = ring.take()
-    kept = VIEWS[view](ring.lend(number))
+    number = buffers.acquire()
+    kept = VIEWS[view](buffers.lend(number))
     gc.collect()
-    assert ring.take() != number
+    assert buffers.acquire() != number
     del kept
     gc.collect()
-    assert ring.take() == number
+    assert buffers.acquire() == number
 
 
-def test_memory_is_shared_with_other_processes(ring):
+def test_memory_is_shared_with_other_processes(buffers):
     """What another process writes into a buffer is here, and buffers do not overlap."""
-    numbers = [ring.take() for _ in range(3)]
+    numbers = [buffers.acquire() for _ in range(3)]
     code = (
-        "import sys; from mkd.loader.workers.shared_buffers import Buffers, BufferLayout\n"
-        f"buffers = Buffers({ring.file}, BufferLayout(4, 64, 100))\n"
-        "for n in (0, 1, 2): buffers.array(n)[:] = n + 1"
+        "import sys; from mkd.loader.workers.shared_buffers import MappedBuffers, BufferLayout\n"
+        f"mapped = MappedBuffers({buffers.file}, BufferLayout(4, 64, 100))\n"
+        "for n in (0, 1, 2): mapped.array(n)[:] = n + 1"
     )
-    subprocess.run([sys.executable, "-c", code], pass_fds=(ring.file,), check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], pass_fds=(buffers.file,), check=True, timeout=60)
     for number in numbers:
-        assert (ring.lend(number) == number + 1).all()
+        assert (buffers.lend(number) == number + 1).all()
 
 
-def test_memory_of_many_kept_buffers_goes_back(ring):
-    """Fifty buffers held at once take fifty buffers' memory; later the ring shrinks, and goes on with the same ones."""
+def test_memory_of_many_kept_buffers_goes_back(buffers):
+    """Fifty buffers held at once take fifty buffers' memory; later the pool shrinks, and goes on with the same ones."""
     held = []
     for n in range(50):
-        held.append(ring.lend(ring.take()))
+        held.append(buffers.lend(buffers.acquire()))
         held[-1][:] = n
     assert [int(array[17]) for array in held] == list(range(50))
-    assert resident(ring) == 50 * LAYOUT.bytes
+    assert resident(buffers) == 50 * LAYOUT.bytes
     held.clear()
     for _ in range(200):
-        array = ring.lend(ring.take())
+        array = buffers.lend(buffers.acquire())
         array[:] = 1
-    assert resident(ring) <= (SPARE + 2) * LAYOUT.bytes
-    assert os.fstat(ring.file).st_size == 50 * LAYOUT.bytes
+    assert resident(buffers) <= (SPARE_BUFFERS + 2) * LAYOUT.bytes
+    assert os.fstat(buffers.file).st_size == 50 * LAYOUT.bytes
 
 
-def test_a_closed_ring_leaves_what_was_handed_out():
+def test_a_closed_pool_leaves_what_was_handed_out():
     """A batch that is kept beyond its stream stays as it is, though the file is gone."""
-    ring = SharedBufferPool(LAYOUT)
-    array = ring.lend(ring.take())
+    buffers = SharedBufferPool(LAYOUT)
+    array = buffers.lend(buffers.acquire())
     array[:] = 9
-    ring.close()
-    del ring
+    buffers.close()
+    del buffers
     gc.collect()
     assert (array == 9).all()
 
 
-def test_a_buffer_mapped_twice_is_the_same_memory(ring):
+def test_a_buffer_mapped_twice_is_the_same_memory(buffers):
     """Two maps of a number see each other's bytes."""
-    number = ring.take()
-    other = Buffers(ring.file, LAYOUT)
+    number = buffers.acquire()
+    other = MappedBuffers(buffers.file, LAYOUT)
     other.array(number)[3] = 77
-    assert ring.lend(number)[3] == 77
+    assert buffers.lend(number)[3] == 77
 
 
 def test_another_system_is_told_what_to_do(monkeypatch):

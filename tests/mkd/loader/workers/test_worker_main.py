@@ -51,7 +51,7 @@ def test_it_ends_with_a_killed_training_process(tmp_path):
 def test_it_outlives_the_signals_meant_for_the_training_process(tmp_path):
     """Ctrl-C and Slurm's TERM reach the whole group; the training process still gets batches for its last step."""
     tiles = TileSet(packed(tmp_path), True)
-    batches = stream(tiles, Sampler(tiles.counts, 4, 0), 0, 40, 2)
+    batches = stream(tiles, Sampler(tiles.shard_counts, 4, 0), 0, 40, 2)
     next(batches)
     for number in (signal.SIGINT, signal.SIGTERM):
         for pid in decoders():

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mkd.dataset import tile_reader as module
+from mkd.dataset import tile_decoder as module
 from mkd.dataset.index import read_index
-from mkd.dataset.tile_reader import BadTile, DataSet
+from mkd.dataset.tile_decoder import BadTile, DatasetSpec
 from mkd.dataset.tile_source import DamagedTile
 from mkd.loader.workers.shared_buffers import BufferLayout
 from tests.helpers.plain import members_of, write_plain
@@ -25,20 +25,20 @@ def write(folder):
         else:
             tiles[number][kind] = b"no picture"
     write_plain(folder, tiles, (8, 8), COUNTS)
-    return DataSet(str(folder), read_index(folder), True).open(), pairs
+    return DatasetSpec(str(folder), read_index(folder), True).open_decoder(), pairs
 
 
 @pytest.mark.parametrize("together", [1, 3, 16])
 def test_each_tile_comes_to_its_slot(tmp_path, monkeypatch, together):
     """However many are read together: good ones as packed, bad ones replaced by the next good one of their shard."""
-    monkeypatch.setattr(module, "TOGETHER", together)
+    monkeypatch.setattr(module, "READ_GROUP", together)
     reader, pairs = write(tmp_path)
     samples = [4, 1, 8, 0, 2, 7, 11, 3, 1]
     layout = BufferLayout(len(samples), 8, 8)
     buffer = np.full(layout.bytes, 99, np.uint8)
     slots = [layout.slot(buffer, slot) for slot in range(len(samples))]
     taken = {1: 3, 2: 3, 7: 5, 8: 5}
-    done = reader.fill_all(samples, slots)
+    done = reader.decode_all(samples, slots)
     for sample, (image, label), (size, lost) in zip(samples, slots, done, strict=True):
         pixels, ids = pairs[taken.get(sample, sample)]
         assert size == (8, 8)
@@ -61,7 +61,10 @@ def test_a_shard_without_a_good_tile_is_the_end(tmp_path):
     """Nothing of another shard stands in: the sentence says so."""
     tiles = [{"png": b"no picture", "json": b"{}"}] * 2 + [members_of(*pictures(1)[0])]
     write_plain(tmp_path, tiles, (8, 8), [2, 1])
-    reader, layout = DataSet(str(tmp_path), read_index(tmp_path), False).open(), BufferLayout(2, 8, 8)
+    reader, layout = (
+        DatasetSpec(str(tmp_path), read_index(tmp_path), False).open_decoder(),
+        BufferLayout(2, 8, 8),
+    )
     slots = [layout.slot(np.zeros(layout.bytes, np.uint8), slot) for slot in range(2)]
     with pytest.raises(DamagedTile, match=r"tile0001: the image .*; nor can any other tile of its shard"):
-        reader.fill_all([2, 1], slots)
+        reader.decode_all([2, 1], slots)
