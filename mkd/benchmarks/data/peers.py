@@ -1,6 +1,6 @@
 """Other libraries on the same tiles, each as its own guide says: a script of its own, for an interpreter of its own.
 
-`python -I bench_peers.py WHAT {...}` prints one line of JSON. It imports nothing of this project, because the
+`python -I peers.py WHAT {...}` prints one line of JSON. It imports nothing of this project, because the
 libraries measured here need other versions than ours; each is imported where it is used.
 """
 

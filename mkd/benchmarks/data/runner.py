@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-PEERS = Path(__file__).with_name("bench_peers.py")
+PEERS = Path(__file__).with_name("peers.py")
 LIMIT = 3600  # seconds after which a contender counts as hung
 
 Contenders = Mapping[str, Callable[[], float]]
@@ -49,7 +49,7 @@ def ours(what: str, given: Mapping[str, Any], environment: Mapping[str, str] | N
 
 
 def peer(python: str, what: str, scratch: Path, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Run a function of `bench_peers.py` in a fresh process of an interpreter, its passing files in `scratch`."""
+    """Run a function of `peers.py` in a fresh process of an interpreter, its passing files in `scratch`."""
     scratch.mkdir(parents=True, exist_ok=True)
     return _run([python, "-I", str(PEERS)], what, given, {"TMPDIR": str(scratch.resolve())})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -11,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mkd.atomic import write_text
 from mkd.benchmarks.data.loaders import measure_loaders, measure_s3
 from mkd.benchmarks.data.ours import MANY, RANKS, SAMPLES, SHARDS
 from mkd.benchmarks.data.packing import SHARD, measure_packing
 from mkd.benchmarks.data.resume import measure_resume
 from mkd.benchmarks.data.runner import ours, peer
 from mkd.benchmarks.data.tiles import make_tiles, tile_facts
+from mkd.benchmarks.reporting import write_json
 from mkd.benchmarks.settings import DataSpeedRun
 
 # What is asked for: at least, or (where it is the lower the better) at most.
@@ -64,8 +63,7 @@ def measure_data(config: DataSpeedRun) -> None:
         found |= measure_resume(config, folder)
     shutil.rmtree(folder / "scratch", ignore_errors=True)
     print("\n" + table(found))
-    if config.json is not None:
-        write_text(config.json, json.dumps(found, indent=1) + "\n")
+    write_json(config.json, found)
 
 
 def table(found: Found) -> str:

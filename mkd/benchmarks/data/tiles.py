@@ -13,7 +13,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkd.synth.landscape import render
+from mkd.config.load import CONFIGS
+from mkd.synth.landscape import render, write_orthomosaic
+from shards.commands.tile import tile
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
 
 QUALITY = 90
 SCENE = 2048  # side of a landscape, pixels
@@ -53,13 +57,22 @@ def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path
     shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for tile in range(number):
-        pixels = _cut(rng, pictures[tile % len(pictures)], size)
+    for place in range(number):
+        pixels = _cut(rng, pictures[place % len(pictures)], size)
         data = simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420")
-        (out / f"{tile:06d}.jpg").write_bytes(data)
+        (out / f"{place:06d}.jpg").write_bytes(data)
     (folder / "classes.yaml").write_text(json.dumps(CLASSES))  # JSON is YAML
     note.write_text(said)
     return out
+
+
+def make_labelled_set(folder: Path) -> str:
+    """Return a data set of 16 labelled tiles of 256 x 256 pixels, cut from a landscape unless it is there."""
+    if not (folder / "data" / "index.json").is_file():
+        scene = write_orthomosaic(render("target", 1024, 1024, 0), folder / "scenes", "scene")
+        classes = CONFIGS / "datasets" / "demo_target.yaml"
+        tile(scene[0], classes, BuildOptions(folder / "data"), scene[1], TilingOptions(size=256))
+    return str(folder / "data")
 
 
 def tile_facts(images: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """launch/throughput.py teacher: the service beside a bare forward pass, its transport, and how many a cluster needs."""
 
-import json
 import os
 import platform
 import tempfile
@@ -11,8 +10,8 @@ from typing import Any
 
 import torch
 
-from mkd.atomic import write_text
 from mkd.benchmarks.data.runner import by_turns, medians, ratio
+from mkd.benchmarks.reporting import write_json
 from mkd.benchmarks.settings import CostRun, TeacherSpeedRun
 from mkd.benchmarks.teacher.clocks import answer_gaps, forward_rate, random_tiles, round_trip, step_waits
 from mkd.benchmarks.teacher.services import INSTANT, instant_network, service, student_of
@@ -49,8 +48,7 @@ def measure_teacher(config: TeacherSpeedRun) -> None:
     found |= _measure_transport(config)
     found["teachers_needed"] = simulate(first["service_s"], found["round_trip_s"])
     print(f"\n{table(found)}\n\n{cluster_table(found['teachers_needed'])}")
-    if config.json is not None:
-        write_text(config.json, json.dumps(found, indent=1) + "\n")
+    write_json(config.json, found)
 
 
 def _measure_model(config: TeacherSpeedRun, name: str) -> Found:
