@@ -28,12 +28,12 @@ def build_named(name: str, classes: int, device: str = "cpu") -> DeepLabV3Plus:
 
 def write_random_model(
     folder: str | Path, name: str, classes: Sequence[str], palette: Sequence[Colour]
-) -> DeepLabV3Plus:
-    """Write a model folder with random weights for these classes; return its network."""
+) -> tuple[DeepLabV3Plus, ModelCard]:
+    """Write a model folder with random weights for these classes; return what is in it."""
     model = build_named(name, len(classes))
     card = ModelCard(model.architecture, tuple(classes), tuple(palette))
     save_model(folder, model.state_dict(), card)
-    return model
+    return model, card
 
 
 def measure_cost(config: CostRun) -> None:

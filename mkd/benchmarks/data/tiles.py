@@ -35,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 
 def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path:
-    """Make a folder of tiles and a class file, unless the same ones are there.
+    """Write a folder of tiles and a class file, unless one with the same settings exists.
 
     Args:
         folder: gets ``images/000000.jpg`` .. and ``classes.yaml``.
@@ -50,8 +50,8 @@ def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path
         ValueError: no picture that is large enough.
     """
     out, note = folder / "images", folder / "tiles.json"
-    said = json.dumps({"number": number, "size": size, "images": images, "quality": QUALITY})
-    if note.is_file() and note.read_text() == said:
+    settings = json.dumps({"number": number, "size": size, "images": images, "quality": QUALITY})
+    if note.is_file() and note.read_text() == settings:
         return out
     pictures = _scenes(size) if images is None else _pictures(Path(images), size)
     shutil.rmtree(folder, ignore_errors=True)
@@ -62,7 +62,7 @@ def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path
         data = simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420")
         (out / f"{place:06d}.jpg").write_bytes(data)
     (folder / "classes.yaml").write_text(json.dumps(CLASSES))  # JSON is YAML
-    note.write_text(said)
+    note.write_text(settings)
     return out
 
 
@@ -76,7 +76,7 @@ def make_labelled_set(folder: Path) -> str:
 
 
 def tile_facts(images: Path) -> dict[str, Any]:
-    """Return number and mean size in KiB of the tiles, and read them all, so that the page cache is warm."""
+    """Return number and mean KiB of the tiles; reading them all warms the page cache."""
     sizes = [len(path.read_bytes()) for path in sorted(images.iterdir())]
     return {"tiles": len(sizes), "mean_kib": sum(sizes) / len(sizes) / 1024}
 
@@ -101,7 +101,7 @@ def _pictures(folder: Path, size: int) -> Sequence[Pixels]:
 
 
 def _cut(rng: np.random.Generator, picture: Pixels, size: int) -> Pixels:
-    """Cut a window at a random place and lie it down in one of eight ways, so that no two tiles are the same."""
+    """Return a window at a random place in one of eight orientations, so that no two tiles are equal."""
     row, col = (int(rng.integers(edge - size + 1)) for edge in picture.shape[:2])
     window = np.rot90(picture[row : row + size, col : col + size], int(rng.integers(4)))
     return np.ascontiguousarray(window[:, ::-1] if rng.integers(2) else window)
