@@ -1,4 +1,4 @@
-"""What a checkpoint costs: written to the disk while training waits, or copied for a thread that writes.
+"""Seconds that a checkpoint costs: written to disk while training waits, or copied for a thread that writes.
 
     python -m mkd.benchmarks.checkpoint_cost [MODEL] [FOLDER]
 
@@ -22,7 +22,7 @@ ROUNDS = 3
 
 
 def main(model: str = "hrnet_w48_psa", place: str = ".") -> None:
-    """Print the median seconds of both ways and the size."""
+    """Print the checkpoint's size and the median seconds of writing and of copying it."""
     weights = build_named(model, classes=6).state_dict()
     names = ("model", "optimizer", "step_state")  # as large as weights, momentum and average
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -38,7 +38,7 @@ def main(model: str = "hrnet_w48_psa", place: str = ".") -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the median time of a few rounds, after one that does not count."""
+    """Return the median seconds of `ROUNDS` calls, after one that does not count."""
     found = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()

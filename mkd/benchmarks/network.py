@@ -1,4 +1,4 @@
-"""launch/throughput.py: what a network costs, and how fast it runs beside the device's matmul rate."""
+"""launch/throughput.py cost and speed: a network's size, and its rate beside the device's matmul rate."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -50,6 +50,7 @@ def measure_cost(config: CostRun) -> None:
 
 def measure_speed(config: SpeedRun) -> None:
     """Print and write inference FPS and training step time, with TFLOP/s beside the measured matmul rate."""
+    # One network, one batch of noise on the device, and the engine that training uses.
     world = find_world(config.device)
     model = build(factories.architecture(config.model), config.classes)
     flop = 2e9 * gmac(model, config.size)  # an image's forward pass; a multiply-accumulate is 2
@@ -71,6 +72,7 @@ def measure_speed(config: SpeedRun) -> None:
         engine.backward(loss)
         engine.update()
 
+    # Inference, then training steps, then the rate that the device reaches at best.
     model.eval()
     one, many = (_seconds(infer(n), world.device, config.seconds) for n in (1, config.batch))
     model.train()
