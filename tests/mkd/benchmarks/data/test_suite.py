@@ -140,8 +140,8 @@ def test_mistakes_are_one_sentence(overrides, parts):
 
 
 def test_a_contender_that_fails_ends_the_benchmark():
-    with pytest.raises(ValueError, match="no data set at /nowhere") as error:
-        run_ours("load", {"data": "/nowhere", "batch": 1, "workers": 1, "tiles": 10})
+    with pytest.raises(ValueError, match="No such file or directory: '/nowhere'") as error:
+        run_ours("copy", {"data": "/nowhere", "url": "/nowhere/else"})
     assert "\n" not in str(error.value)
 
 

@@ -34,6 +34,7 @@ def recorded_rank(world):
     return {"step": recorder.steps[-1], "total": total, "weights": flat, "numbers": flat.numel()}
 
 
+@pytest.mark.slow
 def test_bytes_on_real_ranks_are_those_of_the_formulas(tmp_path):
     """Gradients 2 (R-1)/R of 4 bytes a weight; two norms of 8 + 4 channels; one sum; rows for the others."""
     ranks = 3

@@ -37,7 +37,7 @@ def test_a_rank_that_fails_ends_the_benchmark(tmp_path, capfd):
 
 
 def test_the_whole_command(tmp_path, capsys):
-    """Real ranks: gradients send 4 bytes a weight each way; every table is printed and written."""
+    """Real ranks: gradients send 4 bytes a weight, BatchNorm what is counted; every table is printed and written."""
     given = (
         f"out={tmp_path} json={tmp_path}/s.json crop=32 batch=1 steps=1 ranks=[2,1] predict=lite0 gpus=[8]"
     )
@@ -47,7 +47,11 @@ def test_the_whole_command(tmp_path, capsys):
     weights = parameters(load_model(tmp_path / "start")[0])
     assert (one["ranks"], two["ranks"]) == (1, 2)
     assert two["gradients, MB"] == pytest.approx(4e-6 * weights)
-    assert min(two["batchnorm, MB"], two["pseudo_labels, MB"], two["losses, MB"]) > 0
+    norms = found["volumes"][0]  # a CPU gathers float64, and backward sums are float32
+    gathered, summed = 2 * norms["batchnorm forward"], norms["batchnorm backward"]
+    assert two["batchnorm, MB"] == pytest.approx(1e-6 * (gathered + summed))
+    assert two["pseudo_labels, MB"] >= 4e-6 * 32**2  # one tile for CutMix
+    assert two["losses, MB"] > 0
     assert {one[f"{kind}, MB"] for kind in ("gradients", "batchnorm", "pseudo_labels", "losses")} == {0}
     for row in (one, two):
         assert row["images/s"] == pytest.approx(2e3 * row["ranks"] / row["step, ms"])
