@@ -4,7 +4,7 @@ python launch/throughput.py cost model=hrnet_w48_psa size=1024 classes=6 json=F 
 python launch/throughput.py speed model=hrnet_w48_psa size=512 batch=8 json=F     FPS, training step, TFLOP/s
 python launch/throughput.py data images=DIR json=F       loading and packing beside other libraries (needs `make peers`)
 python launch/throughput.py teacher json=F               the teacher service, and how many a cluster needs
-python launch/throughput.py scaling json=F               gloo ranks here, and a model of 8 to 512 GPUs
+python launch/throughput.py scaling json=F               steps on gloo ranks here, and an upper bound for GPUs
 """
 
 import sys

@@ -1,21 +1,39 @@
-"""launch/throughput.py: what a network costs, and how fast it runs beside the device's matmul rate."""
+"""launch/throughput.py cost and speed: a network's size, and its rate beside the device's matmul rate."""
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from mkd.atomic import write_text
+from mkd.benchmarks.reporting import write_json
 from mkd.benchmarks.settings import CostRun, SpeedRun
+from mkd.config.load import parse
 from mkd.distributed.engine import Engine
 from mkd.distributed.world import find_world
 from mkd.losses.ohem import ohem_cross_entropy
 from mkd.metrics.cost import cost, gmac
-from mkd.models.deeplab import build
+from mkd.model_folder import Colour, ModelCard, save_model
+from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.recipes import factories
+
+
+def build_named(name: str, classes: int, device: str = "cpu") -> DeepLabV3Plus:
+    """Return a network of configs/model with random weights."""
+    with torch.device(device):
+        return build(factories.architecture(parse(CostRun, "cost", [f"model={name}"]).model), classes)
+
+
+def write_random_model(
+    folder: str | Path, name: str, classes: Sequence[str], palette: Sequence[Colour]
+) -> tuple[DeepLabV3Plus, ModelCard]:
+    """Write a model folder with random weights for these classes; return what is in it."""
+    model = build_named(name, len(classes))
+    card = ModelCard(model.architecture, tuple(classes), tuple(palette))
+    save_model(folder, model.state_dict(), card)
+    return model, card
 
 
 def measure_cost(config: CostRun) -> None:
@@ -27,12 +45,12 @@ def measure_cost(config: CostRun) -> None:
         f"{config.model.backbone}{'' if config.model.psa == 'none' else ' + PSA'}, {config.classes} classes, "
         f"{config.size} x {config.size}: {found.parameters / 1e6:.2f} M parameters, {found.gmac:.1f} GMAC"
     )
-    if config.json is not None:
-        write_text(config.json, json.dumps(asdict(found)) + "\n")
+    write_json(config.json, asdict(found))
 
 
 def measure_speed(config: SpeedRun) -> None:
     """Print and write inference FPS and training step time, with TFLOP/s beside the measured matmul rate."""
+    # One network, one batch of noise on the device, and the engine that training uses.
     world = find_world(config.device)
     model = build(factories.architecture(config.model), config.classes)
     flop = 2e9 * gmac(model, config.size)  # an image's forward pass; a multiply-accumulate is 2
@@ -54,6 +72,7 @@ def measure_speed(config: SpeedRun) -> None:
         engine.backward(loss)
         engine.update()
 
+    # Inference, then training steps, then the rate that the device reaches at best.
     model.eval()
     one, many = (_seconds(infer(n), world.device, config.seconds) for n in (1, config.batch))
     model.train()
@@ -71,8 +90,7 @@ def measure_speed(config: SpeedRun) -> None:
         "matmul_tflops": rate / 1e12,
     }
     print("\n".join(f"{k:>20}  {v if isinstance(v, (str, int)) else f'{v:.3f}'}" for k, v in found.items()))
-    if config.json is not None:
-        write_text(config.json, json.dumps(found) + "\n")
+    write_json(config.json, found)
 
 
 def _seconds(work: Callable[[], None], device: torch.device, at_least: float) -> float:

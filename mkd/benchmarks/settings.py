@@ -7,6 +7,8 @@ from mkd.config.constraints import at_least, choice, positive
 from mkd.config.cross_checks import check_model
 from mkd.config.model_schema import ModelConfig
 
+GPU_SERVERS = ("rtx4090", "h100", "h200")  # that the benchmark of scaling knows
+
 
 @dataclass
 class CostRun:
@@ -102,19 +104,33 @@ class TeacherSpeedRun:
 
 @dataclass
 class ScalingRun:
-    """launch/throughput.py scaling: steps on several gloo ranks of this machine, and a model of many GPUs."""
+    """launch/throughput.py scaling: steps on several gloo ranks of this machine, and an upper bound for GPUs."""
 
-    out: str = "runs/scaling"  # tiles, models, runs and traces; made again by each run
+    out: str = "runs/scaling"  # tiles and model that the measured runs start from
     data: str | None = None  # labelled data set to train on; null = procedural landscapes
     model: str = "lite0"  # of configs/model: the network that is trained here
     crop: int = 128  # pixels
     batch: int = 2  # labelled tiles of a rank a step, and as many unlabelled ones
     ranks: list[int] = field(default_factory=lambda: [1, 2, 4])
     steps: int = 20  # that are counted
-    predict: str = "hrnet_w48_psa"  # of configs/model: the network on GPUs; its all-reduce is profiled here
+    predict: str = "hrnet_w48_psa"  # of configs/model: the network on GPUs
     size: int = 512  # edge of a tile on GPUs, pixels
     gpus: list[int] = field(default_factory=lambda: [8, 16, 32, 64, 128, 256, 512])
     achieved: dict[str, float] = field(
         default_factory=dict
-    )  # TFLOP/s of a training step, measured by `speed`, in place of an assumption: rtx4090, h100, h200
+    )  # TFLOP/s of a training step, measured by `speed`, in place of the peak: rtx4090, h100, h200
     json: str | None = None
+
+    def check(self) -> None:
+        """Refuse sizes and numbers of ranks and GPUs that the benchmark cannot use."""
+        for key, low in {"crop": 32, "batch": 1, "steps": 1, "size": 32}.items():
+            at_least(key, getattr(self, key), low)
+        if 1 not in self.ranks or min(self.ranks) < 1:
+            raise ValueError(
+                f"ranks={self.ranks}: give 1, which efficiency is relative to, and others, as in [1,2,4]"
+            )
+        if not self.gpus or min(self.gpus) < 1:
+            raise ValueError(f"gpus={self.gpus}: give numbers of GPUs, as in [8,64,512]")
+        for name, rate in self.achieved.items():
+            choice("achieved", name, GPU_SERVERS)
+            positive(f"achieved.{name}", rate)

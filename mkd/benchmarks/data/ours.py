@@ -1,4 +1,4 @@
-"""What the benchmark of data measures of this project, each in a process of its own: one line of JSON.
+"""Our side of the benchmark of data: each function runs in a process of its own and prints a line of JSON.
 
 `python -m mkd.benchmarks.data.ours WHAT {...}`
 """
@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from mkd.benchmarks.data.peers import clocked
+from mkd.benchmarks.data.peers import loading_rate
 
 SHARDS, SAMPLES, RANKS = 1_000_000, 1_000, 4_096  # the largest data set that the plan is measured on
-MANY = 169_000  # tiles of the paper's unlabelled set
+UNLABELLED_TILES = 169_000  # tiles of the paper's unlabelled set
 DECODED = 2_000  # tiles that the decoders are compared on, at most
 
 
 def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
-    """Run our loader over an epoch; resident memory of all its processes at 10 % and at the end of it, too."""
+    """Return the rate of our loader over an epoch, and resident memory at 10 % and at the end of it."""
     from mkd.loader.loader import TileSet, stream
     from mkd.loader.sampler import Sampler
 
@@ -45,7 +45,7 @@ def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
             del images  # a buffer that is held cannot be filled again
 
     every = batches()
-    result = clocked(every, tiles, batch)
+    result = loading_rate(every, tiles, batch)
     for _ in every:  # the clock stops before the epoch does
         pass
     first, last = (memory[number] for number in (min(marks), max(marks)))
@@ -53,7 +53,7 @@ def load(data: str, batch: int, workers: int, tiles: int) -> dict[str, Any]:
 
 
 def resume(data: str, batch: int, workers: int) -> dict[str, Any]:
-    """Enter an epoch at 90 % of its steps: seconds from the index to the first batch, and shards opened for it."""
+    """Return the seconds from the index to the first batch when an epoch is entered at 90 %, and shards opened."""
     from mkd.loader.loader import TileSet, stream
     from mkd.loader.sampler import Sampler
 
@@ -80,11 +80,12 @@ def _processes() -> list[str]:
 
 
 def decode(images: str, size: int, batch: int, workers: int, tiles: int) -> dict[str, Any]:
-    """Decode bytes that lie in memory with our decoder, in as many processes as the loader's."""
+    """Return the rate of our decoder on bytes in memory, in as many processes as the loader has."""
     paths = [str(path) for path in sorted(Path(images).iterdir())[:tiles]]
-    together, rates = Barrier(workers), SimpleQueue()  # type: ignore[var-annotated]
+    # The barrier lets all processes start their clocks at once; the parent waits for one rate from each.
+    barrier, rates = Barrier(workers), SimpleQueue()  # type: ignore[var-annotated]
     parts = [paths[number::workers] for number in range(workers)]
-    processes = [Process(target=_decode_part, args=(part, size, batch, together, rates)) for part in parts]
+    processes = [Process(target=_decode_part, args=(part, size, batch, barrier, rates)) for part in parts]
     for process in processes:
         process.start()
     rate = sum(rates.get() for _ in processes)
@@ -93,13 +94,13 @@ def decode(images: str, size: int, batch: int, workers: int, tiles: int) -> dict
     return {"rate": rate}
 
 
-def _decode_part(paths: list[str], size: int, batch: int, together: Any, rates: Any) -> None:
+def _decode_part(paths: list[str], size: int, batch: int, barrier: Any, rates: Any) -> None:
     from mkd.dataset.codec import decode_image
 
     files = [Path(path).read_bytes() for path in paths]
     out = np.zeros((batch, size, size, 3), np.uint8)
     decode_image(files[0], "jpg", out[0])
-    together.wait()
+    barrier.wait()  # for the other processes, whose files are then read and decoder loaded as well
     began = time.perf_counter()
     for number, data in enumerate(files):
         decode_image(data, "jpg", out[number % batch])
@@ -107,7 +108,7 @@ def _decode_part(paths: list[str], size: int, batch: int, together: Any, rates: 
 
 
 def decoders(images: str) -> dict[str, Any]:
-    """Compare three JPEG decoders in one process on one thread, by turns of 100 tiles."""
+    """Return tiles/s of three JPEG decoders in one process on one thread, interleaved every 100 tiles."""
     import simplejpeg
     import torch
     from PIL import Image
@@ -115,19 +116,19 @@ def decoders(images: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     files = [path.read_bytes() for path in sorted(Path(images).iterdir())[:DECODED]]
-    ways: dict[str, Callable[[bytes], Any]] = {
+    decode_functions: dict[str, Callable[[bytes], Any]] = {
         "torchvision": lambda data: decode_jpeg(
             torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
         ),
         "simplejpeg": lambda data: simplejpeg.decode_jpeg(data, "RGB"),
         "Pillow": lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
     }
-    seconds = dict.fromkeys(ways, 0.0)
+    seconds = dict.fromkeys(decode_functions, 0.0)
     for first in range(0, len(files), 100):
-        for name, way in ways.items():
+        for name, decode_one in decode_functions.items():
             began = time.perf_counter()
             for data in files[first : first + 100]:
-                way(data)
+                decode_one(data)
             seconds[name] += time.perf_counter() - began
     return {name: len(files) / spent for name, spent in seconds.items()}
 
@@ -143,7 +144,7 @@ def copy(data: str, url: str) -> dict[str, Any]:
 
 
 def plan(shards: int, samples: int, ranks: int) -> dict[str, Any]:
-    """Make a plan and its first step in a fresh process: seconds, and MiB added at the peak."""
+    """Return the seconds and the peak MiB of making a sampler and its first step."""
     from mkd.loader.sampler import Sampler
 
     before, began = _memory("VmRSS"), time.perf_counter()
@@ -160,7 +161,7 @@ def _memory(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-WORK: dict[str, Callable[..., dict[str, Any]]] = {
+FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "load": load,
     "decode": decode,
     "decoders": decoders,
@@ -170,4 +171,4 @@ WORK: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(WORK[sys.argv[1]](**json.loads(sys.argv[2]))))
+    print(json.dumps(FUNCTIONS[sys.argv[1]](**json.loads(sys.argv[2]))))

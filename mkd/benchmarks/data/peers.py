@@ -1,6 +1,6 @@
 """Other libraries on the same tiles, each as its own guide says: a script of its own, for an interpreter of its own.
 
-`python -I bench_peers.py WHAT {...}` prints one line of JSON. It imports nothing of this project, because the
+`python -I peers.py WHAT {...}` prints one line of JSON. It imports nothing of this project, because the
 libraries measured here need other versions than ours; each is imported where it is used.
 """
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 SHUFFLE = 1000  # samples in webdataset's buffer, as in its guide
-WARM = 0.1  # share of an epoch's batches before the clock starts
-END = 0.95  # share at which it stops: no loader is charged for workers that end unevenly
+CLOCK_START = 0.1  # share of an epoch's batches before the clock starts
+CLOCK_STOP = 0.95  # share at which it stops: no loader is charged for workers that end unevenly
 
 
-def clocked(batches: Iterable[Any], tiles: int, batch: int) -> dict[str, Any]:
-    """Measure a loader between two points of its epoch.
+def loading_rate(batches: Iterable[Any], tiles: int, batch: int) -> dict[str, Any]:
+    """Measure a loader's rate between two points of its epoch, after start-up and before the workers end.
 
     Args:
         batches: gives images of (B,3,H,W) or a prefix of an epoch of them.
@@ -29,7 +29,7 @@ def clocked(batches: Iterable[Any], tiles: int, batch: int) -> dict[str, Any]:
         Tiles a second, and shape and kind of a batch.
     """
     whole = tiles // batch
-    warm, end = max(1, int(WARM * whole)), max(2, int(END * whole))
+    warm, end = max(1, int(CLOCK_START * whole)), max(2, int(CLOCK_STOP * whole))
     counted, began = 0, time.perf_counter()
     for number, images in enumerate(batches, 1):
         if number > warm:
@@ -51,7 +51,7 @@ def load_webdataset(data: str, batch: int, workers: int, tiles: int, decode: str
     )
     pipeline = pipeline.shuffle(SHUFFLE).decode(decode).to_tuple("jpg").batched(batch)
     loader = wds.WebLoader(pipeline, batch_size=None, num_workers=workers)
-    return clocked((images for (images,) in loader), tiles, batch)
+    return loading_rate((images for (images,) in loader), tiles, batch)
 
 
 def make_litdata(images: str, out: str, workers: int) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def load_litdata(data: str, batch: int, workers: int, tiles: int) -> dict[str, A
     litdata = importlib.import_module("litdata")
     dataset = litdata.StreamingDataset(data, shuffle=True)
     loader = litdata.StreamingDataLoader(dataset, batch_size=batch, num_workers=workers)
-    return clocked(loader, tiles, batch)
+    return loading_rate(loader, tiles, batch)
 
 
 def make_mosaic(images: str, out: str, workers: int) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def load_mosaic(data: str, batch: int, workers: int, tiles: int) -> dict[str, An
     streaming.base.util.clean_stale_shared_memory()
     dataset = streaming.StreamingDataset(local=data, shuffle=True, batch_size=batch)
     loader = utils.DataLoader(dataset, batch_size=batch, num_workers=workers, collate_fn=_stack)
-    return clocked(loader, tiles, batch)
+    return loading_rate(loader, tiles, batch)
 
 
 def _stack(rows: list[dict[str, Any]]) -> Any:
@@ -119,7 +119,7 @@ def versions() -> dict[str, Any]:
     return {name: metadata.version(name) for name in names if name in installed}
 
 
-WORK: dict[str, Callable[..., dict[str, Any]]] = {
+FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
     "load_webdataset": load_webdataset,
     "make_litdata": make_litdata,
     "load_litdata": load_litdata,
@@ -130,4 +130,4 @@ WORK: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 if __name__ == "__main__":
-    print(json.dumps(WORK[sys.argv[1]](**json.loads(sys.argv[2]))))
+    print(json.dumps(FUNCTIONS[sys.argv[1]](**json.loads(sys.argv[2]))))

@@ -23,7 +23,7 @@ PORTS_GRPC = ("s3.port.grpc", "master.port.grpc", "volume.port.grpc", "filer.por
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Start a server; give the URL of an empty bucket and the AWS variables of its clients; stop it at the end.
+    """Run a server until the block ends; yield the URL of an empty bucket and its clients' AWS variables.
 
     Raises:
         ValueError: no program `weed`, or a server that does not start.
@@ -46,7 +46,7 @@ def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
     }
     try:
-        _wait(aws["AWS_ENDPOINT_URL"], folder / "log")
+        _wait_until_ready(aws["AWS_ENDPOINT_URL"], folder / "log")
         _make_bucket(aws["AWS_ENDPOINT_URL"], folder / "log")
         yield f"s3://{BUCKET}", aws
     finally:
@@ -63,7 +63,7 @@ def _options(folder: Path, port: int) -> list[str]:
     return ["-logtostderr=true", "server", "-s3", *(f"-{name}={value}" for name, value in options.items())]
 
 
-def _wait(endpoint: str, log: Path) -> None:
+def _wait_until_ready(endpoint: str, log: Path) -> None:
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -76,7 +76,7 @@ def _wait(endpoint: str, log: Path) -> None:
 
 
 def _make_bucket(endpoint: str, log: Path) -> None:
-    """Make the bucket; volumes register some moments after the port answers."""
+    """Create the bucket; volumes register some moments after the port answers."""
     keys = {"key": KEY, "secret": SECRET, "endpoint_url": endpoint, "skip_instance_cache": True}
     files = fsspec.filesystem("s3", **keys)
     deadline = time.monotonic() + 30
@@ -94,7 +94,7 @@ def _make_bucket(endpoint: str, log: Path) -> None:
 
 
 def _free_ports(count: int) -> int:
-    """Find the first of some consecutive free ports below the range of passing connections."""
+    """Return the first of ``count`` consecutive free ports below the range of ephemeral ones."""
     for first in range(20000 + os.getpid() % 400 * 20, 32000, 20):
         if all(_is_free(first + place) for place in range(count)):
             return first

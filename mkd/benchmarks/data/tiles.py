@@ -13,7 +13,11 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from mkd.synth.landscape import render
+from mkd.config.load import CONFIGS
+from mkd.synth.landscape import render, write_orthomosaic
+from shards.commands.tile import tile
+from shards.inputs.tiling import TilingOptions
+from shards.output.build_options import BuildOptions
 
 QUALITY = 90
 SCENE = 2048  # side of a landscape, pixels
@@ -31,7 +35,7 @@ Pixels = NDArray[np.uint8]
 
 
 def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path:
-    """Make a folder of tiles and a class file, unless the same ones are there.
+    """Write a folder of tiles and a class file, unless one with the same settings exists.
 
     Args:
         folder: gets ``images/000000.jpg`` .. and ``classes.yaml``.
@@ -46,24 +50,33 @@ def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path
         ValueError: no picture that is large enough.
     """
     out, note = folder / "images", folder / "tiles.json"
-    said = json.dumps({"number": number, "size": size, "images": images, "quality": QUALITY})
-    if note.is_file() and note.read_text() == said:
+    settings = json.dumps({"number": number, "size": size, "images": images, "quality": QUALITY})
+    if note.is_file() and note.read_text() == settings:
         return out
     pictures = _scenes(size) if images is None else _pictures(Path(images), size)
     shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for tile in range(number):
-        pixels = _cut(rng, pictures[tile % len(pictures)], size)
+    for place in range(number):
+        pixels = _cut(rng, pictures[place % len(pictures)], size)
         data = simplejpeg.encode_jpeg(pixels, QUALITY, "RGB", "420")
-        (out / f"{tile:06d}.jpg").write_bytes(data)
+        (out / f"{place:06d}.jpg").write_bytes(data)
     (folder / "classes.yaml").write_text(json.dumps(CLASSES))  # JSON is YAML
-    note.write_text(said)
+    note.write_text(settings)
     return out
 
 
+def make_labelled_set(folder: Path) -> str:
+    """Return a data set of 16 labelled tiles of 256 x 256 pixels, cut from a landscape unless it is there."""
+    if not (folder / "data" / "index.json").is_file():
+        scene = write_orthomosaic(render("target", 1024, 1024, 0), folder / "scenes", "scene")
+        classes = CONFIGS / "datasets" / "demo_target.yaml"
+        tile(scene[0], classes, BuildOptions(folder / "data"), scene[1], TilingOptions(size=256))
+    return str(folder / "data")
+
+
 def tile_facts(images: Path) -> dict[str, Any]:
-    """Return number and mean size in KiB of the tiles, and read them all, so that the page cache is warm."""
+    """Return number and mean KiB of the tiles; reading them all warms the page cache."""
     sizes = [len(path.read_bytes()) for path in sorted(images.iterdir())]
     return {"tiles": len(sizes), "mean_kib": sum(sizes) / len(sizes) / 1024}
 
@@ -88,7 +101,7 @@ def _pictures(folder: Path, size: int) -> Sequence[Pixels]:
 
 
 def _cut(rng: np.random.Generator, picture: Pixels, size: int) -> Pixels:
-    """Cut a window at a random place and lie it down in one of eight ways, so that no two tiles are the same."""
+    """Return a window at a random place in one of eight orientations, so that no two tiles are equal."""
     row, col = (int(rng.integers(edge - size + 1)) for edge in picture.shape[:2])
     window = np.rot90(picture[row : row + size, col : col + size], int(rng.integers(4)))
     return np.ascontiguousarray(window[:, ::-1] if rng.integers(2) else window)

@@ -1,1 +1,1 @@
-"""Benchmark of many ranks: what a step sends and waits for, and a roofline for larger machines."""
+"""Benchmark of many ranks: steps measured on gloo ranks here, and an upper bound for named GPU machines."""

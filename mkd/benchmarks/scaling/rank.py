@@ -1,121 +1,111 @@
-"""One rank of the benchmark of scaling: the ordinary semi-supervised run under a meter, or a bare all-reduce.
+"""One rank of the benchmark of scaling: the ordinary semi-supervised run, its steps timed and its bytes counted.
 
-python -m mkd.benchmarks.scaling.rank train OUT profile|plain SEMI_OVERRIDES..
-python -m mkd.benchmarks.scaling.rank link OUT
-
-with torchrun's environment; `mkd.benchmarks.scaling.runner` starts them.
+torchrun .. -m mkd.benchmarks.scaling.rank OUT SEMI_OVERRIDES..
 """
 
-import contextlib
+import functools
 import json
 import os
-import statistics
 import sys
 import time
-from functools import partial
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch.profiler import ProfilerActivity, profile, schedule
+from torch import Tensor
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from mkd.atomic import write_text
-from mkd.benchmarks.scaling.cost_model import LARGE, SHORT
-from mkd.benchmarks.scaling.meter import StepMeter
+from mkd.benchmarks.scaling.roofline import ring_bytes
 from mkd.config.load import load
 from mkd.config.schema import SemiRun
-from mkd.distributed.engine import Engine
-from mkd.distributed.world import find_world
 from mkd.recipes.semi import semi
-from mkd.teacher.client.remote_teacher import RemoteTeacher
-from mkd.teacher.local import LocalTeacher
-from mkd.train import batches
 from mkd.train.steps.semi import SemiStep
 
-WARM_UP = 3  # steps before the clock: DistributedDataParallel forms its buckets after the first
-PROFILED = 3  # steps in a trace
-TRIPS = 30
+WARM_UP = 3  # steps that do not count: DistributedDataParallel forms its buckets after the first
+# What a collective call is for, by the module that makes it; all others add up losses and counts.
+PURPOSES = {
+    allreduce_hook.__module__: "gradients",
+    "mkd.distributed.sync_batchnorm": "batchnorm",
+    "mkd.distributed.engine": "batchnorm",  # the mean of statistics that are not synchronised
+    "mkd.train.pseudo.feed": "pseudo_labels",
+    "mkd.train.pseudo.exchange": "pseudo_labels",
+    "mkd.teacher.local": "pseudo_labels",
+}
 
 
-def train(out: Path, profiles: bool, overrides: list[str]) -> None:
-    """Train, and write what each step did to ``out/rank-R.json``, rank 0 its trace to ``out/trace.json.gz``."""
-    meter = StepMeter()
-    tracing = profiler(out) if profiles else contextlib.nullcontext()
-    with tracing as trace:
-        watch(meter, trace)
-        semi(load(SemiRun, "semi", overrides))
-    write_text(out / f"rank-{_rank()}.json", json.dumps(meter.steps[WARM_UP:]))
+class StepRecorder:
+    """Records the seconds of each step and the bytes that this rank sends in it.
 
-
-def watch(meter: StepMeter, trace: Any) -> None:
-    """Replace the functions of this process that a step waits for by timed ones.
-
-    Args:
-        meter: gets time and volume.
-        trace: is told of each step's end; None where nothing is traced.
+    Attributes:
+        steps: of each ended step its ``seconds`` and, by purpose, the bytes ``sent`` by an ideal algorithm.
     """
-    setattr(batches, "stream", meter.timed_stream(getattr(batches, "stream"), "data"))  # noqa: B009, B010
-    for teacher in (LocalTeacher, RemoteTeacher):
-        setattr(teacher, "collect", meter.timed(teacher.collect, "teacher"))  # noqa: B010
-        setattr(teacher, "follow", meter.timed(teacher.follow, "publish"))  # noqa: B010
-    setattr(Engine, "backward", meter.backward(Engine.backward))  # noqa: B010
-    ends = SemiStep.updated
 
-    def updated(step: SemiStep) -> None:
-        ends(step)
-        meter.end_step()
-        if trace is not None:
-            trace.step()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        """Start the first step."""
+        self.steps: list[dict[str, Any]] = []
+        self._clock, self._began = clock, clock()
+        self._sent: defaultdict[str, float] = defaultdict(float)
 
-    setattr(SemiStep, "updated", updated)  # noqa: B010
-    meter.watch_collectives()
+    def end_step(self) -> None:
+        """Close a step and start the next one."""
+        before, self._began = self._began, self._clock()
+        self.steps.append({"seconds": self._began - before, "sent": dict(self._sent)})
+        self._sent.clear()
 
+    def watch_collectives(self) -> None:
+        """Count what the collective calls of this process send from now on."""
+        dist.all_reduce = self._counted(dist.all_reduce, lambda ranks, t, *_: ring_bytes(t.nbytes, ranks))
+        dist.all_gather = self._counted(dist.all_gather, lambda ranks, _, t, *__: (ranks - 1) * t.nbytes)
+        dist.all_to_all_single = self._counted(dist.all_to_all_single, _sent_to_others)
+        construct = DistributedDataParallel.__init__
 
-def profiler(out: Path) -> Any:
-    """Return a profiler of `PROFILED` steps after the warm-up."""
+        def init(ddp: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
+            construct(ddp, *args, **kwargs)
+            # The default all-reduce runs in C++, where nothing counts; this hook is the same one in Python.
+            ddp.register_comm_hook(None, allreduce_hook)
 
-    def export(trace: Any) -> None:
-        if _rank() == 0:
-            trace.export_chrome_trace(str(out / "trace.json.gz"))
+        setattr(DistributedDataParallel, "__init__", init)  # noqa: B010 - mypy refuses the assignment
 
-    plan = schedule(wait=WARM_UP - 1, warmup=1, active=PROFILED, repeat=1)
-    return profile(
-        activities=[ProfilerActivity.CPU], schedule=plan, on_trace_ready=export, record_shapes=True
-    )
+    def _counted(self, call: Callable[..., Any], size: Callable[..., float]) -> Callable[..., Any]:
+        @functools.wraps(call)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(1)
+            while frame.f_globals["__name__"] == "mkd.distributed.world" and frame.f_back is not None:
+                frame = frame.f_back
+            purpose = PURPOSES.get(frame.f_globals["__name__"], "losses")
+            self._sent[purpose] += size(dist.get_world_size(), *args)
+            return call(*args, **kwargs)
 
-
-def link(out: Path) -> None:
-    """Write the median seconds of a small and a large all-reduce to ``out/link.json``."""
-    world = find_world("cpu")
-    found = {}
-    for name, size in (("small", SHORT), ("large", LARGE)):
-        found[name] = _median(partial(dist.all_reduce, torch.zeros(size // 4)))
-    if world.is_main:
-        write_text(out / "link.json", json.dumps(found))
-    world.close()
-
-
-def _median(work: Any) -> float:
-    times = []
-    for _ in range(TRIPS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times[TRIPS // 5 :])
+        return run
 
 
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+def _sent_to_others(
+    _: int, received: Tensor, sent: Tensor, coming: list[int], going: list[int], *__: Any
+) -> float:
+    return (sum(going) - going[dist.get_rank()]) * sent.element_size()
+
+
+def train(out: Path, overrides: list[str]) -> None:
+    """Train, and write the steps after the warm-up to ``out/rank-R.json``."""
+    # As many cores as ranks, so that a rank alone computes with no more than each of several.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["WORLD_SIZE"])])
+    recorder, updated = StepRecorder(), SemiStep.updated
+
+    def end_step(step: SemiStep) -> None:
+        updated(step)
+        recorder.end_step()
+
+    setattr(SemiStep, "updated", end_step)  # noqa: B010 - mypy refuses the assignment
+    recorder.watch_collectives()
+    semi(load(SemiRun, "semi", overrides))
+    write_text(out / f"rank-{os.environ['RANK']}.json", json.dumps(recorder.steps[WARM_UP:]))
 
 
 if __name__ == "__main__":
-    match sys.argv[1:]:
-        case ["train", out, profiles, *overrides]:
-            train(Path(out), profiles == "profile", overrides)
-        case ["link", out]:
-            link(Path(out))
-        case other:
-            sys.exit(f"bench_scaling_rank: {other} is not: train OUT profile|plain OVERRIDES.., or link OUT")
+    train(Path(sys.argv[1]), sys.argv[2:])
     sys.stdout.flush()
     os._exit(0)  # the result is written, and gloo sometimes aborts a process at the interpreter's exit

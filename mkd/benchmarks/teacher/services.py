@@ -1,4 +1,4 @@
-"""Services for the benchmark of teachers, each in a process of its own, and the student's side of them."""
+"""Teacher services in processes of their own, and a student connected to one, for the benchmark of teachers."""
 
 import contextlib
 import re
@@ -20,14 +20,14 @@ from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher, new_s
 from mkd.teacher.server.batcher import Batcher, QueuedRequest
 from mkd.teacher.server.service import Limits, TeacherServer
 
-INSTANT = protocol.identity({"backbone": "none"}, ("a", "b"))
+INSTANT_IDENTITY = protocol.identity({"backbone": "none"}, ("a", "b"))
 QUEUE = 8  # requests that may wait at the instant service
 PATIENCE = 60.0  # seconds without an answer after which the benchmark gives up
-LEAVE = 20.0  # seconds that a service gets to end
+SHUTDOWN_S = 20.0  # seconds that a service gets to end
 
 
 class InstantBatcher(Batcher):
-    """Answers each request at once with the same labels: what is left is the transport."""
+    """Answers each request at once with the same labels, so that only the transport is measured."""
 
     def _label(self, jobs: list[QueuedRequest]) -> list[PseudoLabels]:
         """Return labels of class 0 for all tiles."""
@@ -47,21 +47,25 @@ def instant_network() -> nn.Module:
 
 def serve_instantly(max_batch: int, max_tile: int) -> None:
     """Serve on loopback until SIGTERM."""
-    told = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    stop = (
+        threading.Event()
+    )  # set by the signal's handler; the main thread waits for it, the server's threads answer
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     nobody, cpu = protocol.WeightsVersion("", 0, 0), torch.device("cpu")
     batcher = InstantBatcher(
         instant_network(), nobody, cpu, contextlib.nullcontext, max_batch, 0.0, QUEUE, _say
     )
     limits = Limits(max_batch, max_tile, QUEUE)
-    server = TeacherServer(batcher, INSTANT, limits, "127.0.0.1", 0, read_token(None), None, "none", _say)
+    server = TeacherServer(
+        batcher, INSTANT_IDENTITY, limits, "127.0.0.1", 0, read_token(None), None, "none", _say
+    )
     print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
-    told.wait()
-    server.drain(LEAVE / 2)
+    stop.wait()
+    server.drain(SHUTDOWN_S / 2)
 
 
 @contextlib.contextmanager
-def service(*command: str) -> Iterator[str]:
+def running_service(*command: str) -> Iterator[str]:
     """Run a service as ``python COMMAND`` until the block ends; yield its HOST:PORT.
 
     Raises:
@@ -73,13 +77,13 @@ def service(*command: str) -> Iterator[str]:
         found = next(filter(None, (re.search(r"endpoint=(\S+)", line) for line in process.stdout)), None)
         if found is None:
             raise ValueError(
-                f"'python {' '.join(command[:3])} ..' ended before it was ready; its error stands above"
+                f"'python {' '.join(command[:3])} ..' ended before it was ready; its error is above"
             )
         yield found[1]
     finally:
         process.terminate()
         try:
-            process.wait(LEAVE)
+            process.wait(SHUTDOWN_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -87,8 +91,8 @@ def service(*command: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def student_of(endpoint: str, network: nn.Module, mine: protocol.Identity) -> Iterator[RemoteTeacher]:
-    """Connect a student, with the defaults of a training run, to one service until the block ends.
+def connected_student(endpoint: str, network: nn.Module, mine: protocol.Identity) -> Iterator[RemoteTeacher]:
+    """Connect a student with the defaults of a training run to one service until the block ends.
 
     Args:
         endpoint: HOST:PORT.

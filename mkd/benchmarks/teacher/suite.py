@@ -1,6 +1,5 @@
 """launch/throughput.py teacher: the service beside a bare forward pass, its transport, and how many a cluster needs."""
 
-import json
 import os
 import platform
 import tempfile
@@ -11,24 +10,32 @@ from typing import Any
 
 import torch
 
-from mkd.atomic import write_text
-from mkd.benchmarks.data.runner import by_turns, medians, ratio
-from mkd.benchmarks.settings import CostRun, TeacherSpeedRun
-from mkd.benchmarks.teacher.clocks import answer_gaps, forward_rate, random_tiles, round_trip, step_waits
-from mkd.benchmarks.teacher.services import INSTANT, instant_network, service, student_of
+from mkd.benchmarks.comparison import median_ratio, medians, requirement_lines, run_interleaved
+from mkd.benchmarks.network import write_random_model
+from mkd.benchmarks.reporting import markdown, write_json
+from mkd.benchmarks.settings import TeacherSpeedRun
+from mkd.benchmarks.teacher.services import (
+    INSTANT_IDENTITY,
+    connected_student,
+    instant_network,
+    running_service,
+)
 from mkd.benchmarks.teacher.simulate import MOST_WAIT, teachers_needed
-from mkd.config.load import parse
+from mkd.benchmarks.teacher.timings import (
+    answer_intervals,
+    forward_rate,
+    random_tiles,
+    round_trip,
+    step_waits,
+)
 from mkd.config.schema import TeacherConfig
 from mkd.distributed.world import find_world
-from mkd.model_folder import ModelCard, save_model
-from mkd.models.deeplab import build
-from mkd.recipes import factories
 from mkd.recipes.teacher_service import identity_of
 
 LAUNCH = Path(__file__).resolve().parents[3] / "launch" / "teacher.py"
-SPARE = 1.5  # a student's step in units of its teacher's time: the teacher has capacity
-LEAST = {"service_vs_bare": 0.9, "transport_gb_per_s": 0.8}
-MOST = {"student_wait_share": MOST_WAIT}
+STEP_FACTOR = 1.5  # a student's step in units of its teacher's time: the teacher has capacity
+LOWER_BOUNDS = {"service_vs_bare": 0.9, "transport_gb_per_s": 0.8}
+UPPER_BOUNDS = {"student_wait_share": MOST_WAIT}
 STUDENTS = (1, 2, 4, 8, 16, 32, 64)
 STEPS = (2, 3, 4, 6, 8, 12)  # a student's step in units of a teacher's time for one batch
 
@@ -36,7 +43,7 @@ Found = dict[str, Any]
 
 
 def measure_teacher(config: TeacherSpeedRun) -> None:
-    """Measure the services of all models, the transport and a student's wait; simulate clusters; print and write all.
+    """Measure services, transport and a student's wait; simulate clusters; print and write all.
 
     Raises:
         ValueError: a service that does not start.
@@ -47,41 +54,39 @@ def measure_teacher(config: TeacherSpeedRun) -> None:
     found["service_vs_bare"] = min(each["service_vs_bare"] for each in found["of"].values())
     found["student_wait_share"] = max(each["student_wait_share"] for each in found["of"].values())
     found |= _measure_transport(config)
-    found["teachers_needed"] = simulate(first["service_s"], found["round_trip_s"])
+    found["teachers_needed"] = teachers_by_cluster(first["service_s"], found["round_trip_s"])
     print(f"\n{table(found)}\n\n{cluster_table(found['teachers_needed'])}")
-    if config.json is not None:
-        write_text(config.json, json.dumps(found, indent=1) + "\n")
+    write_json(config.json, found)
 
 
 def _measure_model(config: TeacherSpeedRun, name: str) -> Found:
-    """Return a network's rate bare and as a service, by turns, its times of a batch, and how long a student waits."""
+    """Return a network's rates bare and as a service, its seconds of a batch, and how long a student waits."""
     device = find_world(config.device).device
-    plan = factories.architecture(parse(CostRun, "cost", [f"model={name}"]).model)
-    model = build(plan, config.classes)
-    names = tuple(f"class {n}" for n in range(config.classes))
-    card = ModelCard(plan, names, ((0, 0, 0),) * config.classes)
+    names, black = [f"class {n}" for n in range(config.classes)], [(0, 0, 0)] * config.classes
     images = random_tiles(config.batch, config.size)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        save_model(folder, model.state_dict(), card)
+        model, card = write_random_model(folder, name, names, black)
         given = {"model": folder, "device": device, "max_batch": config.batch, "max_tile": config.size}
-        with service(str(LAUNCH), *(f"{key}={value}" for key, value in given.items())) as endpoint:
-            connect = partial(student_of, endpoint, model, identity_of(card))
+        with running_service(str(LAUNCH), *(f"{key}={value}" for key, value in given.items())) as endpoint:
+            connect = partial(connected_student, endpoint, model, identity_of(card))
 
             def served() -> float:
                 with connect() as teacher:
-                    gaps = answer_gaps(teacher, images, config.seconds)
-                times.extend(gaps)
-                return config.batch * len(gaps) / sum(gaps)
+                    intervals = answer_intervals(teacher, images, config.seconds)
+                times.extend(intervals)
+                return config.batch * len(intervals) / sum(intervals)
 
+            # The service and the bare pass, interleaved: same weights, same images.
             bare = partial(forward_rate, model, images, device, config.seconds)
             print(f"{name}, batches of {config.batch} tiles of {config.size} x {config.size}:")
-            rates = by_turns({"bare": bare, "service": served}, config.rounds, "tiles/s")
-            step_s = SPARE * sum(times) / len(times)
+            rates = run_interleaved({"bare": bare, "service": served}, config.rounds, "tiles/s")
+            # A student whose steps leave its teacher time to spare.
+            step_s = STEP_FACTOR * sum(times) / len(times)
             with connect() as teacher:
                 waits = step_waits(teacher, model, images, step_s, config.seconds)
     return {
-        "service_vs_bare": ratio(rates["service"], rates["bare"]),
+        "service_vs_bare": median_ratio(rates["service"], rates["bare"]),
         "tiles_per_s": medians(rates),
         "service_s": times,
         "step_s": step_s,
@@ -90,20 +95,23 @@ def _measure_model(config: TeacherSpeedRun, name: str) -> Found:
 
 
 def _measure_transport(config: TeacherSpeedRun) -> Found:
-    """Return GB/s in both directions together, and seconds of a single batch there and back, at an instant teacher."""
+    """Return GB/s to and from a teacher that computes nothing, and seconds of one batch there and back."""
     images = random_tiles(config.batch, config.size)
     network = instant_network()
     side = ("-m", "mkd.benchmarks.teacher.services", str(config.batch), str(config.size))
-    with service(*side) as endpoint, student_of(endpoint, network, INSTANT) as teacher:
-        gaps = answer_gaps(teacher, images, config.seconds)
+    with (
+        running_service(*side) as endpoint,
+        connected_student(endpoint, network, INSTANT_IDENTITY) as teacher,
+    ):
+        intervals = answer_intervals(teacher, images, config.seconds)
         moved = images.numel() + images.numel() // 3  # RGB there, labels back
         return {
-            "transport_gb_per_s": moved * len(gaps) / sum(gaps) / 1e9,
+            "transport_gb_per_s": moved * len(intervals) / sum(intervals) / 1e9,
             "round_trip_s": round_trip(teacher, images),
         }
 
 
-def simulate(times: list[float], travel_s: float) -> dict[str, dict[str, int | None]]:
+def teachers_by_cluster(times: list[float], travel_s: float) -> dict[str, dict[str, int | None]]:
     """Return the teachers needed by students and by step length in units of the mean time of a batch.
 
     Args:
@@ -121,12 +129,8 @@ def simulate(times: list[float], travel_s: float) -> dict[str, dict[str, int | N
 
 
 def table(found: Found) -> str:
-    """Return the figures beside what is asked for, then the rates."""
-    lines = []
-    for bounds, sign in ((LEAST, ">="), (MOST, "<=")):
-        for key, bound in bounds.items():
-            met = found[key] >= bound if bounds is LEAST else found[key] <= bound
-            lines.append(f"{key:<28} {found[key]:10.3f}   {sign} {bound:<6g} {'met' if met else 'MISSED'}")
+    """Return the figures beside what is required, then the rates."""
+    lines = requirement_lines(found, LOWER_BOUNDS, UPPER_BOUNDS)
     for name, each in found["of"].items():
         rates = each["tiles_per_s"]
         lines.append(
@@ -139,13 +143,12 @@ def table(found: Found) -> str:
 
 def cluster_table(needed: dict[str, dict[str, int | None]]) -> str:
     """Return the teachers needed as a Markdown table; a dash where no number is enough."""
-    steps = list(next(iter(needed.values())))
-    head = "| students | " + " | ".join(f"step = {step} x" for step in steps) + " |"
-    lines = [head, "|---" * (len(steps) + 1) + "|"]
-    for students, row in needed.items():
-        cells = " | ".join("-" if row[step] is None else str(row[step]) for step in steps)
-        lines.append(f"| {students} | {cells} |")
-    return "\n".join(lines)
+    return markdown(
+        [
+            {"students": students, **{f"step = {step} x": teachers for step, teachers in row.items()}}
+            for students, row in needed.items()
+        ]
+    )
 
 
 def _machine(config: TeacherSpeedRun) -> Found:

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mkd.benchmarks.comparison import median_ratio, medians, run_interleaved
 from mkd.benchmarks.data import peers
 from mkd.benchmarks.data.ours import resident_bytes
-from mkd.benchmarks.data.peers import clocked
-from mkd.benchmarks.data.runner import by_turns, medians, ours, ratio
-from mkd.benchmarks.data.suite import LEAST, MOST, measure_data, table
+from mkd.benchmarks.data.peers import loading_rate
+from mkd.benchmarks.data.runner import run_ours
+from mkd.benchmarks.data.suite import LOWER_BOUNDS, UPPER_BOUNDS, measure_data, table
 from mkd.benchmarks.data.tiles import make_tiles, tile_facts
 from mkd.benchmarks.settings import DataSpeedRun
 from mkd.config.load import load
@@ -35,7 +36,7 @@ def run(tmp_path, *overrides):
 
 
 def test_tiles_are_all_different_and_the_same_each_time(tmp_path):
-    """From landscapes and from pictures alike; what stands there is used again, unless other tiles are asked for."""
+    """From landscapes and from pictures alike; existing tiles are used again, unless the settings differ."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
@@ -68,14 +69,14 @@ def test_the_clock_runs_from_a_tenth_to_nineteen_twentieths(monkeypatch):
             seen.append(number)
             yield np.zeros((8, 3, 2, 2), np.uint8)
 
-    found = clocked(batches(), tiles=320, batch=8)
+    found = loading_rate(batches(), tiles=320, batch=8)
     assert found == {"rate": 16.0, "shape": [8, 3, 2, 2], "kind": "uint8"}
     assert seen[-1] == 38
     with pytest.raises(SystemExit, match="ended before batch 41"):
-        clocked(batches(), tiles=352, batch=8)
+        loading_rate(batches(), tiles=352, batch=8)
 
 
-def test_contenders_take_turns(capsys):
+def test_contenders_are_interleaved(capsys):
     """Every round runs all, each round starts with the next; the ratio is of runs of one round."""
     order = []
 
@@ -87,21 +88,21 @@ def test_contenders_take_turns(capsys):
         return once
 
     ways = {"a": contender("a", [1.0, 8.0, 30.0]), "b": contender("b", [2.0, 2.0, 10.0])}
-    found = by_turns(ways, 3, "s")
+    found = run_interleaved(ways, 3, "s")
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert found == {"a": [1.0, 8.0, 30.0], "b": [2.0, 2.0, 10.0]}
-    assert ratio(found["a"], found["b"]) == 3.0  # of 0.5, 4 and 3; the ratio of the medians would be 4
+    assert median_ratio(found["a"], found["b"]) == 3.0  # of 0.5, 4 and 3; the ratio of the medians would be 4
     assert medians(found) == {"a": 8.0, "b": 2.0}
     assert capsys.readouterr().out.count("round 2") == 2
 
 
-def test_the_table_says_what_is_met_missed_and_not_measured():
+def test_the_table_names_what_is_met_missed_and_not_measured():
     """A ratio at its bound is met; figures that should be low are read the other way round."""
     lines = table(
         {"pack_vs_tar": 0.7, "s3_vs_local": 0.79, "plan_mib": 200.5, "rss_growth": 1.0}
     ).splitlines()
     ends = {line.split()[0]: line.split()[-1] for line in lines}
-    assert set(ends) == set(LEAST) | set(MOST)
+    assert set(ends) == set(LOWER_BOUNDS) | set(UPPER_BOUNDS)
     assert [ends[key] for key in ("pack_vs_tar", "s3_vs_local", "plan_mib", "rss_growth")] == [
         "met",
         "MISSED",
@@ -139,16 +140,17 @@ def test_mistakes_are_one_sentence(overrides, parts):
 
 
 def test_a_contender_that_fails_ends_the_benchmark():
-    with pytest.raises(ValueError, match="no data set at /nowhere") as error:
-        ours("load", {"data": "/nowhere", "batch": 1, "workers": 1, "tiles": 10})
+    with pytest.raises(ValueError, match="No such file or directory: '/nowhere'") as error:
+        run_ours("copy", {"data": "/nowhere", "url": "/nowhere/else"})
     assert "\n" not in str(error.value)
 
 
-def test_all_but_s3_and_the_peers(tmp_path, capsys):
+def test_packing_and_loading(tmp_path, capsys):
     """Every figure is there and positive, and the ratios are of the figures beside them."""
-    found = run(tmp_path, "peers=null", "parts=[plan,pack,loader]")
-    wanted = {*LEAST, *MOST, "loader_vs_webdataset_uint8", "resume_tiles"}
-    assert wanted - set(found) == {"loader_vs_litdata", "loader_vs_mosaic", "s3_vs_local"}
+    found = run(tmp_path, "peers=null", "parts=[pack,loader]")
+    wanted = {*LOWER_BOUNDS, *UPPER_BOUNDS, "loader_vs_webdataset_uint8"}
+    plan = {"plan_seconds", "plan_mib", "resume_seconds"}
+    assert wanted - set(found) == {"loader_vs_litdata", "loader_vs_mosaic", "s3_vs_local"} | plan
     assert all(found[key] > 0 for key in wanted & set(found))
     rates, seconds = found["tiles_per_second"], found["pack_seconds"]
     assert found["loader_vs_webdataset"] == pytest.approx(rates["ours"] / rates["webdataset torchrgb"])
@@ -162,8 +164,16 @@ def test_all_but_s3_and_the_peers(tmp_path, capsys):
     ]
     assert all(runs[name][0]["shape"] == [4, 3, 64, 64] for name in runs if name != "bare decode")
     text = capsys.readouterr().out
-    assert all(key in text for key in (*LEAST, *MOST, *rates, *seconds))
+    assert all(key in text for key in (*LOWER_BOUNDS, *UPPER_BOUNDS, *rates, *seconds))
     assert "litdata and mosaicml-streaming are not measured" in text
+
+
+@pytest.mark.slow
+def test_the_plan_and_resuming(tmp_path):
+    """A sampler of 1e9 tiles, and an epoch of many tiles entered late; both have figures."""
+    found = run(tmp_path, "peers=null", "parts=[plan]")
+    assert all(found[key] > 0 for key in ("plan_seconds", "plan_mib", "resume_seconds"))
+    assert found["resume_tiles"] == 17 * 80
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The benchmark of teachers: its clocks, its tables, and all of it run on a few small tiles."""
+"""The benchmark of teachers: its timings, its tables, and all of it run on a few small tiles."""
 
 import json
 from types import SimpleNamespace
@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from mkd.benchmarks.settings import TeacherSpeedRun
-from mkd.benchmarks.teacher import clocks, suite
-from mkd.benchmarks.teacher.clocks import FEWEST, TRIPS, WARM_UP, answer_gaps, round_trip, step_waits
-from mkd.benchmarks.teacher.services import service
-from mkd.benchmarks.teacher.suite import cluster_table, simulate, table
+from mkd.benchmarks.teacher import suite, timings
+from mkd.benchmarks.teacher.services import running_service
+from mkd.benchmarks.teacher.suite import cluster_table, table, teachers_by_cluster
+from mkd.benchmarks.teacher.timings import (
+    MIN_BATCHES,
+    ROUND_TRIPS,
+    WARM_UP,
+    answer_intervals,
+    round_trip,
+    step_waits,
+)
 from mkd.config.load import load
 from tests.helpers.training.runs import launch
 
@@ -22,7 +29,7 @@ def clock(monkeypatch):
     """Time that only passes when something is waited for."""
     now = SimpleNamespace(s=0.0)
     ours = SimpleNamespace(perf_counter=lambda: now.s, sleep=lambda s: setattr(now, "s", now.s + s))
-    monkeypatch.setattr(clocks, "time", ours)
+    monkeypatch.setattr(timings, "time", ours)
     return now
 
 
@@ -49,23 +56,23 @@ class Scripted:
         self.clock.s += 0.25
 
 
-def test_gaps_are_those_of_a_busy_teacher(clock):
+def test_intervals_are_those_of_a_busy_teacher(clock):
     """After the warm-up, until the time is up; the teacher always has its depth to do, and ends with nothing."""
     seconds = [9.0] * WARM_UP + [1.0, 2.0, 1.5, 0.5, 3.0] * 10
     teacher = Scripted(clock, seconds)
-    assert answer_gaps(teacher, TILES, 7.5) == [1.0, 2.0, 1.5, 0.5, 3.0]
+    assert answer_intervals(teacher, TILES, 7.5) == [1.0, 2.0, 1.5, 0.5, 3.0]
     assert teacher.collected == list(range(WARM_UP + 5 + teacher.depth))
     assert (teacher.most, teacher.done) == (teacher.depth + 1, {})
 
 
-def test_few_gaps_are_counted_where_one_takes_longer_than_the_time(clock):
+def test_few_intervals_are_counted_where_one_takes_longer_than_the_time(clock):
     """A slow network is measured on at least so many batches."""
-    assert answer_gaps(Scripted(clock, [5.0] * 20), TILES, 0.1) == [5.0] * FEWEST
+    assert answer_intervals(Scripted(clock, [5.0] * 20), TILES, 0.1) == [5.0] * MIN_BATCHES
 
 
 def test_a_round_trip_is_the_median_of_single_batches(clock):
     """One at a time: the next is submitted when the last is there."""
-    teacher = Scripted(clock, [8.0] + [2.0] * (TRIPS - 1))
+    teacher = Scripted(clock, [8.0] + [2.0] * (ROUND_TRIPS - 1))
     assert round_trip(teacher, TILES) == 2.0
     assert teacher.most == 1
 
@@ -96,7 +103,7 @@ def test_the_tables_say_what_is_met_and_missed():
     rows = cluster_table({"1": {"2": 1, "4": 1}, "64": {"2": None, "4": 17}}).splitlines()
     assert rows == [
         "| students | step = 2 x | step = 4 x |",
-        "|---|---|---|",
+        "| --- | --- | --- |",
         "| 1 | 1 | 1 |",
         "| 64 | - | 17 |",
     ]
@@ -107,26 +114,29 @@ def test_steps_of_the_simulation_count_in_mean_times(monkeypatch):
     monkeypatch.setattr(suite, "STUDENTS", (4, 8))
     monkeypatch.setattr(suite, "STEPS", (2, 8))
     times = [0.8, 1.0, 1.2]
-    plain = simulate(times, 0.0)
-    assert simulate([100 * t for t in times], 0.0) == plain
+    plain = teachers_by_cluster(times, 0.0)
+    assert teachers_by_cluster([100 * t for t in times], 0.0) == plain
     assert plain["8"]["8"] == 1
     assert plain["4"]["2"] == 2
-    assert simulate(times, 100.0)["4"]["2"] is None
+    assert teachers_by_cluster(times, 100.0)["4"]["2"] is None
 
 
-def test_a_service_that_does_not_start_is_said():
-    """Its own words stand above."""
-    with pytest.raises(ValueError, match="ended before it was ready"), service("-c", "raise SystemExit(3)"):
+def test_a_service_that_does_not_start_is_reported():
+    """Its own error is printed above."""
+    with (
+        pytest.raises(ValueError, match="ended before it was ready"),
+        running_service("-c", "raise SystemExit(3)"),
+    ):
         raise AssertionError("it is not there")
 
 
 def test_a_service_that_does_not_end_is_killed(monkeypatch):
     """SIGTERM is not waited for without end."""
-    monkeypatch.setattr("mkd.benchmarks.teacher.services.LEAVE", 0.1)
+    monkeypatch.setattr("mkd.benchmarks.teacher.services.SHUTDOWN_S", 0.1)
     deaf = (
         "import signal; signal.signal(15, signal.SIG_IGN); print('ready endpoint=h:1', flush=True); input()"
     )
-    with service("-c", deaf) as endpoint:
+    with running_service("-c", deaf) as endpoint:
         assert endpoint == "h:1"
 
 
@@ -141,9 +151,9 @@ def test_all_of_it_on_small_tiles(tmp_path, capsys, monkeypatch):
     rates = one["tiles_per_s"]
     assert one["service_vs_bare"] == pytest.approx(rates["service"] / rates["bare"])
     times = one["service_s"]
-    assert len(times) >= FEWEST
+    assert len(times) >= MIN_BATCHES
     assert rates["service"] == pytest.approx(2 * len(times) / sum(times))
-    assert one["step_s"] == pytest.approx(suite.SPARE * sum(times) / len(times))
+    assert one["step_s"] == pytest.approx(suite.STEP_FACTOR * sum(times) / len(times))
     assert 0 <= one["student_wait_share"] < 1
     assert (found["service_vs_bare"], found["student_wait_share"]) == (
         one["service_vs_bare"],

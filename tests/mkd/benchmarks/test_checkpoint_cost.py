@@ -2,7 +2,7 @@
 
 import re
 
-from mkd.benchmarks.checkpoint import main
+from mkd.benchmarks.checkpoint_cost import main
 
 
 def test_both_ways_are_timed(tmp_path, capsys):

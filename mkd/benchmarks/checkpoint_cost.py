@@ -1,6 +1,6 @@
-"""What a checkpoint costs: written to the disk while training waits, or copied for a thread that writes.
+"""Seconds that a checkpoint costs: written to disk while training waits, or copied for a thread that writes.
 
-    python -m mkd.benchmarks.checkpoint [MODEL] [FOLDER]
+    python -m mkd.benchmarks.checkpoint_cost [MODEL] [FOLDER]
 
 MODEL is a file of configs/model (hrnet_w48_psa); the checkpoint is its weights, momentum and EMA. FOLDER (the working
 folder) lies on the disk in question.
@@ -15,19 +15,15 @@ from pathlib import Path
 
 import torch
 
-from mkd.benchmarks.settings import CostRun
-from mkd.config.load import load
-from mkd.models.deeplab import build
-from mkd.recipes import factories
+from mkd.benchmarks.network import build_named
 from mkd.train.run.checkpoint import Checkpoints, copied
 
 ROUNDS = 3
 
 
 def main(model: str = "hrnet_w48_psa", place: str = ".") -> None:
-    """Print the median seconds of both ways and the size."""
-    network = build(factories.architecture(load(CostRun, "cost", [f"model={model}"]).model), num_classes=6)
-    weights = network.state_dict()
+    """Print the checkpoint's size and the median seconds of writing and of copying it."""
+    weights = build_named(model, classes=6).state_dict()
     names = ("model", "optimizer", "step_state")  # as large as weights, momentum and average
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = {name: {k: t.to(device, copy=True) for k, t in weights.items()} for name in names}
@@ -42,7 +38,7 @@ def main(model: str = "hrnet_w48_psa", place: str = ".") -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return the median time of a few rounds, after one that does not count."""
+    """Return the median seconds of `ROUNDS` calls, after one that does not count."""
     found = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The clocks of the benchmark of teachers: a bare forward pass, a stream of answers, a student's waits."""
+"""What the benchmark of teachers times: a bare forward pass, a stream of answers, a student's waits."""
 
 import statistics
 import time
@@ -13,9 +13,9 @@ from mkd.teacher.api import Teacher
 from mkd.teacher.local import logits_of
 
 WARM_UP = 2  # batches before the clock
-FEWEST = 3  # batches that are counted
-TRIPS = 20  # single round trips, of which the median counts
-MOST_STEPS = 200  # of a student whose waits are measured
+MIN_BATCHES = 3  # batches that are counted
+ROUND_TRIPS = 20  # single round trips, of which the median counts
+MAX_STEPS = 200  # of a student whose waits are measured
 
 
 def random_tiles(batch: int, size: int) -> Tensor:
@@ -32,7 +32,7 @@ def forward_rate(network: nn.Module, images: Tensor, device: torch.device, secon
     network.eval().requires_grad_(False).to(device, memory_format=layout)  # type: ignore[call-overload]
     images, precision = images.to(device, memory_format=layout), partial(autocast, device)
     done, began = 0, 0.0
-    while done < WARM_UP + FEWEST or time.perf_counter() - began < seconds:
+    while done < WARM_UP + MIN_BATCHES or time.perf_counter() - began < seconds:
         if done == WARM_UP:
             began = time.perf_counter()
         logits_of(network, images, precision)
@@ -42,13 +42,13 @@ def forward_rate(network: nn.Module, images: Tensor, device: torch.device, secon
     return (done - WARM_UP) * len(images) / (time.perf_counter() - began)
 
 
-def answer_gaps(teacher: Teacher, images: Tensor, seconds: float) -> list[float]:
-    """Return the seconds between answers of a teacher that always has ``teacher.depth`` batches more to do.
+def answer_intervals(teacher: Teacher, images: Tensor, seconds: float) -> list[float]:
+    """Return the seconds between answers of a teacher whose queue always holds ``teacher.depth`` more batches.
 
     Args:
-        teacher: with nothing submitted; so it is left.
+        teacher: with nothing submitted, before and after.
         images: uint8 (B,3,H,W), sent again and again.
-        seconds: how long to go on after the first `WARM_UP` answers; at least `FEWEST` gaps.
+        seconds: how long to go on after the first `WARM_UP` answers; at least `MIN_BATCHES` intervals.
     """
     for ticket in range(teacher.depth + 1):
         teacher.submit(ticket, images, 0.0)
@@ -56,7 +56,7 @@ def answer_gaps(teacher: Teacher, images: Tensor, seconds: float) -> list[float]
     for ticket in count():
         teacher.collect(ticket)
         times.append(time.perf_counter())
-        if len(times) >= WARM_UP + FEWEST and times[-1] - times[WARM_UP - 1] >= seconds:
+        if len(times) >= WARM_UP + MIN_BATCHES and times[-1] - times[WARM_UP - 1] >= seconds:
             break
         teacher.submit(ticket + teacher.depth + 1, images, 0.0)
     for late in range(ticket + 1, ticket + teacher.depth + 1):
@@ -65,9 +65,9 @@ def answer_gaps(teacher: Teacher, images: Tensor, seconds: float) -> list[float]
 
 
 def round_trip(teacher: Teacher, images: Tensor) -> float:
-    """Return the median seconds of one batch there and back, with nothing else under way."""
+    """Return the median seconds of one batch there and back, with nothing else submitted."""
     times = []
-    for ticket in range(TRIPS):
+    for ticket in range(ROUND_TRIPS):
         began = time.perf_counter()
         teacher.submit(ticket, images, 0.0)
         teacher.collect(ticket)
@@ -78,10 +78,10 @@ def round_trip(teacher: Teacher, images: Tensor) -> float:
 def step_waits(
     teacher: Teacher, student: nn.Module, images: Tensor, step_s: float, seconds: float
 ) -> list[float]:
-    """Return what each step of a student waits for its labels, after a warm-up, in seconds.
+    """Return the seconds that each step of a student waits for its labels, after a warm-up.
 
-    The student asks ``teacher.depth`` batches ahead and is followed by the teacher after each step, as in training;
-    in place of training it sleeps, as the processor of a machine whose GPU trains.
+    The student submits ``teacher.depth`` batches ahead and publishes its weights after each step, as in training;
+    instead of training it sleeps, like the processor of a machine whose GPU trains.
 
     Args:
         teacher: with nothing submitted.
@@ -93,7 +93,7 @@ def step_waits(
     for ticket in range(teacher.depth):
         teacher.submit(ticket, images, 0.0)
     waits = []
-    steps = min(MOST_STEPS, max(FEWEST, round(seconds / step_s)))
+    steps = min(MAX_STEPS, max(MIN_BATCHES, round(seconds / step_s)))
     for ticket in range(WARM_UP + steps):
         began = time.perf_counter()
         teacher.collect(ticket)
