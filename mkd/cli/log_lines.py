@@ -16,7 +16,7 @@ class _LineHandler(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line; a logger inside a routed one has printed its own records already."""
+        """Print one line, unless a logger further inside is routed and has printed it already."""
         if getattr(record, "routed", False):
             return
         record.routed = True
@@ -32,7 +32,8 @@ def route_log_lines(
 ) -> Iterator[None]:
     """Route a logger's records to a function while the block runs.
 
-    Blocks may be nested: a record goes to the function of the innermost logger in its name that is routed, once.
+    Blocks may be nested: a record goes to one function only, that of the innermost logger in its name that is routed;
+    of two blocks with the same logger that of the inner block.
 
     Args:
         say: gets each record's message as one text, from the thread that logs: `Journal.say`, say, or a print.
@@ -41,12 +42,17 @@ def route_log_lines(
     """
     routed, handler = logging.getLogger(logger), _LineHandler(say, level)
     before, quiet = routed.level, not routed.isEnabledFor(level)
+    outer = [h for h in routed.handlers if isinstance(h, _LineHandler)]
     if quiet:
         routed.setLevel(level)
+    for replaced in outer:
+        routed.removeHandler(replaced)
     routed.addHandler(handler)
     try:
         yield
     finally:
         routed.removeHandler(handler)
+        for replaced in outer:
+            routed.addHandler(replaced)
         if quiet:
             routed.setLevel(before)

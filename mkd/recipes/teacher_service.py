@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.config import schema
 from mkd.config.load import from_yaml
 from mkd.distributed.engine import autocast
@@ -24,7 +25,7 @@ from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_toke
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server.batcher import Batcher
 from mkd.teacher.server.metrics import describe
-from mkd.teacher.server.service import Limits, TeacherServer
+from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 
 WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
 LEAVE = 20.0  # seconds that the last answers may take
@@ -52,25 +53,28 @@ def serve(config: schema.TeacherServe) -> None:
     batcher = Batcher(
         model,
         header,
-        device,
-        partial(autocast, device),
-        config.max_batch,
-        config.wait_ms / 1e3,
-        config.queue,
-        _say,
+        device=device,
+        autocast=partial(autocast, device),
+        max_batch=config.max_batch,
+        wait_s=config.wait_ms / 1e3,
+        depth=config.queue,
     )
-    limits = Limits(config.max_batch, config.max_tile, config.queue)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu ({torch.get_num_threads()} threads)"
+    threads = f"cpu ({torch.get_num_threads()} threads)"
+    server_config = ServerConfig(
+        identity_of(card),
+        Limits(config.max_batch, config.max_tile, config.queue),
+        host=host,
+        port=config.port,
+        token=token,
+        tls=tls,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
     )
-    server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
-    _until_told(server, batcher, host, name)
+    with route_log_lines(_say, "mkd.teacher"):
+        _until_told(TeacherServer(batcher, server_config), batcher, host, server_config.device)
 
 
 def _token_file(config: schema.TeacherServe) -> str | None:
-    """Return where the token stands: of a run, in RUN.token, which is made; the environment's stands nowhere."""
+    """Return where the token is: of a run, in RUN.token, which is made; the environment's has no file."""
     if config.token_file is not None or config.run is None or TOKEN_VARIABLE in os.environ:
         return config.token_file
     path = run_token(config.run)
@@ -96,7 +100,7 @@ def _until_told(server: TeacherServer, batcher: Batcher, host: str, name: str) -
     died = not batcher.is_alive()
     all_gone = server.drain(LEAVE)
     print(f"teacher stopped endpoint={endpoint} tiles={batcher.gauge.tiles}", flush=True)
-    fault = "the thread that labels has died; its error stands above"
+    fault = "the thread that labels has died; its error is above"
     if not all_gone:  # a client that does not hang up would keep the process for ever
         if died:
             _say(fault)

@@ -18,9 +18,12 @@ def test_records_become_lines_of_the_innermost_block():
             log.warning("two")
             logging.getLogger("mkd.other").info("three")
             log.debug("not shown")
-    log.warning("four")
-    assert outer == ["one of 3", "three"]
-    assert inner == ["two"]
+        with route_log_lines(inner.append):
+            log.info("four")
+        log.info("five")
+    log.warning("six")
+    assert outer == ["one of 3", "three", "five"]
+    assert inner == ["two", "four"]
     assert not logging.getLogger("mkd").handlers
     assert logging.getLogger("mkd.some").level == logging.NOTSET
 
