@@ -163,7 +163,7 @@ def test_a_student_of_the_run_has_its_token(tmp_path, monkeypatch):
     """RUN.token where it is there and no other is given; one that others may read is refused."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     said = []
-    run = SimpleNamespace(folder=tmp_path / "run", journal=SimpleNamespace(said=said))
+    run = SimpleNamespace(folder=tmp_path / "run", journal=SimpleNamespace(say=said.append))
     config = schema.SemiRun()
     assert _token(config, run) is None
     path = tmp_path / "run.token"

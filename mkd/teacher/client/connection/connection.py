@@ -24,7 +24,7 @@ class Connection:
 
     def __init__(self, number: int, endpoint: str, access: Access, patience: float, events: Events) -> None:
         """Start to connect."""
-        self._sender = Sender(number, events)
+        self._sender = Sender(number, endpoint, events)
         self._heartbeat = Heartbeat(number, endpoint, access, patience, self._sender, events)
         for thread in (self._sender, self._heartbeat):
             thread.start()

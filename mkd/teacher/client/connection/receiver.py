@@ -16,14 +16,17 @@ class Receiver(ReportingThread):
 
     Args:
         number: of the endpoint.
+        endpoint: HOST:PORT.
         channel: of the stream.
         stream: to read.
         events: where it reports.
     """
 
-    def __init__(self, number: int, channel: Channel, stream: RequestStream, events: Events) -> None:
+    def __init__(
+        self, number: int, endpoint: str, channel: Channel, stream: RequestStream, events: Events
+    ) -> None:
         """Start nothing yet."""
-        super().__init__(f"receiver {number}.{channel.generation}", events)
+        super().__init__(f"receiver {endpoint}", events)
         self._number, self._channel, self._stream = number, channel, stream
 
     def work(self) -> None:

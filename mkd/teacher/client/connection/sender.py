@@ -42,16 +42,17 @@ class Sender(ReportingThread):
 
     Args:
         number: of the endpoint.
+        endpoint: HOST:PORT.
         events: where it reports.
 
     Attributes:
         commands: what the dispatcher and the heartbeat ask of it.
     """
 
-    def __init__(self, number: int, events: Events) -> None:
+    def __init__(self, number: int, endpoint: str, events: Events) -> None:
         """Start nothing yet."""
-        super().__init__(f"sender {number}", events)
-        self._number = number
+        super().__init__(f"sender {endpoint}", events)
+        self._number, self._endpoint = number, endpoint
         self.commands: queue.SimpleQueue[Send | TidyUp | Close] = queue.SimpleQueue()
 
     def work(self) -> None:
@@ -86,5 +87,5 @@ class Sender(ReportingThread):
     def _open(self, channel: Channel, size: tuple[int, int]) -> RequestStream:
         """Open the stream of a tile size at its first request, and start to receive its answers."""
         stream = channel.open(size)
-        Receiver(self._number, channel, stream, self.events).start()
+        Receiver(self._number, self._endpoint, channel, stream, self.events).start()
         return stream
