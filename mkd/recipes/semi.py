@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.config import schema
 from mkd.distributed.engine import autocast
 from mkd.distributed.rank0 import run_on_rank0
@@ -35,7 +36,8 @@ def semi(config: schema.SemiRun) -> Path:
     factories.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
     if config.data.pseudo is not None:
         factories.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={start}")
-    with Run(config, world, index, clock) as run:
+    # What the threads of the teachers' side report is about this rank alone.
+    with Run(config, world, index, clock) as run, route_log_lines(run.say, "mkd.teacher"):
         if not run.ended():
             _stage(config, run, model, card)
     return run.folder
@@ -77,10 +79,11 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         )
     # Here, because most runs need no pyarrow.
     from mkd.recipes.teacher_service import WEIGHTS, identity_of, read_pem
+    from mkd.teacher.client.client_config import ClientConfig
     from mkd.teacher.client.flight_client import Access
-    from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher, new_session
+    from mkd.teacher.client.remote_teacher import RemoteTeacher, new_session
 
-    terms = ClientConfig(
+    client = ClientConfig(
         endpoints=t.endpoints,
         session=run.world.broadcast(new_session()),
         rank=run.world.rank,
@@ -92,9 +95,16 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         weights_file=run.folder / WEIGHTS,
     )
     access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
-    gather, wished = run.world.gather, run.stop.is_set_here
     return RemoteTeacher(
-        model, s.ema_decay, s.confidence, limit, precision, terms, access, run.say, gather, wished
+        model,
+        client,
+        access,
+        max_decay=s.ema_decay,
+        confidence=s.confidence,
+        tile_limit=limit,
+        autocast=precision,
+        gather=run.world.gather,
+        stop=run.stop.is_set_here,
     )
 
 

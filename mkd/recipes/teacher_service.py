@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.config import schema
 from mkd.config.load import from_yaml
 from mkd.distributed.engine import autocast
@@ -24,7 +25,7 @@ from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_toke
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server.batcher import Batcher
 from mkd.teacher.server.metrics import describe
-from mkd.teacher.server.service import Limits, TeacherServer
+from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 
 WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
 DRAIN_SECONDS = 20.0  # seconds that the last answers may take
@@ -52,21 +53,24 @@ def serve(config: schema.TeacherServe) -> None:
     batcher = Batcher(
         model,
         header,
-        device,
-        partial(autocast, device),
-        config.max_batch,
-        config.wait_ms / 1e3,
-        config.queue,
-        _say,
+        device=device,
+        autocast=partial(autocast, device),
+        max_batch=config.max_batch,
+        wait_s=config.wait_ms / 1e3,
+        depth=config.queue,
     )
-    limits = Limits(config.max_batch, config.max_tile, config.queue)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu ({torch.get_num_threads()} threads)"
+    threads = f"cpu ({torch.get_num_threads()} threads)"
+    server_config = ServerConfig(
+        identity_of(card),
+        Limits(config.max_batch, config.max_tile, config.queue),
+        host=host,
+        port=config.port,
+        token=token,
+        tls=tls,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
     )
-    server = TeacherServer(batcher, identity_of(card), limits, host, config.port, token, tls, name, _say)
-    _serve_until_signal(server, batcher, host, name)
+    with route_log_lines(_say, "mkd.teacher"):
+        _serve_until_signal(TeacherServer(batcher, server_config), batcher, host, server_config.device)
 
 
 def _token_file(config: schema.TeacherServe) -> str | None:

@@ -1,17 +1,11 @@
 """Who may ask a teacher: the shared token, and where a teacher may listen."""
 
 import contextlib
-import hmac
 import ipaddress
 import os
 import secrets
 import stat
-import threading
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-
-import pyarrow.flight as fl
 
 TOKEN_VARIABLE = "MKD_TEACHER_TOKEN"
 SHORTEST = 16
@@ -101,52 +95,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-class Complaints:
-    """Says each kind of complaint about each peer once, and counts all.
-
-    Args:
-        say: where a line for people goes.
-    """
-
-    MOST = 1000  # kinds and peers told apart; a scan of a whole network must not fill memory
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        """Nothing was said yet."""
-        self._say, self._lock = say, threading.Lock()
-        self._said: set[tuple[str, str]] = set()
-        self.counts: Counter[str] = Counter()
-
-    def __call__(self, kind: str, peer: str, text: str) -> None:
-        """Complain: ``peer`` is HOST:PORT, whose port does not count; ``text`` is for people."""
-        host = peer.rpartition(":")[0] or peer
-        with self._lock:
-            self.counts[kind] += 1
-            if (kind, host) in self._said or len(self._said) >= self.MOST:
-                return
-            self._said.add((kind, host))
-        self._say(f"refused {kind} from {host or 'somewhere'}: {' '.join(text.split())[:500]} (said once)")
-
-
-class TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Refuses every call without the shared token, before its first message is read.
-
-    Args:
-        token: the shared token.
-        complain: is told of each call without it; Flight does not say here who calls.
-    """
-
-    def __init__(self, token: str, complain: Complaints) -> None:
-        """Keep the header to compare with."""
-        super().__init__()
-        self._wanted, self._complain = f"Bearer {token}".encode(), complain
-
-    def start_call(self, info: fl.CallInfo, headers: dict[str, list[str | bytes]]) -> None:
-        """Let a call with the token pass."""
-        given = next((v for k, v in headers.items() if k.lower() == "authorization"), [])
-        one = given[0] if len(given) == 1 else b""
-        if not hmac.compare_digest(one if isinstance(one, bytes) else one.encode(), self._wanted):
-            text = "the token is missing or wrong; give the teacher's token_file or MKD_TEACHER_TOKEN"
-            self._complain("token", "", text)
-            raise fl.FlightUnauthenticatedError(text)

@@ -11,14 +11,16 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.config.schema import TeacherConfig
 from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.auth import read_token
+from mkd.teacher.client.client_config import ClientConfig
 from mkd.teacher.client.flight_client import Access
-from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher, new_session
+from mkd.teacher.client.remote_teacher import RemoteTeacher, new_session
 from mkd.teacher.server.batcher import Batcher, QueuedRequest
-from mkd.teacher.server.service import Limits, TeacherServer
+from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 
 INSTANT_IDENTITY = protocol.identity({"backbone": "none"}, ("a", "b"))
 QUEUE = 8  # requests that may wait at the instant service
@@ -47,21 +49,27 @@ def instant_network() -> nn.Module:
 
 def serve_instantly(max_batch: int, max_tile: int) -> None:
     """Serve on loopback until SIGTERM."""
-    stop = (
-        threading.Event()
-    )  # set by the signal's handler; the main thread waits for it, the server's threads answer
+    # Set by the signal's handler; the main thread waits for it while the server's threads answer.
+    stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     nobody, cpu = protocol.WeightsVersion("", 0, 0), torch.device("cpu")
     batcher = InstantBatcher(
-        instant_network(), nobody, cpu, contextlib.nullcontext, max_batch, 0.0, QUEUE, _say
+        instant_network(),
+        nobody,
+        device=cpu,
+        autocast=contextlib.nullcontext,
+        max_batch=max_batch,
+        wait_s=0.0,
+        depth=QUEUE,
     )
     limits = Limits(max_batch, max_tile, QUEUE)
-    server = TeacherServer(
-        batcher, INSTANT_IDENTITY, limits, "127.0.0.1", 0, read_token(None), None, "none", _say
-    )
-    print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
-    stop.wait()
-    server.drain(SHUTDOWN_S / 2)
+    with route_log_lines(_say, "mkd.teacher"):
+        server = TeacherServer(
+            batcher, ServerConfig(INSTANT_IDENTITY, limits, token=read_token(None), device="none")
+        )
+        print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
+        stop.wait()
+        server.drain(SHUTDOWN_S / 2)
 
 
 @contextlib.contextmanager
@@ -100,7 +108,7 @@ def connected_student(endpoint: str, network: nn.Module, mine: protocol.Identity
         mine: its identity.
     """
     keys = TeacherConfig()
-    terms = ClientConfig(
+    config = ClientConfig(
         (endpoint,),
         new_session(),
         depth=keys.depth,
@@ -108,10 +116,14 @@ def connected_student(endpoint: str, network: nn.Module, mine: protocol.Identity
         max_age=keys.max_age,
         patience=PATIENCE,
     )
-    limit = TileLimit(absolute=1.0)
-    token = read_token(None)
     teacher = RemoteTeacher(
-        network, 0.999, 0.95, limit, contextlib.nullcontext, terms, Access(mine, token), lambda _: None
+        network,
+        config,
+        Access(mine, read_token(None)),
+        max_decay=0.999,
+        confidence=0.95,
+        tile_limit=TileLimit(absolute=1.0),
+        autocast=contextlib.nullcontext,
     )
     try:
         yield teacher

@@ -1,261 +1,194 @@
-"""Where a student's requests wait: given to the endpoint that will have them done first, and again when it falls."""
+"""The student's requests and the teachers that answer them: one lock, one queue of events, one thread for it."""
 
+import logging
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-
-from torch import Tensor
+from collections.abc import Callable
 
 from mkd.teacher.api import TeachersGone, TeacherStats
-from mkd.teacher.client.connection import Link
+from mkd.teacher.client.client_config import ClientConfig
+from mkd.teacher.client.connection.connection import Connection
+from mkd.teacher.client.connection.events import Close, Events, ThreadDied
+from mkd.teacher.client.connection.heartbeat import Hurry
+from mkd.teacher.client.endpoint import Endpoint
+from mkd.teacher.client.event_handler import EventHandler
 from mkd.teacher.client.flight_client import Access
+from mkd.teacher.client.patience import Patience
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.client.request import PendingRequest
+from mkd.teacher.client.request_assignment import RequestAssignment
 from mkd.teacher.protocol import Reply, WeightsVersion
 
+LONGEST_WAIT = 0.25  # seconds between two looks at the patience, at overdue answers and at a request to stop
 
-class Desk:
-    """Requests and endpoints under one lock.
+log = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Owns all state of requests: who holds which, answers, retries, and the versions that may answer.
+
+    Three kinds of threads meet here. The student's training thread calls the methods: it submits and assigns under the
+    lock, and waits on it for answers. The threads of the connections put events into one queue and never take the lock.
+    The dispatcher's own thread takes the events, changes the state under the lock and notifies the training thread, so
+    that lost requests are asked again while the student trains. Nobody holds the lock while waiting for a teacher.
 
     Args:
-        endpoints: HOST:PORT of each teacher.
-        access: how to reach them.
-        patience: seconds to wait for a teacher.
-        fallback: whether the student can answer itself afterwards.
-        tally: counts retries.
-        say: where lines for people go.
+        config: endpoints, patience and fallback.
+        access: how to reach the endpoints.
+        stats: counts retries and stale answers.
         stop: whether the run has been asked to stop; ends a wait.
-
-    Attributes:
-        changed: the lock, notified at each change.
-        closed: no more work.
-        patience: see the argument.
-        packet: the weights that this rank brings the teachers, or None.
-        oldest: oldest version that an answer may have now.
-        newest: newest version that an answer may have now.
 
     Raises:
         ValueError: an endpoint refuses this student.
     """
 
     def __init__(
-        self,
-        endpoints: Sequence[str],
-        access: Access,
-        patience: float,
-        fallback: bool,
-        tally: TeacherStats,
-        say: Callable[[str], None],
-        stop: Callable[[], bool],
+        self, config: ClientConfig, access: Access, stats: TeacherStats, stop: Callable[[], bool]
     ) -> None:
-        """Greet each endpoint once."""
-        self.changed, self.closed = threading.Condition(), False
-        self.packet: Packet | None = None
-        self.oldest, self.newest, self.patience = 0, 0, patience
-        self._fallback, self._tally, self._say, self._stop = fallback, tally, say, stop
-        self._timeout = access.timeout
-        self._failure: Exception | None = None
-        self._homeless: list[PendingRequest] = []
-        self._served, self._spoke, self._alone = time.monotonic(), 0.0, False
-        self._links: list[Link] = []
-        self._links = [Link(endpoint, access, self, say) for endpoint in endpoints]
-        with self.changed:
-            self.changed.wait_for(lambda: all(k.state != "new" for k in self._links), access.timeout + 1)
-            refused = [k for k in self._links if k.state == "refused"]
+        """Say hello to each endpoint once."""
+        self._stats, self._stop, self._timeout = stats, stop, access.timeout
+        self._patience = Patience(config.patience, config.fallback)
+        self._changed = threading.Condition()  # notified at each change of what is below
+        self._closed = False
+        self._failure: tuple[str, Exception] | None = None
+        self._events: Events = queue.SimpleQueue()
+        first = config.rank % len(config.endpoints)  # of equals the first in the list is asked
+        names = [*config.endpoints[first:], *config.endpoints[:first]]
+        self.endpoints = [
+            Endpoint(name, Connection(n, name, access, config.patience, self._events))
+            for n, name in enumerate(names)
+        ]
+        self._assignment = RequestAssignment(self.endpoints, stats)
+        self._handler = EventHandler(self._assignment, config.patience, access.timeout)
+        self._thread = threading.Thread(target=self._dispatch, name="dispatcher", daemon=True)
+        self._thread.start()
+        with self._changed:  # waits for the first hellos
+            self._changed.wait_for(self._all_tried, self._timeout + 1)
+            refused = [k for k in self.endpoints if k.state == "refused"]
         if refused:
             self.close()
-            raise ValueError(f"teacher {refused[0].endpoint} refuses this student: {refused[0].reason}")
+            raise ValueError(f"teacher {refused[0].name} refuses this student: {refused[0].reason}")
+
+    def _all_tried(self) -> bool:
+        return self._failure is not None or all(k.state != "new" for k in self.endpoints)
+
+    # The training thread.
 
     def submit(self, request: PendingRequest) -> None:
         """Ask for labels; returns at once."""
-        with self.changed:
-            self._homeless.append(request)
-            self.assign()
-            if request in self._homeless:  # newer weights are wanted than the last greeting told of
-                for link in self._links:
-                    link.hurry()
+        with self._changed:
+            self._assignment.unassigned.append(request)
+            self._assignment.assign()
+            if request in self._assignment.unassigned:  # newer weights are wanted than the last hello told of
+                for endpoint in self.endpoints:
+                    if endpoint.state == "up":
+                        endpoint.connection.hurry(Hurry.OFTEN)
 
-    def wait(self, request: PendingRequest, young: Callable[[Reply], bool]) -> bool:
+    def wait(self, request: PendingRequest) -> bool:
         """Wait for an answer that is young enough; return False when this process must answer itself.
 
         Raises:
             TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
             ValueError: no teacher takes batches of this size.
-            RuntimeError: the weights could not be packed, see `fail`.
+            RuntimeError: the weights could not be packed, or a thread has died.
         """
-        began = time.monotonic()
-        with self.changed:
+        began, work = time.monotonic(), self._assignment
+        with self._changed:
             while True:
-                self._check()
+                self._check_failure()
                 if request.reply is not None and request.labels is not None:
-                    if young(request.reply):
-                        self._served, self._alone, request.done = time.monotonic(), False, True
+                    if self.may_answer(request.reply, request.ask.session):
+                        self._patience.served()
+                        request.done = True
                         return True
-                    self._tally.stale += 1
-                    self._queue(request, 0.0)
+                    self._stats.stale += 1
+                    work.queue(request, 0.0)
                 if self._stop():
                     raise TeachersGone("asked to stop while waiting for a teacher")
-                self._check_size(request.images)
-                if self._deserted(request, began):
-                    self._drop(request)
+                work.check_size(request.images)
+                if not work.served(request) and self._patience.ended(began, lambda: work.reasons(request)):
+                    work.drop(request)
                     return False
-                self.assign()
-                self._hedge(request)
-                self.changed.wait(self._pause())
+                work.assign()
+                work.hedge(request)
+                # Lets go of the lock until the dispatcher's thread has taken an event.
+                self._changed.wait(work.next_due(LONGEST_WAIT))
 
-    def _deserted(self, request: PendingRequest, began: float) -> bool:
-        """Return whether the wait is to end without an answer, or raise; says that it waits."""
-        if any(k.serves(request) and not k.ailing for k in self._links):
-            return False
-        if self._alone:
-            return True
-        now = time.monotonic()
-        waited = now - max(began, self._served)
-        names = "; ".join(f"{k.endpoint}: {k.excuse(request)}" for k in self._links)
-        if waited >= self.patience:
-            if not self._fallback:
-                raise TeachersGone(
-                    f"no teacher for {waited:.0f} s ({names}); start one (launch/teacher.py) and run the same "
-                    "command again, or set teacher.fallback=local"
-                )
-            self._alone = True
-            self._say(
-                f"no teacher for {waited:.0f} s ({names}): going on with the local one until one is back"
-            )
-        elif waited > 2 and now - self._spoke > 10:
-            self._spoke = now
-            self._say(f"waiting for a teacher ({names}), for {waited:.0f} s yet")
-        return self._alone
+    def set_versions(self, oldest: int, newest: int) -> None:
+        """Set the versions that may answer from now on."""
+        with self._changed:
+            self._assignment.oldest, self._assignment.newest = oldest, newest
 
-    def again(self, requests: list[PendingRequest], pause: float) -> None:
-        """Ask those anew that nobody else answers, after a pause in seconds; the lock is held."""
-        for request in requests:
-            if not (request.done or request.labels is not None or self._holders(request)):
-                self._tally.retries += 1
-                self._queue(request, pause)
-        self.assign()
-
-    def _holders(self, request: PendingRequest) -> list[Link]:
-        return [k for k in self._links if request.ask.id in k.requests]
-
-    def _hedge(self, request: PendingRequest) -> None:
-        """Ask an idle teacher too where an answer is long overdue; the first one counts."""
-        holders = self._holders(request)
-        if not holders or not all(k.overdue(_best(self._links)) for k in holders):
-            return
-        idle = [k for k in self._links if not k.requests and not k.ailing and k.serves(request)]
-        if idle:
-            self._tally.retries += 1
-            self._cheapest(idle, request).give(request)
-
-    def _queue(self, request: PendingRequest, pause: float) -> None:
-        request.labels, request.later = None, time.monotonic() + pause
-        request.ask = replace(request.ask, min_version=max(request.ask.min_version, self.oldest))
-        if request not in self._homeless:
-            self._homeless.append(request)
-
-    def _drop(self, request: PendingRequest) -> None:
-        request.done = True
-        for link in self._links:
-            link.requests.pop(request.ask.id, None)
-        if request in self._homeless:
-            self._homeless.remove(request)
-
-    @property
-    def hungry(self) -> bool:
-        """Whether requests wait for an endpoint that can serve them."""
-        return bool(self._homeless)
-
-    def assign(self) -> None:
-        """Give each request that is due to the endpoint that will have it done first (the lock is held)."""
-        now = time.monotonic()
-        for request in [r for r in self._homeless if r.later <= now]:
-            if request.labels is not None:  # another teacher had it still
-                self._homeless.remove(request)
-                continue
-            link = self._choose(request)
-            if link is not None:
-                self._homeless.remove(request)
-                link.give(request)
-
-    def _choose(self, request: PendingRequest) -> Link | None:
-        """Return the best endpoint that can answer; one that is ailing only where there is no other."""
-        able = [k for k in self._links if k.serves(request) and request.ask.id not in k.requests]
-        good = [k for k in able if not k.ailing] or able
-        return self._cheapest(good, request) if good else None
-
-    def _cheapest(self, links: list[Link], request: PendingRequest) -> Link:
-        best = _best(links)
-        return min(links, key=lambda k: k.cost(len(request.images), best))
-
-    def _check_size(self, images: Tensor) -> None:
-        """Refuse a batch that no teacher takes, once all have said what they take."""
-        known = [k for k in self._links if k.state == "up" or k.max_batch]
-        if len(known) == len(self._links) and not any(k.fits(images) for k in known):
-            raise ValueError(
-                f"{len(images)} tiles of {images.shape[2]} x {images.shape[3]} pixels in a batch, but "
-                + "; ".join(f"teacher {k.endpoint} takes {k.sizes()}" for k in known)
-                + "; start one with more"
-            )
-
-    def _pause(self) -> float:
-        """Return how long to wait for a change."""
-        now = time.monotonic()
-        return min(0.25, min((max(1e-3, r.later - now) for r in self._homeless), default=0.25))
-
-    def bring(self, packet: Packet) -> None:
-        """Let every endpoint have new weights."""
-        with self.changed:
-            self.packet = packet
-        for link in self._links:
-            link.wake.set()
+    def may_answer(self, reply: Reply, session: str) -> bool:
+        """Return whether an answer is of a session's weights, and neither too old nor from the future."""
+        a = self._assignment
+        return reply.session == session and a.oldest <= reply.version <= a.newest
 
     def wait_for(self, header: WeightsVersion) -> None:
         """Wait until every endpoint that is up, and is not about to stop, has these weights, or the run is to stop.
 
         Raises:
-            RuntimeError: the weights could not be packed, see `fail`.
+            RuntimeError: the weights could not be packed, or a thread has died.
         """
-        with self.changed:
+        with self._changed:
             while self._failure is None and not self._have(header) and not self._stop():
-                self.changed.wait(0.25)
-            self._check()
+                self._changed.wait(LONGEST_WAIT)
+            self._check_failure()
 
     def _have(self, header: WeightsVersion) -> bool:
-        up = [k for k in self._links if k.state == "up" and not k.stopping]
+        up = [k for k in self.endpoints if k.state == "up" and not k.stopping]
         return all(k.header is not None and k.header.covers(header) for k in up)
-
-    def fail(self, error: Exception) -> None:
-        """Let whoever waits know that no more weights will come."""
-        with self.changed:
-            self._failure = error
-            self.changed.notify_all()
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise RuntimeError("the weights for the teachers could not be packed") from self._failure
 
     def forget(self) -> None:
         """Let go of all requests, and of weights that have been overtaken by a return to earlier ones."""
-        with self.changed:
-            for link in self._links:
-                link.forget()
-            self._homeless.clear()
-            self.packet = None
+        with self._changed:
+            self._assignment.clear()
+        self.publish(None)
 
     def close(self) -> None:
-        """Hang up; waits for all frozen teachers together as long as for one."""
-        with self.changed:
-            self.closed = True
-            self.changed.notify_all()
-        for link in self._links:
-            link.hang_up()
+        """Disconnect; waits for all frozen teachers together as long as for one."""
+        with self._changed:
+            self._closed = True
+            channels = [k.channel for k in self.endpoints]
         until = time.monotonic() + self._timeout
-        for link in self._links:
-            link.join(until)
+        self._events.put(Close())
+        for endpoint, channel in zip(self.endpoints, channels, strict=True):
+            endpoint.connection.close(channel)
+        self._thread.join(self._timeout)
+        for endpoint in self.endpoints:
+            endpoint.connection.join(until)
 
+    # The publisher's thread.
 
-def _best(links: Sequence[Link]) -> float:
-    """Return the seconds a tile of the fastest; 1 where nothing is known yet."""
-    return min((k.pace.seconds for k in links if k.pace.seconds is not None), default=1.0)
+    def publish(self, packet: Packet | None) -> None:
+        """Let every endpoint have new weights; None forgets earlier ones."""
+        for endpoint in self.endpoints:
+            endpoint.connection.publish(packet)
+
+    def fail(self, text: str, error: Exception) -> None:
+        """Let whoever waits know that an error has ended what it waits for."""
+        log.error("%s (%s: %s)", text, type(error).__name__, error)
+        with self._changed:
+            self._failure = self._failure or (text, error)
+            self._changed.notify_all()
+
+    def _check_failure(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError(self._failure[0]) from self._failure[1]
+
+    # The dispatcher's thread.
+
+    def _dispatch(self) -> None:
+        """Take events until closed."""
+        try:
+            while not isinstance(event := self._events.get(), Close):
+                if isinstance(event, ThreadDied):
+                    self.fail(f"the thread '{event.name}' of the teachers' side has died", event.error)
+                    continue
+                with self._changed:
+                    if not self._closed:
+                        self._handler.take(event)
+                        self._changed.notify_all()
+        except Exception as error:
+            self.fail("the thread 'dispatcher' of the teachers' side has died", error)

@@ -1,5 +1,6 @@
 """The student's outgoing weights: made into a file once, in the background, for all teachers."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from mkd.teacher import weights
 from mkd.teacher.protocol import WeightsVersion
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Publisher(threading.Thread):
         file: where a teacher that starts late finds the weights, or None; written at most every FILE_SECONDS and
             at the end, because students publish as often as every step.
         ready: called with each new packet.
-        failed: called with the error when the weights cannot be packed, after which no more are.
-        say: where a line for people goes.
+        failed: called with a sentence and the error when the weights cannot be packed, after which no more are.
     """
 
     FILE_SECONDS = 30.0
@@ -44,12 +46,12 @@ class Publisher(threading.Thread):
         self,
         file: Path | None,
         ready: Callable[[Packet], None],
-        failed: Callable[[Exception], None],
-        say: Callable[[str], None],
+        failed: Callable[[str, Exception], None],
     ) -> None:
         """Start to wait for weights."""
         super().__init__(name="publisher", daemon=True)
-        self._file, self._ready, self._failed, self._say = file, ready, failed, say
+        self._file, self._ready, self._failed = file, ready, failed
+        # The training thread offers and never waits but in `close`; this thread waits here for the next offer.
         self._changed = threading.Condition()
         self._next: tuple[dict[str, Tensor], WeightsVersion] | None = None
         self._closed = False
@@ -73,7 +75,7 @@ class Publisher(threading.Thread):
         try:
             self._pack()
         except Exception as error:  # out of memory, say: unseen, the student would wait for ever
-            self._failed(error)
+            self._failed("the weights for the teachers could not be packed", error)
 
     def _pack(self) -> None:
         written, packet, saved = -self.FILE_SECONDS, None, None
@@ -93,10 +95,10 @@ class Publisher(threading.Thread):
                 return
 
     def _save(self, packet: Packet) -> None:
-        """Write the file; a full disk is said and does not stop the training."""
+        """Write the file; a full disk is logged and does not stop the training."""
         if self._file is None:
             return
         try:
             weights.write_file(self._file, packet.blob)
         except OSError as error:
-            self._say(f"weights for late teachers: {error}")
+            log.warning("weights for late teachers: %s", error)

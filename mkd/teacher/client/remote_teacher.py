@@ -3,10 +3,9 @@
 import math
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,39 +14,12 @@ from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
 from mkd.teacher import protocol
 from mkd.teacher.api import TeacherStats
-from mkd.teacher.client.dispatcher import Desk
+from mkd.teacher.client.client_config import ClientConfig
+from mkd.teacher.client.dispatcher import Dispatcher
 from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.publisher import Publisher
 from mkd.teacher.client.request import PendingRequest
 from mkd.teacher.local import Autocast, average_network, logits_of
-
-
-@dataclass(frozen=True)
-class ClientConfig:
-    """How a student works with its teachers.
-
-    Attributes:
-        endpoints: HOST:PORT of each teacher.
-        session: one start of the student job, the same on all ranks, without dots; see `new_session`.
-        rank: of this process among the job's; rank 0 brings the teachers the weights, and each rank prefers another
-            endpoint where several would be done at the same time.
-        depth: candidate batches asked ahead; 0 with ``max_age`` 0.
-        sync_every: steps between two versions of the weights.
-        max_age: versions that an answer may be old when it is used; None takes any.
-        patience: seconds to wait for a teacher.
-        fallback: afterwards go on with the weights of this process instead of raising TeachersGone.
-        weights_file: where a late teacher finds the weights, or None; written by the rank that publishes.
-    """
-
-    endpoints: Sequence[str]
-    session: str
-    rank: int = 0
-    depth: int = 2
-    sync_every: int = 1
-    max_age: int | None = None
-    patience: float = 300.0
-    fallback: bool = False
-    weights_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +39,12 @@ class RemoteTeacher:
 
     Args:
         student: the network at the start of the stage.
+        config: how to work with the teachers.
+        access: how to reach them.
         max_decay: upper bound of the EMA's a.
         confidence: pixel threshold in [0,1].
         tile_limit: the tile filter's tau; its memory is the student's.
         autocast: precision of the forward pass where this process must answer itself.
-        terms: how to work with the teachers.
-        access: how to reach them.
-        say: where lines for people go.
         gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
         stop: whether the run has been asked to stop; ends a wait for teachers.
 
@@ -84,31 +55,28 @@ class RemoteTeacher:
     def __init__(
         self,
         student: nn.Module,
+        config: ClientConfig,
+        access: Access,
+        *,
         max_decay: float,
         confidence: float,
         tile_limit: TileLimit,
         autocast: Autocast,
-        terms: ClientConfig,
-        access: Access,
-        say: Callable[[str], None] = print,
         gather: Callable[[Tensor], Tensor] = lambda score: score,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Copy the student's state and greet each endpoint once."""
-        assert "." not in terms.session
+        """Copy the student's state and say hello to each endpoint once."""
+        assert "." not in config.session
         self.ema, self._student = EMA(student, max_decay), student
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
-        self.terms, self.stats, self._gather = terms, TeacherStats(), gather
-        self.depth, self._ahead = _depth(terms)
+        self.config, self.stats, self._gather = config, TeacherStats(), gather
+        self.depth, self._lead = _depth(config)
         self._requests: dict[int, PendingRequest] = {}
         self._loads, self._number, self._offered = 0, 0, False
         self._published: _Average | None = None
-        first = terms.rank % len(terms.endpoints)  # the desk takes the first of equals
-        endpoints = [*terms.endpoints[first:], *terms.endpoints[:first]]
-        access = replace(access, job=terms.session)
-        self._desk = Desk(endpoints, access, terms.patience, terms.fallback, self.stats, say, stop)
-        self._bound()
-        self._publisher = _publisher(terms, self._desk, say)
+        self._dispatcher = Dispatcher(config, replace(access, job=config.session), self.stats, stop)
+        self._set_versions()
+        self._publisher = _publisher(config, self._dispatcher)
 
     @cached_property
     def model(self) -> nn.Module:
@@ -118,12 +86,12 @@ class RemoteTeacher:
     @property
     def session(self) -> str:
         """Whose weights must answer: this start of the job, since its last return to a checkpoint."""
-        return f"{self.terms.session}.{self._loads}"
+        return f"{self.config.session}.{self._loads}"
 
     @property
     def version(self) -> int:
         """Number of the newest version of the weights."""
-        return self.ema.updates // self.terms.sync_every
+        return self.ema.updates // self.config.sync_every
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:
         """Ask for the labels of weak views uint8 (B,3,H,W); returns at once."""
@@ -132,18 +100,18 @@ class RemoteTeacher:
             self._offer()
         limit = self.tile_limit.limit(progress)
         self._number += 1  # tickets may come again after a return to a checkpoint; late answers must not
-        ask = protocol.Request(self._number, self.confidence, limit, self.session, self._oldest(self._ahead))
+        ask = protocol.Request(self._number, self.confidence, limit, self.session, self._oldest(self._lead))
         self._requests[ticket] = request = PendingRequest(ask, images)
-        self._desk.submit(request)
+        self._dispatcher.submit(request)
 
-    def _oldest(self, ahead: int) -> int:
-        """Return the oldest version that is young enough ``ahead`` versions from now."""
-        age = self.terms.max_age
-        return 0 if age is None else max(0, self.version + ahead - age)
+    def _oldest(self, lead: int) -> int:
+        """Return the oldest version that is young enough ``lead`` versions from now."""
+        age = self.config.max_age
+        return 0 if age is None else max(0, self.version + lead - age)
 
-    def _bound(self) -> None:
-        """Tell the desk how old an answer may be now, and how new: the rank that publishes may be a step ahead."""
-        self._desk.oldest, self._desk.newest = self._oldest(0), self.version + 1
+    def _set_versions(self) -> None:
+        """Set how old an answer may be now, and how new: the rank that publishes may be a step ahead."""
+        self._dispatcher.set_versions(self._oldest(0), self.version + 1)
 
     def collect(self, ticket: int) -> PseudoLabels:
         """Return the pseudo-labels of a submitted batch on its device; waits for a teacher.
@@ -151,17 +119,15 @@ class RemoteTeacher:
         Raises:
             TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
             ValueError: no teacher takes batches of this size.
+            RuntimeError: the weights could not be packed, or a thread of this side has died.
         """
         request, began = self._requests[ticket], time.monotonic()
-        served = self._desk.wait(request, self._young)
+        served = self._dispatcher.wait(request)
         self.stats.wait_s += time.monotonic() - began
         del self._requests[ticket]
         answer = self._remote(request) if served else self._local(request)
         self.tile_limit.observe(self._gather(answer.score))
         return answer
-
-    def _young(self, reply: protocol.Reply) -> bool:
-        return reply.session == self.session and self._desk.oldest <= reply.version <= self._desk.newest
 
     def _remote(self, request: PendingRequest) -> PseudoLabels:
         """Count a teacher's answer and bring it to the device of the images."""
@@ -184,15 +150,15 @@ class RemoteTeacher:
     def follow(self, student: nn.Module) -> None:
         """Update the EMA; every ``sync_every`` steps it is published, at ``max_age`` 0 before this returns."""
         self.ema.update(student)
-        self._bound()
-        if self.ema.updates % self.terms.sync_every == 0:
+        self._set_versions()
+        if self.ema.updates % self.config.sync_every == 0:
             self._published = None
             self._offer()
 
     def _offer(self) -> None:
         """Publish the average of the present version, from one rank only; all keep it until the next version."""
         first, self._offered = not self._offered, True
-        keep = self.terms.sync_every > 1
+        keep = self.config.sync_every > 1
         if self._publisher is None and not keep:
             return
         average = self._published or _Average.of(self.ema)
@@ -201,9 +167,9 @@ class RemoteTeacher:
             return
         header = protocol.WeightsVersion(self.session, self.version, average.updates)
         self._publisher.offer(average.state, header)
-        if first or self.terms.max_age == 0:
+        if first or self.config.max_age == 0:
             began = time.monotonic()
-            self._desk.wait_for(header)
+            self._dispatcher.wait_for(header)
             self.stats.wait_s += time.monotonic() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -212,29 +178,29 @@ class RemoteTeacher:
         Between two versions also what was published last: a resumed run is answered by that.
         """
         state = {"ema": self.ema.state_dict(), "tile_limit": self.tile_limit.state_dict()}
-        between = self.ema.updates % self.terms.sync_every
+        between = self.ema.updates % self.config.sync_every
         return {**state, "published": vars(self._published)} if between and self._published else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: teachers get its weights, whatever version they have."""
-        self._desk.forget()
+        self._dispatcher.forget()
         self._requests.clear()
         self.ema.load_state_dict(state["ema"])
         self.tile_limit.load_state_dict(state["tile_limit"])
-        between = self.ema.updates % self.terms.sync_every and "published" in state
+        between = self.ema.updates % self.config.sync_every and "published" in state
         self._published = _Average(**state["published"]) if between else None
         self._loads, self._offered = self._loads + 1, False
-        self._bound()
+        self._set_versions()
 
     def close(self) -> None:
-        """Write the weights file and hang up."""
+        """Write the weights file and disconnect."""
         if self._publisher is not None:
             self._publisher.close()
-        self._desk.close()
+        self._dispatcher.close()
 
 
-def _publisher(terms: ClientConfig, desk: Desk, say: Callable[[str], None]) -> Publisher | None:
-    return Publisher(terms.weights_file, desk.bring, desk.fail, say) if terms.rank == 0 else None
+def _publisher(config: ClientConfig, dispatcher: Dispatcher) -> Publisher | None:
+    return Publisher(config.weights_file, dispatcher.publish, dispatcher.fail) if config.rank == 0 else None
 
 
 def new_session() -> str:
@@ -242,13 +208,13 @@ def new_session() -> str:
     return f"{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(4)}"
 
 
-def _depth(terms: ClientConfig) -> tuple[int, int]:
+def _depth(config: ClientConfig) -> tuple[int, int]:
     """Return how far to work ahead, in batches and in versions that pass meanwhile."""
-    depth = 0 if terms.max_age == 0 else terms.depth
-    ahead = math.ceil(depth / terms.sync_every)
-    if terms.max_age is not None and ahead > terms.max_age:
+    depth = 0 if config.max_age == 0 else config.depth
+    lead = math.ceil(depth / config.sync_every)
+    if config.max_age is not None and lead > config.max_age:
         raise ValueError(
-            f"teacher.depth={depth} works {ahead} versions ahead, but teacher.max_age={terms.max_age} refuses "
-            f"answers so old; set teacher.max_age={ahead} or more, or teacher.depth={terms.max_age * terms.sync_every}"
+            f"teacher.depth={depth} works {lead} versions ahead, but teacher.max_age={config.max_age} refuses "
+            f"answers so old; set teacher.max_age={lead} or more, or teacher.depth={config.max_age * config.sync_every}"
         )
-    return depth, ahead
+    return depth, lead

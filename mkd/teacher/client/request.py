@@ -1,19 +1,16 @@
-"""A request as the student keeps it, and what its links ask of the desk where it waits."""
+"""A request as the student keeps it, from its submission to its answer."""
 
-import threading
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher import protocol
-from mkd.teacher.client.publisher import Packet
 
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A batch on its way to its labels.
+    """A batch on its way to its labels; only the dispatcher changes it, under its lock.
 
     Attributes:
         ask: what is asked.
@@ -21,8 +18,8 @@ class PendingRequest:
         labels: the answer, on the CPU, once it came.
         reply: beside the answer.
         kept: sum over the tiles of the share of pixels with a label.
-        later: not to be asked again before this time, monotonic seconds.
-        done: nobody waits for it any more; a teacher may still work at it.
+        not_before: not to be asked again before this time, monotonic seconds.
+        done: nobody waits for it any more; a teacher may still work at it. Senders read it to leave such ones out.
     """
 
     ask: protocol.Request
@@ -30,28 +27,5 @@ class PendingRequest:
     labels: PseudoLabels | None = None
     reply: protocol.Reply | None = None
     kept: float = 0.0
-    later: float = 0.0
+    not_before: float = 0.0
     done: bool = False
-
-
-class Desk(Protocol):
-    """What a link asks of the student's side; its lock guards every link too."""
-
-    changed: threading.Condition
-    closed: bool
-    packet: Packet | None
-    patience: float
-    newest: int
-
-    @property
-    def hungry(self) -> bool:
-        """Whether requests wait for an endpoint that can serve them."""
-        ...
-
-    def assign(self) -> None:
-        """Give waiting requests to endpoints (the lock is held)."""
-        ...
-
-    def again(self, requests: list[PendingRequest], pause: float) -> None:
-        """Ask those anew that nobody else answers, after a pause in seconds (the lock is held)."""
-        ...

@@ -14,7 +14,7 @@ from mkd.teacher import protocol
 from mkd.teacher.server.batcher import QueuedRequest, kept_share
 from mkd.teacher.server.memory_budget import MemoryBudget
 
-Item = tuple[QueuedRequest | protocol.Reply, int]  # and its bytes in the room
+Item = tuple[QueuedRequest | protocol.Reply, int]  # and its bytes in the memory budget
 
 
 class AnswerStream:
@@ -25,16 +25,17 @@ class AnswerStream:
         height: H of the tiles.
         width: W of the tiles.
         most: requests of the stream that may lack an answer; the reader waits at more.
-        room: the memory that all streams share; the reader waits there too.
+        memory: the budget that all streams share; the reader waits there too.
         client: the name of the connection that the stream belongs to.
     """
 
     def __init__(
-        self, writer: Any, height: int, width: int, most: int, room: MemoryBudget, client: str
+        self, writer: Any, height: int, width: int, most: int, memory: MemoryBudget, client: str
     ) -> None:
         """Send the schema."""
         self._writer, self._schema = writer, protocol.answer_schema(height, width)
-        self._room, self.client = room, client
+        self._memory, self.client = memory, client
+        # The stream's reader puts and waits while it is full; the writing thread gets and waits while it is empty.
         self._items: queue.Queue[Item | None] = queue.Queue(most)
         self._asked = self._left = 0  # requests; each is counted by one thread only
         self.broken = threading.Event()
@@ -50,14 +51,14 @@ class AnswerStream:
     def add(self, job: QueuedRequest) -> bool:
         """Expect the answer of a request next; return False when nobody listens."""
         size = job.images.nbytes
-        while not self._room.enter(size, lambda: self.pending == 0, timeout=0.2):
+        while not self._memory.enter(size, lambda: self.pending == 0, timeout=0.2):
             if self.broken.is_set():
                 return False
         self._asked += 1
         if self._put((job, size)):
             return True
         self._asked -= 1
-        self._room.leave(size)
+        self._memory.leave(size)
         return False
 
     def notify(self, notice: protocol.Reply, seconds: float) -> None:
@@ -103,7 +104,7 @@ class AnswerStream:
             self.broken.set()
 
     def _message(self, item: QueuedRequest | protocol.Reply) -> tuple[pa.Buffer, pa.RecordBatch | None]:
-        """Return a notice, or a request's answer once it stands: what is known of it, and its labels."""
+        """Return a notice, or a request's answer once it is there: what is known of it, and its labels."""
         if isinstance(item, protocol.Reply):
             return pa.py_buffer(protocol.pack(item)), None
         item.done.wait()
@@ -129,7 +130,7 @@ class AnswerStream:
         if item is not None and isinstance(item[0], QueuedRequest):
             item[0].gone = True
             self._left += 1
-            self._room.leave(item[1])
+            self._memory.leave(item[1])
 
     def _forget(self) -> None:
         while not self._items.empty():

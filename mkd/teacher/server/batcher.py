@@ -1,11 +1,11 @@
 """The one thread that owns a service's network: gathers requests, swaps weights between batches, labels."""
 
 import contextlib
+import logging
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,6 +16,8 @@ from mkd.semi.entropy import PseudoLabels, filter_pseudo_labels
 from mkd.teacher.local import Autocast, logits_of
 from mkd.teacher.protocol import BEHIND, FAILED, OK, STOPPING, Reply, Request, WeightsVersion
 from mkd.teacher.server.metrics import ServiceMetrics
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -28,7 +30,7 @@ class QueuedRequest:
         stream: who waits; streams are only compared.
         born: when it was read, monotonic seconds.
         gone: set when nobody waits any more.
-        done: set once ``reply`` stands; ``labels`` stands too where its status is ok.
+        done: set once ``reply`` is there, and ``labels`` where its status is ok; the stream's writer waits for it.
     """
 
     ask: Request
@@ -61,30 +63,32 @@ class Batcher(threading.Thread):
         max_batch: tiles that requests may share a forward pass with; lowered where they fit one by one only.
         wait_s: longest time that a request waits for others to share its batch.
         depth: requests that may wait in the queue; more make readers wait.
-        say: where a line for people goes.
     """
 
     def __init__(
         self,
         model: nn.Module,
         header: WeightsVersion,
+        *,
         device: torch.device,
         autocast: Autocast,
         max_batch: int,
         wait_s: float,
         depth: int,
-        say: Callable[[str], None],
     ) -> None:
         """Start nothing yet."""
         super().__init__(name="batcher", daemon=True)
         self.model, self.header, self.device, self.autocast = model, header, device, autocast
-        self.max_batch, self.wait_s, self.say = max_batch, wait_s, say
+        self.max_batch, self.wait_s = max_batch, wait_s
         self.gauge, self.streams = ServiceMetrics(), 0
         self.stopping = threading.Event()
+        # Readers of all streams put and wait while it is full; this thread gets and waits while it is empty.
         self._queue: queue.Queue[QueuedRequest] = queue.Queue(depth)
         self._over, self._began = False, math.inf  # no more work; when the batch under way began
         self._kept: QueuedRequest | None = None  # read from the queue, of another size than the batch before
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.Lock()
+        )  # who uploads and this thread hand weights over; neither holds it for long
         self._next: tuple[dict[str, Tensor], WeightsVersion] | None = None
 
     def put(self, job: QueuedRequest) -> None:
@@ -195,9 +199,8 @@ class Batcher(threading.Thread):
         served = [self._serve([job]) for job in fit]
         if all(served):
             self.max_batch = tiles - 1  # or the same requests would fail together again and again
-            self.say(
-                f"requests one by one were labelled; from now on at most {tiles - 1} tiles share a batch"
-            )
+            text = "requests one by one were labelled; from now on at most %d tiles share a batch"
+            log.warning(text, tiles - 1)
 
     def _serve(self, jobs: list[QueuedRequest]) -> bool:
         """Label requests in one forward pass; where it fails, return False, and answer if it was for one alone."""
@@ -206,7 +209,7 @@ class Batcher(threading.Thread):
             answers = self._label(jobs)
         except Exception as error:  # out of memory, say: the service lives
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            self.say(f"a batch of {sum(tiles)} tiles of {len(jobs)} requests failed ({reason})")
+            log.warning("a batch of %d tiles of %d requests failed (%s)", sum(tiles), len(jobs), reason)
             if len(jobs) == 1:
                 jobs[0].finish(FAILED, self.header, reason=reason)
             return False

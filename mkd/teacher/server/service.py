@@ -7,29 +7,31 @@ without one, everybody on the machine can.
 
 import contextlib
 import json
-import math
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as fl
 
-from mkd.teacher import protocol, weights
-from mkd.teacher.auth import Complaints, TokenCheck, is_loopback
+from mkd.teacher import protocol
+from mkd.teacher.auth import is_loopback
 from mkd.teacher.server.answer_stream import AnswerStream
 from mkd.teacher.server.batcher import Batcher, QueuedRequest
+from mkd.teacher.server.call_guard import RejectionLog, TokenCheck, guarded
 from mkd.teacher.server.memory_budget import MemoryBudget
+from mkd.teacher.server.weights_intake import WeightsIntake
 
 MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
 # Of requests without a written answer; one request of each stream comes on top. Readers wait at more.
 MOST_BYTES = 4 << 30
-SILENT = 20.0  # seconds without a word of a student job after which another one may have the teacher
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
-MOST_UPLOADS = 2  # weights on their way at once; each needs its memory
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Limits:
     queue: int
 
 
-class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
-    """One teacher on one port; it serves from construction on.
+@dataclass(frozen=True)
+class ServerConfig:
+    """Where a service listens, whom it serves and what it accepts.
 
-    Args:
-        batcher: owns the network; started here.
+    Attributes:
         identity: architecture, classes and normalisation that students must have.
         limits: what is accepted.
         host: address to listen on.
@@ -59,52 +61,57 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         token: on every call, or None.
         tls: certificate and key, PEM, or None.
         device: for the status.
-        say: where a line for people goes.
+    """
+
+    identity: protocol.Identity
+    limits: Limits
+    host: str = "127.0.0.1"
+    port: int = 0
+    token: str | None = None
+    tls: tuple[bytes, bytes] | None = None
+    device: str = "cpu"
+
+
+class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
+    """One teacher on one port; it serves from construction on.
+
+    Args:
+        batcher: owns the network; started here.
+        config: where it listens and what it accepts.
+
+    Attributes:
+        intake: takes the weights that students publish.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
-    def __init__(
-        self,
-        batcher: Batcher,
-        identity: protocol.Identity,
-        limits: Limits,
-        host: str,
-        port: int,
-        token: str | None,
-        tls: tuple[bytes, bytes] | None,
-        device: str,
-        say: Callable[[str], None],
-    ) -> None:
+    def __init__(self, batcher: Batcher, config: ServerConfig) -> None:
         """Listen and start the batcher."""
-        self._batcher, self._identity, self._limits = batcher, identity, limits
-        self._layout = weights.layout(batcher.model)
-        self._most = weights.most_bytes(self._layout)
-        self._complain = Complaints(say)
-        self._lock, self._device = threading.Lock(), device
+        self._batcher, self._config, self.intake = batcher, config, WeightsIntake(batcher)
+        self._rejections = RejectionLog()
+        # Calls come on threads of the library; each waits here for another's change of the set of streams only.
+        self._lock = threading.Lock()
         self._streams: set[AnswerStream] = set()
-        self._room = MemoryBudget(MOST_BYTES)
-        self._uploads = threading.BoundedSemaphore(MOST_UPLOADS)
-        self._owner: str | None = None  # the student job that published last, and when it was heard last
-        self._heard = 0.0
-        middleware = {} if token is None else {"token": TokenCheck(token, self._complain)}
-        # The library logs each malformed call, without a limit; what matters of them is said here, once.
+        self._memory = MemoryBudget(MOST_BYTES)
+        middleware = {} if config.token is None else {"token": TokenCheck(config.token, self._rejections)}
+        # The library logs each malformed call, without a limit; what matters of them is logged here, once.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        location = f"grpc{'+tls' if tls else ''}://{host}:{port}"
+        location = f"grpc{'+tls' if config.tls else ''}://{config.host}:{config.port}"
         batcher.start()
-        super().__init__(location, middleware=middleware, tls_certificates=[tls] if tls else None)
-        if token is not None and tls is None and not is_loopback(host):
-            say(
+        tls = [config.tls] if config.tls else None
+        super().__init__(location, middleware=middleware, tls_certificates=tls)
+        if config.token is not None and config.tls is None and not is_loopback(config.host):
+            log.warning(
                 "the token and the images travel unencrypted; give tls_cert= and tls_key= on a shared network"
             )
 
     def do_exchange(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Answer one stream of requests."""
-        with self._guard(context, "requests"):
+        with guarded(self._rejections, context, "requests"):
             content = protocol.unpack(descriptor.command)
             self._check_identity(content)
-            size = protocol.tile_size(reader.schema, self._limits.max_tile)
+            size = protocol.tile_size(reader.schema, self._config.limits.max_tile)
             with self._stream(writer, *size, _client(content)) as stream:
                 for chunk in reader:
                     job = self._job(chunk, stream)
@@ -114,7 +121,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def _job(self, chunk: Any, stream: AnswerStream) -> QueuedRequest:
         ask = protocol.read_request(chunk.app_metadata)
-        batch = protocol.whole(chunk.data, self._limits.max_batch)
+        batch = protocol.whole(chunk.data, self._config.limits.max_batch)
         return QueuedRequest(ask, protocol.tensor_of(batch.column(0)), stream)
 
     @contextlib.contextmanager
@@ -123,7 +130,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         with self._lock:
             if len(self._streams) >= MOST_STREAMS:
                 raise protocol.Busy(f"{MOST_STREAMS} streams are open; more are not served")
-            stream = AnswerStream(writer, height, width, self._limits.queue, self._room, client)
+            stream = AnswerStream(writer, height, width, self._config.limits.queue, self._memory, client)
             self._streams.add(stream)
             self._batcher.streams = len(self._streams)
         try:
@@ -136,64 +143,19 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def do_put(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Take published weights, whole or not at all."""
-        with self._guard(context, "weights"):
+        with guarded(self._rejections, context, "weights"):
             content = protocol.unpack(descriptor.command)
             self._check_identity(content)
-            parcel = protocol.read_weights_header(content, self._most)
-            if not self._uploads.acquire(blocking=False):
-                raise protocol.Busy(f"{MOST_UPLOADS} uploads of weights are under way; more are not taken")
-            try:
-                state = self._receive(parcel, reader)
-                self._take_over(parcel, state)
-            finally:
-                self._uploads.release()
+            self.intake.receive(content, reader)
             writer.write(pa.py_buffer(protocol.pack(self._batcher.newest())))
-
-    def _receive(self, parcel: protocol.WeightsHeader, reader: Any) -> dict[str, Any]:
-        """Return the tensors of an upload; its announced size bounds what is kept."""
-        if not reader.schema.equals(protocol.WEIGHTS_SCHEMA):
-            raise protocol.ProtocolError("weights come as one column of uint8")
-        blob = bytearray()
-        for chunk in reader:
-            batch = protocol.whole(chunk.data, parcel.bytes - len(blob))
-            if batch.column(0).null_count:
-                raise protocol.ProtocolError("weights with missing values")
-            blob += batch.column(0).to_numpy().data
-        if len(blob) != parcel.bytes or weights.digest(blob) != parcel.sha256:
-            raise protocol.ProtocolError(
-                f"weights of {len(blob)} bytes that are not the {parcel.bytes} announced"
-            )
-        state, header = weights.from_bytes(bytes(blob), self._layout)
-        if header != parcel.header:
-            raise protocol.ProtocolError("weights whose header is not the announced one")
-        return state
-
-    def _take_over(self, parcel: protocol.WeightsHeader, state: dict[str, Any]) -> None:
-        """Hand weights to the batcher, unless another student job has this teacher.
-
-        It keeps it while it is heard: two jobs that take it from each other would both have labels of wrong weights.
-        """
-        header = parcel.header
-        with self._lock:
-            silent = time.monotonic() - self._heard
-            if self._owner not in (None, header.owner) and silent < SILENT:
-                raise protocol.Busy(
-                    f"this teacher follows another student job (session {self._owner}, heard {silent:.0f} s ago, not "
-                    f"{header.owner}); give each job teachers of its own, or end one of them"
-                )
-            if not self._batcher.newest().covers(header):
-                self._batcher.offer(state, header)
-            self._owner, self._heard = header.owner, time.monotonic()
 
     def do_action(self, context: Any, action: fl.Action) -> Iterator[fl.Result]:
         """Answer ``hello`` (may this student ask, and whose weights are here), ``bye`` and ``status``."""
-        with self._guard(context, "action"):
+        with guarded(self._rejections, context, "action"):
             if action.type in ("hello", "bye"):
                 content = protocol.unpack(action.body)
                 self._check_identity(content)
-                with self._lock:
-                    if content.get("job") == self._owner:
-                        self._heard = time.monotonic() if action.type == "hello" else -math.inf
+                self.intake.hear(content.get("job"), leaves=action.type == "bye")
                 return iter([fl.Result(protocol.pack(self._hello(_client(content))))])
             if action.type == "status":
                 return iter([fl.Result(json.dumps(self.status()).encode())])
@@ -202,7 +164,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
     def _hello(self, client: str) -> dict[str, Any]:
         newest, busy_s = self._batcher.newest(), self._batcher.busy_s()
         stopping = self._batcher.stopping.is_set()
-        sizes = {"max_batch": self._limits.max_batch, "max_tile": self._limits.max_tile}
+        sizes = {"max_batch": self._config.limits.max_batch, "max_tile": self._config.limits.max_tile}
         with self._lock:
             pending = sum(s.pending for s in self._streams if s.client == client)
         return {**vars(newest), **sizes, "stopping": stopping, "busy_s": busy_s, "pending": pending}
@@ -214,10 +176,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
             **vars(newest),
             "queue": self._batcher.waiting(),
             "clients": len(self._streams),
-            "device": self._device,
+            "device": self._config.device,
             "stopping": self._batcher.stopping.is_set(),
             "busy_s": self._batcher.busy_s(),
-            "refused": dict(self._complain.counts),
+            "refused": dict(self._rejections.counts),
             **self._batcher.gauge.read(),
         }
 
@@ -227,26 +189,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
                 f"protocol {content.get('protocol')} at the student, {protocol.PROTOCOL} here; install the same mkd"
             )
         asked = content.get("identity")
-        if differs := protocol.differences(asked if isinstance(asked, dict) else {}, self._identity):
+        if differs := protocol.differences(asked if isinstance(asked, dict) else {}, self._config.identity):
             raise protocol.ProtocolError(
                 f"another network: {differs}; start the teacher from the student's semi.start"
             )
-
-    @contextlib.contextmanager
-    def _guard(self, context: Any, kind: str) -> Iterator[None]:
-        """Turn what is wrong with a message into an error of its call, said once for each kind and peer."""
-        try:
-            yield
-        except protocol.ProtocolError as error:
-            self._complain(kind, context.peer(), str(error))
-            final = (
-                b"" if isinstance(error, protocol.Busy) else str(error).encode()
-            )  # what is refused for good
-            raise fl.FlightServerError(str(error), extra_info=final) from None
-        except Exception as error:  # its sender, whoever that is, gets no trace of the service's inside
-            if not context.is_cancelled():
-                self._complain(f"damaged {kind}", context.peer(), f"{type(error).__name__}: {error}")
-            raise fl.FlightServerError("the message cannot be read") from None
 
     def drain(self, seconds: float) -> bool:
         """Take no more requests, answer those that were read, tell the streams, and stop listening.
@@ -266,9 +212,8 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         notice = protocol.Reply(-1, protocol.STOPPING, header.session, header.version, header.updates)
         for stream in streams:
             stream.notify(notice, max(0.0, until - time.monotonic()))
-        closing = threading.Thread(
-            target=self.shutdown, daemon=True
-        )  # it waits for calls, which may never end
+        # The library's shutdown waits for calls, which may never end: the wait for it has a limit.
+        closing = threading.Thread(target=self.shutdown, daemon=True)
         closing.start()
         closing.join(max(0.0, until - time.monotonic()))
         return not closing.is_alive()

@@ -15,8 +15,8 @@ TOKEN = "0123456789abcdef"
 SERVICE = "/arrow.flight.protocol.FlightService/"
 
 
-class Fuzzer(Material):
-    """Makes and sends one malformed message after another.
+class Caller(Material):
+    """Sends one message after another to a service, and counts what kinds and how they end.
 
     Args:
         endpoint: of the service.
@@ -58,6 +58,20 @@ class Fuzzer(Material):
         for _ in call:
             pass
 
+    def _socket(self, raw):
+        host, _, port = self.endpoint.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=5) as one:
+            one.sendall(raw)
+
+    def _put(self, command, pieces):
+        schema = split(protocol.WEIGHTS_SCHEMA.serialize())[0]
+        first = flight_data(schema, command=command)
+        self.call("DoPut", [first, *(flight_data(h, b) for h, b in pieces)])
+
+
+class Fuzzer(Caller):
+    """Makes malformed messages: each method whose name begins with send_ is a kind of them."""
+
     # Below gRPC.
 
     def send_socket_noise(self):
@@ -71,11 +85,6 @@ class Fuzzer(Material):
     def send_http_request(self):
         """What a browser or scanner asks."""
         self._socket(b"GET /%s HTTP/1.1\r\nHost: x\r\n\r\n" % self.noise(20).hex().encode())
-
-    def _socket(self, raw):
-        host, _, port = self.endpoint.rpartition(":")
-        with socket.create_connection((host, int(port)), timeout=5) as one:
-            one.sendall(raw)
 
     # Wrong tokens.
 
@@ -222,8 +231,3 @@ class Fuzzer(Material):
             [(self.broken(header), body)],
         ]
         self._put(protocol.pack(self.parcel), pieces[self.rng.integers(len(pieces))])
-
-    def _put(self, command, pieces):
-        schema = split(protocol.WEIGHTS_SCHEMA.serialize())[0]
-        first = flight_data(schema, command=command)
-        self.call("DoPut", [first, *(flight_data(h, b) for h, b in pieces)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
 from mkd.semi.entropy import TileLimit
@@ -34,6 +35,11 @@ def train(world, folder, steps, max_age, *endpoints):
 
     FOLDER/ledger-RANK.jsonl and FOLDER/step-RANK are written on the way.
     """
+    with route_log_lines(print):
+        return _train(world, folder, steps, max_age, *endpoints)
+
+
+def _train(world, folder, steps, max_age, *endpoints):
     folder, batch = Path(folder), SIZE * world.ranks
     feed = feed_of(folder / "tiles", folder / "tiles", batch=batch, world=world)
     student = tiny_net()

@@ -1,24 +1,28 @@
 """Teacher services of a tiny network: in this process, or in one of their own that a test can kill or freeze."""
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mkd.cli.log_lines import route_log_lines
 from mkd.losses.reduction import alone
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
+from mkd.teacher.client.client_config import ClientConfig
 from mkd.teacher.client.flight_client import Access
-from mkd.teacher.client.remote_teacher import ClientConfig, RemoteTeacher
+from mkd.teacher.client.remote_teacher import RemoteTeacher
 from mkd.teacher.server.batcher import Batcher
-from mkd.teacher.server.service import Limits, TeacherServer
+from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 from tests.helpers.training.nets import tiny_net
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,24 +32,48 @@ IDENTITY = protocol.identity(PLAN, CLASSES)
 NOBODY = protocol.WeightsVersion("", 0, 0)
 
 
-def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8, say=print):
+class Lines(logging.Handler):
+    """Keeps the lines of a logger in a list; several may overlap in any order, as students of one test do.
+
+    Args:
+        lines: the list; None keeps nothing.
+        logger: whose lines.
+    """
+
+    def __init__(self, lines, logger):
+        super().__init__()
+        self.lines, self.logger = lines, logging.getLogger(logger)
+        self.logger.setLevel(logging.INFO)
+        if lines is not None:
+            self.logger.addHandler(self)
+
+    def emit(self, record):
+        self.lines.append(self.format(record))
+
+    def end(self):
+        """Keep no more."""
+        self.logger.removeHandler(self)
+
+
+def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8):
     """Return the thread that labels, not started."""
     model = (tiny_net() if model is None else model).eval().requires_grad_(False)
-    cpu = torch.device("cpu")
-    return Batcher(model, header, cpu, contextlib.nullcontext, max_batch, wait_s, depth, say)
+    more = {"device": torch.device("cpu"), "autocast": contextlib.nullcontext}
+    return Batcher(model, header, max_batch=max_batch, wait_s=wait_s, depth=depth, **more)
 
 
 @contextlib.contextmanager
-def service(model=None, identity=IDENTITY, token=None, port=0, tls=None, say=print, max_tile=64, **more):
-    """Serve on this machine's loopback until the block ends."""
-    batcher = batcher_of(model, say=say, **more)
+def service(model=None, identity=IDENTITY, token=None, port=0, tls=None, said=None, max_tile=64, **more):
+    """Serve on this machine's loopback until the block ends; what services log meanwhile goes into `said`."""
+    lines, batcher = Lines(said, "mkd.teacher.server"), batcher_of(model, **more)
     limits = Limits(batcher.max_batch, max_tile, 8)
-    server = TeacherServer(batcher, identity, limits, "127.0.0.1", port, token, tls, "cpu", say)
+    server = TeacherServer(batcher, ServerConfig(identity, limits, port=port, token=token, tls=tls))
     server.endpoint, server.batcher = f"127.0.0.1:{server.port}", batcher
     try:
         yield server
     finally:
         server.drain(2.0)
+        lines.end()
 
 
 def remote(
@@ -59,14 +87,25 @@ def remote(
     tls=None,
     gather=alone,
     stop=lambda: False,
-    **terms,
+    **config,
 ):
-    """Return the student's side; what it says goes into `said`."""
-    terms = ClientConfig(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | terms))
-    limit = limit or TileLimit(absolute=1.0)
-    access = Access(identity, token, tls, timeout)
-    say = print if said is None else said.append
-    return RemoteTeacher(student, 0.9, 0.4, limit, contextlib.nullcontext, terms, access, say, gather, stop)
+    """Return the student's side; what students log until it is closed goes into `said`."""
+    config = ClientConfig(**({"endpoints": endpoints, "session": "job", "patience": 20.0} | config))
+    lines = Lines(said, "mkd.teacher.client")
+    teacher = RemoteTeacher(
+        student,
+        config,
+        Access(identity, token, tls, timeout),
+        max_decay=0.9,
+        confidence=0.4,
+        tile_limit=limit or TileLimit(absolute=1.0),
+        autocast=contextlib.nullcontext,
+        gather=gather,
+        stop=stop,
+    )
+    close = teacher.close
+    teacher.close = lambda: (close(), lines.end())
+    return teacher
 
 
 def weak_views(seed=0, batch=4, size=(6, 5)):
@@ -164,9 +203,8 @@ def main(port, seed, delay, token):
     torch.set_num_threads(1)
     model = tiny_net(seed=seed)
     model.register_forward_pre_hook(lambda *_: time.sleep(delay))
-    with service(
-        model, token=token or None, port=port, say=lambda text: print(text, file=sys.stderr, flush=True)
-    ) as server:
+    show = partial(print, file=sys.stderr, flush=True)
+    with route_log_lines(show), service(model, token=token or None, port=port) as server:
         print(server.endpoint, flush=True)
         signal.pause()
 

@@ -1,4 +1,4 @@
-"""Tokens, addresses and complaints."""
+"""Tokens and addresses."""
 
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,6 @@ import pytest
 
 from mkd.teacher.auth import (
     TOKEN_VARIABLE,
-    Complaints,
     check_listen,
     is_loopback,
     make_token,
@@ -80,22 +79,6 @@ def test_listening_beyond_this_machine_needs_a_token(host, inside):
     else:
         with pytest.raises(ValueError, match="token_file"):
             check_listen(host, None)
-
-
-def test_a_complaint_is_said_once():
-    """Once for each kind and peer, whatever its port; all are counted; the memory of peers is bounded."""
-    said = []
-    complain = Complaints(said.append)
-    for port in range(5):
-        complain("token", f"ipv4:10.0.0.1:{port}", "wrong\ntoken")
-        complain("token", f"ipv4:10.0.0.2:{port}", "wrong")
-        complain("size", f"ipv4:10.0.0.1:{port}", "x" * 10_000)
-    assert len(said) == 3
-    assert complain.counts == {"token": 10, "size": 5}
-    assert all("\n" not in line and len(line) < 700 for line in said)
-    for n in range(3000):
-        complain("token", f"ipv4:{n}:1", "wrong")
-    assert len(said) == Complaints.MOST
 
 
 def test_a_runs_token_is_made_once(tmp_path):

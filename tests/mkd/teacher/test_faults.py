@@ -9,7 +9,7 @@ import pytest
 
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
-from mkd.teacher.client import connection
+from mkd.teacher.client.flight_client import FlightClient
 from mkd.teacher.local import LocalTeacher
 from tests.helpers.teacher.services import (
     TeacherProcess,
@@ -222,7 +222,7 @@ def test_memory_of_a_slow_teacher_is_bounded():
 def test_a_wish_to_stop_ends_the_wait(there):
     """Whether nobody is there or a teacher works at the answer: not after patience, but at once."""
     wished, event = threading.Event(), threading.Event()
-    with service(say=lambda text: None) as server:
+    with service() as server:
         server.batcher.model.register_forward_pre_hook(lambda *_: event.wait(60) and None)
         endpoint = server.endpoint if there else f"127.0.0.1:{free_port()}"
         teacher = remote(tiny_net(), endpoint, patience=600.0, said=[], stop=wished.is_set)
@@ -237,9 +237,7 @@ def test_a_wish_to_stop_ends_the_wait(there):
 def test_a_wish_to_stop_ends_the_wait_for_weights(monkeypatch):
     """At max_age=0 a step ends though a teacher does not take its weights: requests name the version they need."""
     wished, event = threading.Event(), threading.Event()
-    monkeypatch.setattr(
-        connection.FlightClient, "publish", lambda self, packet: event.wait(60) and packet.header
-    )
+    monkeypatch.setattr(FlightClient, "publish", lambda self, packet: event.wait(60) and packet.header)
     student = tiny_net()
     with service() as server:
         teacher = remote(student, server.endpoint, max_age=0, patience=600.0, said=[], stop=wished.is_set)
@@ -256,7 +254,7 @@ def test_teachers_that_all_refuse_are_waited_for():
         endpoint, port = server.endpoint, server.port
         teacher = remote(student, endpoint, patience=2.5, said=said)
         ask(teacher)
-    with service(port=port, token=token, say=lambda text: None):
+    with service(port=port, token=token):
         until(lambda: any("refuses: the token" in s for s in said))
         with pytest.raises(TeachersGone, match="no teacher for .* it refuses: the token is missing"):
             ask(teacher, 1)

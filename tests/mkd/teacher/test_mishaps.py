@@ -8,7 +8,8 @@ import pytest
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
-from mkd.teacher.client import connection, publisher
+from mkd.teacher.client import publisher
+from mkd.teacher.client.connection import receiver, sender
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
@@ -65,7 +66,7 @@ def test_a_request_that_cannot_be_made_is_made_again(monkeypatch):
     """An error on the sender's way that is none of the network's ends the connection, not the thread."""
     student, said = tiny_net(), []
     with service() as place:
-        calls = once(monkeypatch, connection.wire, "image_schema")
+        calls = once(monkeypatch, sender.protocol, "image_schema")
         teacher = remote(student, place.endpoint, max_age=0, said=said)
         local = LocalTeacher(student, 0.9, 0.4, TileLimit(absolute=1.0))
         assert same(ask(teacher), local.label(weak_views(), 0.0))
@@ -79,7 +80,7 @@ def test_an_answer_that_cannot_be_read_is_asked_again(monkeypatch):
     """The same on the receiver's way."""
     said = []
     with service() as place:
-        once(monkeypatch, connection, "read_answer")
+        once(monkeypatch, receiver, "read_answer")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
         assert teacher.stats.retries == 1
@@ -91,7 +92,7 @@ def test_a_greeting_that_goes_wrong_is_repeated(monkeypatch):
     """The same on the keeper's way."""
     said = []
     with service() as place:
-        once(monkeypatch, connection.FlightClient, "hello")
+        once(monkeypatch, FlightClient, "hello")
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert ask(teacher).score.shape == (4,)
         teacher.close()
@@ -145,7 +146,7 @@ def test_a_teacher_that_stops_gets_no_weights_and_is_not_waited_for():
         teacher = remote(student, first.endpoint, other.endpoint, max_age=0)
         ask(teacher)
         first.batcher.stopping.set()
-        until(lambda: all(k.stopping == (k.endpoint == first.endpoint) for k in teacher._desk._links))
+        until(lambda: all(k.stopping == (k.name == first.endpoint) for k in teacher._dispatcher.endpoints))
         perturb(student, 0)
         teacher.follow(student)
         assert first.batcher.newest().version == 0
@@ -185,9 +186,9 @@ def test_a_batcher_that_dies_answers_what_is_queued(monkeypatch):
 def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
     """Too many uploads or streams now: the student tries again, and its run does not end."""
     monkeypatch.setattr(service_module, "MOST_STREAMS", 1)
-    with service(say=lambda text: None) as place:
-        place._uploads.acquire()
-        place._uploads.acquire()
+    with service() as place:
+        place.intake.uploads.acquire()
+        place.intake.uploads.acquire()
         header = protocol.WeightsVersion("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
         caller = FlightClient(place.endpoint, Access(IDENTITY, None))
@@ -196,7 +197,7 @@ def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
         teacher = remote(tiny_net(), place.endpoint, said=[])
         teacher.submit(0, weak_views(), 0.0)
         until(lambda: place.status()["refused"].get("weights", 0) >= 3)
-        place._uploads.release()
+        place.intake.uploads.release()
         assert teacher.collect(0).score.shape == (4,)
         second = remote(tiny_net(), place.endpoint, session="job", rank=1, said=[])
         second.submit(0, weak_views(), 0.0)
@@ -204,7 +205,7 @@ def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
         teacher.close()
         assert second.collect(0).score.shape == (4,)
         second.close()
-        place._uploads.release()
+        place.intake.uploads.release()
 
 
 def test_hanging_up_in_the_middle_of_everything():

@@ -11,13 +11,13 @@ TARGET = f"{train.__module__}:train"
 
 def uploads_of(server):
     """Record what is uploaded to a service from now on."""
-    found, take = [], server._take_over
+    found, take = [], server.intake._take_over
 
     def record(parcel, state):
         found.append(parcel)
         take(parcel, state)
 
-    server._take_over = record
+    server.intake._take_over = record
     return found
 
 

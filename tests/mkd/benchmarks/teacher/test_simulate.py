@@ -1,8 +1,6 @@
 """The simulation of teachers: closed forms, and a slow reference that ticks and asks as the real client does."""
 
 import math
-from collections import deque
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +14,10 @@ from mkd.benchmarks.teacher.simulate import (
     teachers_needed,
     wait_share,
 )
-from mkd.teacher.client import connection as link_module
-from mkd.teacher.client.connection import Link
-from mkd.teacher.client.dispatcher import Desk
-from mkd.teacher.client.latency_estimate import LatencyEstimate
+from mkd.teacher.api import TeacherStats
+from mkd.teacher.client.endpoint import Endpoint
 from mkd.teacher.client.request import PendingRequest
+from mkd.teacher.client.request_assignment import RequestAssignment
 from mkd.teacher.protocol import Request, WeightsVersion
 
 
@@ -54,39 +51,28 @@ def test_the_way_there_and_back_is_hidden_by_work_ahead():
     assert wait_share([1.0], Cluster(1, 3, 2.0, 3, travel_s=3.0)) == 0
 
 
-def links_of(teachers, rank, clock, monkeypatch):
-    """Return a desk with links that never connect, in the order of a rank; their clock is ours."""
-    monkeypatch.setattr(link_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    desk = object.__new__(Desk)
-    desk.newest = 0
-    desk.changed = SimpleNamespace(notify_all=lambda: None)
-    desk._links = []
+def dispatch_of(teachers, rank):
+    """Return the dispatch of a student whose endpoints are up and never connect, in the order of a rank."""
+    endpoints = []
     for number in range(rank, rank + teachers):
-        link = object.__new__(Link)
-        link.number = number % teachers
-        link.state, link.header, link.ailing, link.pace = (
-            "up",
-            WeightsVersion("s.0", 0, 0),
-            False,
-            LatencyEstimate(),
-        )
-        link.max_batch, link.max_tile = 1, 1
-        link.requests, link._waiting, link._desk = {}, deque(), desk
-        desk._links.append(link)
-    return desk
+        endpoint = Endpoint(str(number % teachers), connection=None)
+        endpoint.state, endpoint.header = "up", WeightsVersion("s.0", 0, 0)
+        endpoint.max_batch = endpoint.max_tile = 1
+        endpoints.append(endpoint)
+    return RequestAssignment(endpoints, TeacherStats())
 
 
 class Reference:
     """The same, tick by tick in whole seconds, with the client's own choice and queues that are lists."""
 
-    def __init__(self, cluster, draws, monkeypatch):
+    def __init__(self, cluster, draws):
         self.cluster, self.draws, self.clock = cluster, iter(draws), [0]
-        self.desks = [
-            links_of(cluster.teachers, rank, self.clock, monkeypatch) for rank in range(cluster.students)
-        ]
-        self.queues = [[] for _ in range(cluster.teachers)]  # of [request, its student, seconds left, link]
-        self.coming = []  # (when, student, link, request)
-        self.came = [set() for _ in self.desks]
+        self.dispatch = [dispatch_of(cluster.teachers, rank) for rank in range(cluster.students)]
+        self.queues = [
+            [] for _ in range(cluster.teachers)
+        ]  # of [request, its student, seconds left, endpoint]
+        self.coming = []  # (when, student, endpoint, request)
+        self.came = [set() for _ in self.dispatch]
         self.asked, self.collected = [0] * cluster.students, [0] * cluster.students
 
     def ask(self, student):
@@ -95,9 +81,9 @@ class Reference:
         request = PendingRequest(
             Request(number, 0.5, 1.0, "s.0", 0), torch.zeros(1, 3, 1, 1, dtype=torch.uint8)
         )
-        chosen = self.desks[student]._choose(request)
-        chosen.give(request)
-        self.queues[chosen.number].append([request, student, next(self.draws), chosen])
+        chosen = self.dispatch[student].choose(request, self.clock[0])
+        chosen.hold(request, self.clock[0])
+        self.queues[int(chosen.name)].append([request, student, next(self.draws), chosen])
 
     def teach(self):
         """Let each teacher work for the second that ends now."""
@@ -105,15 +91,15 @@ class Reference:
             if queue:
                 queue[0][2] -= 1
                 if queue[0][2] == 0:
-                    request, student, _, link = queue.pop(0)
-                    self.coming.append((self.clock[0] + self.cluster.travel_s, student, link, request))
+                    request, student, _, endpoint = queue.pop(0)
+                    self.coming.append((self.clock[0] + self.cluster.travel_s, student, endpoint, request))
 
     def deliver(self):
         for item in [c for c in self.coming if c[0] == self.clock[0]]:
             self.coming.remove(item)
-            _, student, link, request = item
-            del link.requests[request.ask.id]
-            link.pace.answer(self.clock[0], 1, True)
+            _, student, endpoint, request = item
+            del endpoint.requests[request.ask.id]
+            endpoint.latency.answer(self.clock[0], 1, True)
             self.came[student].add(request.ask.id)
 
     def begins(self, steps):
@@ -138,14 +124,14 @@ class Reference:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_the_slow_reference_begins_each_step_at_the_same_second(seed, monkeypatch):
+def test_the_slow_reference_begins_each_step_at_the_same_second(seed):
     """For random clusters, with the dispatch of the real client."""
     rng = np.random.default_rng(seed)
     students, teachers, depth = (int(rng.integers(1, high)) for high in (7, 5, 4))
     cluster = Cluster(students, teachers, int(rng.integers(1, 12)), depth, int(rng.integers(0, 4)))
     times = rng.integers(1, 10, 20)
     draws = np.random.default_rng(seed).choice(times, students * (40 + depth))
-    assert step_begins(times, cluster, 40, seed) == Reference(cluster, draws, monkeypatch).begins(40)
+    assert step_begins(times, cluster, 40, seed) == Reference(cluster, draws).begins(40)
 
 
 def test_the_wait_is_what_steps_take_longer_after_the_warm_up():

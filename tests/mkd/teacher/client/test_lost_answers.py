@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from mkd.teacher.api import TeachersGone
-from mkd.teacher.client import connection, flight_client
+from mkd.teacher.client import flight_client
+from mkd.teacher.client.connection import heartbeat
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server import answer_stream
 from tests.helpers.teacher.services import IDENTITY, ask, remote, service, until, weak_views
@@ -51,7 +52,7 @@ def test_a_lost_answer_is_asked_again(monkeypatch, error):
     """The service greets, works on nothing and has nothing of ours: the student connects anew and asks again."""
     losing(monkeypatch, Fails(error, which=[2]))
     said = []
-    with service(say=lambda text: None) as place:
+    with service() as place:
         teacher = remote(tiny_net(), place.endpoint, said=said)
         assert all(ask(teacher, n).score.shape == (4,) for n in range(3))
         assert teacher.stats.retries == 1
@@ -62,7 +63,7 @@ def test_a_lost_answer_is_asked_again(monkeypatch, error):
 def test_a_teacher_that_loses_all_answers_is_none(monkeypatch):
     """It is up again after each loss, but the student's patience ends."""
     losing(monkeypatch, Fails(MemoryError("no memory")))
-    with service(say=lambda text: None) as place:
+    with service() as place:
         teacher = remote(tiny_net(), place.endpoint, patience=3.0, said=[])
         ask(teacher)
         with pytest.raises(TeachersGone, match="no teacher for .* knows nothing of a request"):
@@ -79,9 +80,10 @@ def test_a_busy_teacher_loses_nothing():
         place.batcher.model.register_forward_pre_hook(lambda *_: event.wait(60) and None)
         for n in range(4):
             teacher.submit(n, weak_views(n), 0.0)
-        (one,) = teacher._desk._links
-        greetings, hello = [], one._caller.hello
-        one._caller.hello = lambda: greetings.append(hello()) or greetings[-1]
+        (one,) = teacher._dispatcher.endpoints
+        client = one.channel.client
+        greetings, hello = [], client.hello
+        client.hello = lambda: greetings.append(hello()) or greetings[-1]
         until(lambda: len(greetings) >= 3)
         event.set()
         assert all(g.pending == 4 for g in greetings[:3])
@@ -105,26 +107,26 @@ def test_a_teacher_that_turns_slow_in_mid_batch_is_left():
             teacher.submit(n + 2, weak_views(n + 2), 0.0)
         turning.batcher.model.register_forward_pre_hook(lambda *_: event.wait(120) and None)
         try:
-            links = {k.endpoint: k for k in teacher._desk._links}
+            known = {k.name: k for k in teacher._dispatcher.endpoints}
             n = 8
-            while not links[turning.endpoint].overdue(1.0) or n < 16:
+            while not known[turning.endpoint].overdue(1.0, time.monotonic()) or n < 16:
                 assert teacher.collect(n).score.shape == (4,)
                 teacher.submit(n + 2, weak_views(n + 2), 0.0)
                 n += 1
                 assert n < 2000
-            stuck = len(links[turning.endpoint].requests)
+            stuck = len(known[turning.endpoint].requests)
             before = other.batcher.gauge.tiles
             for _ in range(20):
                 teacher.collect(n)
                 teacher.submit(n + 2, weak_views(n + 2), 0.0)
                 n += 1
             assert other.batcher.gauge.tiles - before >= 4 * 19
-            assert len(links[turning.endpoint].requests) == stuck, "it gets no more work"
+            assert len(known[turning.endpoint].requests) == stuck, "it gets no more work"
             assert 1 <= teacher.stats.retries <= stuck
         finally:
             event.set()
-        until(lambda: not links[turning.endpoint].requests)  # its late answers count for its pace only
-        assert links[turning.endpoint].pace.seconds > links[other.endpoint].pace.seconds
+        until(lambda: not known[turning.endpoint].requests)  # its late answers count for its pace only
+        assert known[turning.endpoint].latency.seconds > known[other.endpoint].latency.seconds
         assert teacher.stats.tiles == 4 * n
         teacher.close()
 
@@ -137,20 +139,20 @@ def test_a_failure_of_a_teacher_asked_too_is_nothing():
         event.wait(60)
         raise RuntimeError("out of memory")
 
-    with service(say=lambda text: None) as turning, service() as other:
+    with service() as turning, service() as other:
         teacher = remote(student, turning.endpoint, other.endpoint, patience=600.0, said=[])
         ask(teacher)
         until(lambda: turning.batcher.gauge.tiles + other.batcher.gauge.tiles == 4)
         slow, quick = (turning, other) if turning.batcher.gauge.tiles else (other, turning)
         slow.batcher.model.register_forward_pre_hook(fail)
-        quick_link = next(k for k in teacher._desk._links if k.endpoint == quick.endpoint)
-        quick_link.ailing = True  # so that the first one is asked
+        preferred = next(k for k in teacher._dispatcher.endpoints if k.name == quick.endpoint)
+        preferred.degraded = True  # so that the first one is asked
         teacher.submit(1, weak_views(1), 0.0)
-        quick_link.ailing = False
+        preferred.degraded = False
         assert teacher.collect(1).score.shape == (4,)
         assert teacher.stats.retries == 1
         event.set()
-        until(lambda: not any(k.requests for k in teacher._desk._links))
+        until(lambda: not any(k.requests for k in teacher._dispatcher.endpoints))
         assert ask(teacher, 2).score.shape == (4,)
         assert teacher.stats.retries == 1
         teacher.close()
@@ -159,7 +161,7 @@ def test_a_failure_of_a_teacher_asked_too_is_nothing():
 def test_a_stream_has_a_deadline(monkeypatch):
     """Of a student that is gone without a word nothing is left at the service after it."""
     monkeypatch.setattr(flight_client, "STREAM_SECONDS", 0.5)
-    with service(say=lambda text: None) as place:
+    with service() as place:
         caller = FlightClient(place.endpoint, Access(IDENTITY, None))
         writer, _ = caller.open(6, 5)
         until(lambda: place._streams)
@@ -171,11 +173,11 @@ def test_a_stream_has_a_deadline(monkeypatch):
 def test_a_new_stream_is_opened_ahead_of_the_deadline(monkeypatch):
     """Streams are renewed at each greeting, with requests under way and without: no request is asked again."""
     said, opened = [], []
-    monkeypatch.setattr(connection, "RENEW_AFTER", 0.0)
-    monkeypatch.setattr(connection, "GREET_EVERY", 0.02)
+    monkeypatch.setattr(heartbeat, "RENEW_AFTER", 0.0)
+    monkeypatch.setattr(heartbeat, "HELLO_EVERY", 0.02)
     real = FlightClient.open
     monkeypatch.setattr(FlightClient, "open", lambda self, *size: opened.append(size) or real(self, *size))
-    with service(say=said.append) as place:
+    with service(said=said) as place:
         teacher = remote(tiny_net(), place.endpoint, depth=2, said=said)
         for n in range(2):
             teacher.submit(n, weak_views(n), 0.0)

@@ -178,7 +178,7 @@ def test_older_weights_do_not_answer(session, version):
     assert [s[0] for s in net.sizes] == [4]
 
 
-def test_a_failing_batch_fails_alone(capsys):
+def test_a_failing_batch_fails_alone(caplog):
     """An error in the forward pass reaches the requests of that batch; the next ones are answered."""
     net = tiny_net()
     wrong, good = job_of(0), job_of(1, size=(8, 8))
@@ -188,7 +188,7 @@ def test_a_failing_batch_fails_alone(capsys):
     assert wrong.reply.status == protocol.FAILED
     assert "channels" in wrong.reply.reason
     assert good.reply.status == protocol.OK
-    assert "failed" in capsys.readouterr().out
+    assert "failed" in caplog.text
 
 
 def test_nobody_waits_any_more():
@@ -256,16 +256,16 @@ def most(tiles, sizes):
     return net
 
 
-def test_requests_that_do_not_fit_together_are_labelled_alone():
+def test_requests_that_do_not_fit_together_are_labelled_alone(caplog):
     """A shared batch that fails costs no request; from then on fewer tiles share one."""
-    sizes, said = [], []
+    sizes = []
     jobs = [job_of(n, batch=4) for n in range(4)]
-    with running(batcher_of(most(4, sizes), HEADER, max_batch=8, say=said.append), *jobs):
+    with running(batcher_of(most(4, sizes), HEADER, max_batch=8), *jobs):
         found = answers(*jobs)
     assert [j.reply.status for j in jobs] == [protocol.OK] * 4
     assert all(same(answer, expected(tiny_net(), n)) for n, answer in enumerate(found))
     assert sizes == [8, 4, 4, 4, 4]
-    assert [text.partition(" (")[0] for text in said] == [
+    assert [text.partition(" (")[0] for text in caplog.messages] == [
         "a batch of 8 tiles of 2 requests failed",
         "requests one by one were labelled; from now on at most 7 tiles share a batch",
     ]
@@ -275,7 +275,7 @@ def test_of_a_shared_batch_only_those_fail_that_fail_alone():
     """A request that fits is answered though the one beside it does not; nothing is learnt about sharing."""
     sizes = []
     jobs = [job_of(0, batch=5), job_of(1, batch=3)]
-    batcher = batcher_of(most(4, sizes), HEADER, max_batch=8, say=lambda text: None)
+    batcher = batcher_of(most(4, sizes), HEADER, max_batch=8)
     with running(batcher, *jobs):
         answers(*jobs)
     assert [j.reply.status for j in jobs] == [protocol.FAILED, protocol.OK]

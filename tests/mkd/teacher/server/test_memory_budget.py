@@ -41,7 +41,7 @@ def test_streams_share_a_bound(monkeypatch):
         return done
 
     monkeypatch.setattr(MemoryBudget, "enter", record)
-    with service(say=lambda text: None) as place:
+    with service() as place:
         students = [remote(tiny_net(), place.endpoint, rank=n, said=[]) for n in range(5)]
         for n in range(6):
             for teacher in students:
@@ -49,7 +49,7 @@ def test_streams_share_a_bound(monkeypatch):
         for teacher in students:
             assert all(teacher.collect(n).score.shape == (4,) for n in range(6))
             assert teacher.stats.retries == 0
-        until(lambda: place._room.held == 0)
+        until(lambda: place._memory.held == 0)
         for teacher in students:
             teacher.close()
     assert size < max(held) <= (2 + 5) * size
@@ -60,12 +60,12 @@ def test_students_that_do_not_read_keep_nobody_out(monkeypatch):
     monkeypatch.setattr(server_module, "MOST_BYTES", 1)
     event = threading.Event()
     monkeypatch.setattr(server_module.AnswerStream, "_message", held_back(event))
-    with service(say=lambda text: None) as place:
+    with service() as place:
         try:
             lazy = remote(tiny_net(), place.endpoint, session="lazy", said=[])
             for n in range(3):
                 lazy.submit(n, weak_views(n, 2), 0.0)
-            until(lambda: place._room.held > 0)
+            until(lambda: place._memory.held > 0)
             other = remote(tiny_net(), place.endpoint, session="lazy", rank=1, said=[])
             for n in range(3):
                 other.submit(n, weak_views(n), 0.0)
@@ -93,7 +93,7 @@ def held_back(event):
 def test_hundreds_of_streams(count):
     """One service has a stream for each of more ranks than 32 nodes of 8 GPUs have."""
     assert server_module.MOST_STREAMS >= 4096
-    with service(say=lambda text: None) as place:
+    with service() as place:
         caller = FlightClient(place.endpoint, Access(IDENTITY, None))
         streams = [caller.open(6, 5) for _ in range(count)]
         until(lambda: len(place._streams) == count)

@@ -11,6 +11,7 @@ import torch
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
+from mkd.teacher.client.connection.heartbeat import Hurry
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
@@ -154,21 +155,21 @@ def test_weights_from_the_future_do_not_answer():
     with service() as server:
         teacher = remote(student, server.endpoint, patience=0.5, said=[])
         ask(teacher)
-        (link,) = teacher._desk._links
+        (endpoint,) = teacher._dispatcher.endpoints
         for version, counts in ((1, True), (2, False), (10**6, False)):
             header = protocol.WeightsVersion("job.0", version, version)
             blob = weights.to_bytes(dict(tiny_net(seed=9).state_dict()), header)
             FlightClient(server.endpoint, Access(IDENTITY, None)).publish(
                 Packet(header, blob, weights.digest(blob))
             )
-            link.wake.set()
-            until(lambda: link.header == server.batcher.newest())
+            endpoint.connection.hurry(Hurry.NOW)
+            until(lambda: endpoint.header == server.batcher.newest())
             if counts:
                 assert ask(teacher, version).version == 1
             else:
                 with pytest.raises(TeachersGone, match=f"has version {version} .* version 0 to 1 of job.0"):
                     ask(teacher, version)
-        assert not teacher._young(protocol.Reply(1, protocol.OK, "job.0", 2, 2))
+        assert not teacher._dispatcher.may_answer(protocol.Reply(1, protocol.OK, "job.0", 2, 2), "job.0")
         teacher.close()
 
 

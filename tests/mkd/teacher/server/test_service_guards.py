@@ -88,7 +88,7 @@ def test_another_network_is_refused_with_both_values(what):
     """At the start of the student, and on every call of a client that skips the greeting."""
     identity, text = OTHERS[what]
     said = []
-    with service(say=said.append) as server:
+    with service(said=said) as server:
         with pytest.raises(ValueError, match=text):
             remote(tiny_net(), server.endpoint, identity=identity)
         caller = FlightClient(server.endpoint, Access(identity, None))
@@ -116,7 +116,7 @@ def test_weights_of_another_network_are_refused():
 def test_a_wrong_token_is_refused(token):
     """On every kind of call, once in the log; the right token goes on being served."""
     said = []
-    with service(token=TOKEN, say=said.append) as server:
+    with service(token=TOKEN, said=said) as server:
         good = remote(tiny_net(), server.endpoint, token=TOKEN, said=[])
         with pytest.raises(ValueError, match="token is missing or wrong"):
             remote(tiny_net(), server.endpoint, token=token)
@@ -146,7 +146,7 @@ def test_a_wrong_token_is_refused(token):
 def test_malformed_requests_end_their_stream_only(chunks, text):
     """The sender gets the reason, the log one line, and a student beside it sees nothing of it."""
     said = []
-    with service(say=said.append) as server:
+    with service(said=said) as server:
         teacher = remote(tiny_net(), server.endpoint, said=[])
         ask(teacher)
         for _ in range(3):
@@ -161,7 +161,7 @@ def test_malformed_requests_end_their_stream_only(chunks, text):
 def test_what_nobody_thought_of_ends_its_call_only(monkeypatch):
     """An error that is no message's fault is counted and said once; the sender sees nothing of the inside."""
     said = []
-    with service(say=said.append) as server:
+    with service(said=said) as server:
         monkeypatch.setattr(server, "_check_identity", lambda content: 1 / 0)
         for _ in range(2):
             with pytest.raises(OSError, match="^the message cannot be read$"):
@@ -172,7 +172,7 @@ def test_what_nobody_thought_of_ends_its_call_only(monkeypatch):
 
 def test_malformed_openings():
     """A stream of another schema, or of tiles beyond max_tile, is refused before its first request."""
-    with service(say=lambda text: None) as server:
+    with service() as server:
         assert "one column" in push(server.endpoint, [], pa.schema([("images", pa.uint8())]))
         assert "max_tile=64" in push(server.endpoint, [], protocol.image_schema(65, 65))
         assert "another network" in push(server.endpoint, [], identity="tiny")
@@ -194,7 +194,7 @@ def test_malformed_weights_are_refused(change, text):
     """Announced too large, sent too long, damaged, mislabelled: nothing is taken over, and the service lives."""
     header = protocol.WeightsVersion("job.0", 1, 1)
     blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
-    with service(say=lambda text: None) as server:
+    with service() as server:
         with pytest.raises(fl.FlightError, match=text):
             upload(server.endpoint, blob, **change)
         assert server.batcher.newest().session == ""
@@ -204,7 +204,7 @@ def test_malformed_weights_are_refused(change, text):
 
 def test_status():
     """Version, queue, rate, latency, clients and refusals, by the call that people's tools make."""
-    with service(say=lambda text: None) as server:
+    with service() as server:
         teacher = remote(tiny_net(), server.endpoint)
         for n in range(5):
             ask(teacher, n)

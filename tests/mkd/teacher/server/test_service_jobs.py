@@ -11,7 +11,7 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol, weights
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
-from mkd.teacher.server import service as server_module
+from mkd.teacher.server import weights_intake
 from tests.helpers.teacher.services import ask, equal_nets, remote, same, service, until, weak_views
 from tests.helpers.training.nets import perturb, tiny_net
 
@@ -107,7 +107,7 @@ def test_two_jobs_do_not_share_a_teacher():
 
 def test_a_job_that_died_leaves_its_teacher_to_the_next(monkeypatch):
     """Without a word of it for a while another job is served; until then it is told to wait, not refused."""
-    monkeypatch.setattr(server_module, "SILENT", 0.5)
+    monkeypatch.setattr(weights_intake, "SILENT", 0.5)
     with service() as server:
         first = remote(tiny_net(), server.endpoint, session="first", max_age=0)
         ask(first)
@@ -130,8 +130,11 @@ def test_one_rank_publishes():
     students = [tiny_net(), tiny_net()]
     with service() as server:
         uploads = []
-        take = server._take_over
-        server._take_over = lambda parcel, state: (uploads.append(parcel.header.version), take(parcel, state))
+        take = server.intake._take_over
+        server.intake._take_over = lambda parcel, state: (
+            uploads.append(parcel.header.version),
+            take(parcel, state),
+        )
         ranks = [remote(s, server.endpoint, rank=n, max_age=0) for n, s in enumerate(students)]
         versions, together = ([], []), threading.Barrier(2, timeout=60)
 
