@@ -60,15 +60,15 @@ def watch(meter: StepMeter, trace: Any) -> None:
         setattr(teacher, "collect", meter.timed(teacher.collect, "teacher"))  # noqa: B010
         setattr(teacher, "follow", meter.timed(teacher.follow, "publish"))  # noqa: B010
     setattr(Engine, "backward", meter.backward(Engine.backward))  # noqa: B010
-    ends = SemiStep.updated
+    ends = SemiStep.after_update
 
-    def updated(step: SemiStep) -> None:
+    def after_update(step: SemiStep) -> None:
         ends(step)
         meter.end_step()
         if trace is not None:
             trace.step()
 
-    setattr(SemiStep, "updated", updated)  # noqa: B010
+    setattr(SemiStep, "after_update", after_update)  # noqa: B010
     meter.watch_collectives()
 
 

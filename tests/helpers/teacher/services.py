@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mkd.losses.reduction import alone
+from mkd.losses.reduction import one_rank
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.client.flight_client import Access
@@ -57,7 +57,7 @@ def remote(
     token=None,
     timeout=1.0,
     tls=None,
-    gather=alone,
+    gather=one_rank,
     stop=lambda: False,
     **terms,
 ):
