@@ -9,7 +9,7 @@ from mkd.config.schema import SupervisedRun
 
 def work(config: SupervisedRun) -> str:
     """Train, and return what to print; torch is imported after the config has been checked."""
-    from mkd.recipes.run import supervised
+    from mkd.recipes.supervised import supervised
 
     return f"model: {supervised(config) / 'model'}"
 

@@ -13,9 +13,10 @@ from mkd.benchmarks.settings import CostRun, SpeedRun
 from mkd.config.load import parse
 from mkd.distributed.engine import Engine
 from mkd.distributed.world import find_world
+from mkd.labels import Colour
 from mkd.losses.ohem import ohem_cross_entropy
 from mkd.metrics.cost import cost, gmac
-from mkd.model_folder import Colour, ModelCard, save_model
+from mkd.model_folder import ModelCard, save_model
 from mkd.models.deeplab import DeepLabV3Plus, build
 from mkd.recipes import factories
 

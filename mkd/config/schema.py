@@ -1,10 +1,21 @@
 """Every key a run knows, with its type and default; the defaults are the method's."""
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from omegaconf import MISSING
 
 from mkd.config.model_schema import ModelConfig as ModelConfig
+
+T = TypeVar("T")
+
+# Marks keys that may change when a run is resumed: they change its speed, or what is kept or shown, never its numbers.
+RESUMABLE = {"resumable": True}
+
+
+def resumable(default: T) -> T:
+    """Declare a key, with its default, that may change when a run is resumed."""
+    return field(default=default, metadata=RESUMABLE)
 
 
 @dataclass
@@ -18,10 +29,12 @@ class DataConfig:
     crop: int = 512  # side of the square crops that are trained on, pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
     micro: int | None = None  # tiles in a forward pass of a rank; none: its whole part of the batch
-    workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
-    max_bad: float = 0.001  # share of an epoch's unlabelled tiles that may be unreadable; labelled ones: none
-    cache: str | None = None  # local folder for copies of remote shards, shared by all runs; none keeps none
-    cache_gib: float = 100.0  # size that the cache may reach
+    workers: int = resumable(2)  # decoding processes of each stream; 0 decodes in the training process
+    # share of an epoch's unlabelled tiles that may be unreadable; labelled ones: none
+    max_bad: float = resumable(0.001)
+    # local folder for copies of remote shards, shared by all runs; none keeps none
+    cache: str | None = resumable(None)
+    cache_gib: float = resumable(100.0)  # size that the cache may reach
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale
     aerial: bool = True  # also vertical flips and 90-degree turns
 
@@ -86,34 +99,37 @@ class TeacherConfig:
     """Who gives pseudo-labels in the semi-supervised stage."""
 
     kind: str = "local"  # local: in the student's process | service: launch/teacher.py | offline: data.pseudo
-    endpoints: list[str] = field(default_factory=list)  # [HOST:PORT,HOST:PORT,...] of the services
+    # [HOST:PORT,HOST:PORT,...] of the services
+    endpoints: list[str] = field(default_factory=list, metadata=RESUMABLE)
     # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else OUT.token where it exists
-    token_file: str | None = None
-    tls_ca: str | None = None  # PEM file of certificates to trust; none connects without TLS
+    token_file: str | None = resumable(None)
+    tls_ca: str | None = resumable(None)  # PEM file of certificates to trust; none connects without TLS
     depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
     sync_every: int = 1  # steps between two versions of the EMA weights that services get
     # versions behind the student from which on an answer is refused; 0 waits for each version
     max_age: int = 8
-    patience: float = 300.0  # seconds without any service until the run ends or falls back
+    patience: float = resumable(300.0)  # seconds without any service until the run ends or falls back
     fallback: str = "none"  # none | local: then go on with the EMA in the student's process
-    ledger: bool = False  # write which tiles were trained on and which rejected: RUN/ledger-RANK.jsonl
+    # write which tiles were trained on and which rejected: RUN/ledger-RANK.jsonl
+    ledger: bool = resumable(False)
 
 
 @dataclass
 class RunConfig:
     """What every training run has."""
 
-    out: str = MISSING  # run folder
+    out: str = resumable(MISSING)  # run folder
     seed: int = 0  # of weights, order and augmentation
     epochs: float = 100.0  # passes over the labelled tiles (semi: over the unlabelled tiles)
     steps: int | None = None  # optimizer steps; overrides epochs
-    device: str | None = None  # none: cuda when there is one, else cpu
-    engine: str = "auto"  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
-    compile: bool = False  # torch.compile the network; GPU only
-    log_every: int = 10  # steps between lines of metrics.jsonl
+    device: str | None = resumable(None)  # none: cuda when there is one, else cpu
+    engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
+    compile: bool = resumable(False)  # torch.compile the network; GPU only
+    log_every: int = resumable(10)  # steps between lines of metrics.jsonl
     save_every: int = 200  # steps between checkpoints
-    keep_every: int | None = None  # steps between checkpoints that stay as step-N.pt; none: no others
-    keep: int = 3  # how many step-N.pt stay, the newest
+    # steps between checkpoints that stay as step-N.pt; none: no others
+    keep_every: int | None = resumable(None)
+    keep: int = resumable(3)  # how many step-N.pt stay, the newest
     val_every: int = 200  # steps between validations
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -24,7 +24,7 @@ class Plain:
     def __init__(
         self, world: World, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None
     ) -> None:
-        """Take them."""
+        """Use the model as it is."""
         self.world, self.model, self.optimizer, self.clip = world, model, optimizer, clip
         self.net: nn.Module = model
 
@@ -33,7 +33,7 @@ class Plain:
         return contextlib.nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's share of the loss."""
+        """Add the gradient of this rank's partial loss."""
         loss.backward()  # type: ignore[no-untyped-call]
 
     def update(self) -> None:
@@ -48,18 +48,18 @@ class Plain:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore what `state_dict` of any engine returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 class Ddp(Plain):
-    """Several ranks, each with the whole model; gradients are exchanged while backward goes on."""
+    """Several ranks, each with the whole model; gradients are exchanged during the backward pass."""
 
     def __init__(
         self, world: World, model: nn.Module, optimizer: torch.optim.Optimizer, clip: float | None
     ) -> None:
-        """Wrap the model."""
+        """Wrap the model; all ranks wait for each other, and compare the shapes of their parameters."""
         super().__init__(world, model, optimizer, clip)
         devices = [world.device] if world.device.type == "cuda" else None
         # Of a 1x1 convolution: channels-last or not, the memory is the same.
@@ -76,5 +76,8 @@ class Ddp(Plain):
         return contextlib.nullcontext() if last else self.ddp.no_sync()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's share of the loss; DDP takes the mean over ranks, shares want the sum."""
+        """Add the gradient of this rank's partial loss; DDP takes the mean over ranks, partial losses want the sum.
+
+        With the last micro-batch each rank waits for the gradients of all others.
+        """
         super().backward(loss * self.world.ranks)

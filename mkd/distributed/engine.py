@@ -52,6 +52,7 @@ class Engine:
         world: World,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
+        *,
         kind: str = "auto",
         clip: float | None = None,
         compiles: bool = False,
@@ -68,6 +69,7 @@ class Engine:
         model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.synchronised = world.ranks > 1 and rank_batch < ENOUGH_TILES
         if world.ranks > 1:
+            # All ranks wait for rank 0's weights.
             for t in model.state_dict().values():
                 dist.broadcast(t, 0)
         norms = synchronise(model, world.device) if self.synchronised else 0
@@ -85,7 +87,7 @@ class Engine:
         return self._core.accumulating(last)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's share of the loss; shares sum to the loss of all ranks."""
+        """Add the gradient of this rank's partial loss; those of all ranks sum to the loss."""
         self._core.backward(loss)
 
     def update(self) -> None:
@@ -99,11 +101,12 @@ class Engine:
         return self._core.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that any engine with any number of ranks has given; all ranks call this together."""
+        """Restore a state that any engine with any number of ranks has returned; all ranks call this together."""
         self._core.load_state_dict(state)
 
     @torch.no_grad()
     def _mean_statistics(self) -> None:
+        """Give BatchNorm's running statistics the mean over the ranks, which wait for each other here."""
         statistics = training_statistics(self.model)
         if not statistics:
             return
@@ -113,6 +116,7 @@ class Engine:
             t.copy_(mean.view_as(t))
 
     def _choice(self, kind: str, asked: str, compiles: bool) -> str:
+        """Return the line of the journal that names engine, ranks and precision."""
         device = self.world.device
         precision = "bf16 autocast, float32 weights" if device.type == "cuda" else "float32"
         ranks = "1 rank" if self.world.ranks == 1 else f"{self.world.ranks} ranks"
@@ -122,6 +126,7 @@ class Engine:
         )
 
     def _about_norms(self, norms: int, rank_batch: int) -> list[str]:
+        """Return the line of the journal on BatchNorm; none for one rank."""
         if self.world.ranks == 1:
             return []
         seen = f"{rank_batch} {'tile' if rank_batch == 1 else 'tiles'} of a rank in a forward pass"

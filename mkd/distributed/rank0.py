@@ -1,4 +1,4 @@
-"""What one rank does for all, and what must be the same on all."""
+"""Work that rank 0 does for all ranks, and files that must be the same for all."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from mkd.distributed.world import World
 
 
 def run_on_rank0(world: World, work: Callable[[], Any]) -> Any:
-    """Let rank 0 do something, such as writing a file, and return what it returns on all ranks, when it is done.
+    """Run a function on rank 0, such as writing a file, and return its result on all ranks, when it is done.
 
     Args:
         world: all ranks call this together.
@@ -26,6 +26,7 @@ def run_on_rank0(world: World, work: Callable[[], Any]) -> Any:
             found = work()
         except (ValueError, OSError) as error:
             problem = str(error)
+    # The other ranks wait here until rank 0 is done or has failed.
     found, problem = world.broadcast([found, problem])
     if problem is not None:
         raise ValueError(problem)
@@ -33,7 +34,7 @@ def run_on_rank0(world: World, work: Callable[[], Any]) -> Any:
 
 
 def check_same_file(world: World, path: Path) -> str:
-    """Return a file's SHA-256 (hex).
+    """Return a file's SHA-256 (hex), the same on all ranks, which wait for rank 0's.
 
     Raises:
         ValueError: it is another file on this rank than on rank 0.

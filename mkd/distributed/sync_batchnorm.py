@@ -92,14 +92,15 @@ class _Normalise(torch.autograd.Function):
         var, mean = torch.var_mean(x, axes, correction=0)
         n = mean.new_full((1,), x.numel() // x.shape[1])
         mine = torch.cat([n, mean, var]).double()
+        # Each rank waits for the statistics of all others.
         parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, mine)
         counts, means, variances = torch.split(torch.stack(parts), [1, len(mean), len(mean)], dim=1)
         count = counts.sum()
-        share = counts / count
-        whole = (share * means).sum(0)
+        weight_of_rank = counts / count
+        whole = (weight_of_rank * means).sum(0)
         # the law of total variance: within the ranks and between them
-        spread = (share * (variances + (means - whole) ** 2)).sum(0)
+        spread = (weight_of_rank * (variances + (means - whole) ** 2)).sum(0)
         mean, var, count = whole.to(x.dtype), spread.to(x.dtype), count.to(x.dtype)
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), count)
         ctx.mark_non_differentiable(mean, var, count)
@@ -113,7 +114,7 @@ class _Normalise(torch.autograd.Function):
         z = (x - mean.view(shape)) * scale.view(shape)
         sums = torch.cat([dy.sum(axes), (dy * z).sum(axes)])
         to_bias, to_weight = sums.clone().chunk(2)
-        dist.all_reduce(sums)
+        dist.all_reduce(sums)  # waits for the backward passes of all ranks
         level, slope = (sums / count).chunk(2)
         factor = scale if weight is None else scale * weight
         dx = (dy - level.view(shape) - z * slope.view(shape)) * factor.view(shape)
@@ -123,6 +124,7 @@ class _Normalise(torch.autograd.Function):
 
 
 def _children(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module's children in their order, as timm's BatchNormAct2d does."""
     for child in module.children():
         x = child(x)
     return x

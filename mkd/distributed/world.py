@@ -1,4 +1,4 @@
-"""This process among others: rank, number of ranks, device, and what ranks tell each other."""
+"""This process among others: rank, number of ranks, device, and the collective calls."""
 
 import gc
 import json
@@ -22,7 +22,7 @@ _TORCHRUN = ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PO
 
 @dataclass(frozen=True)
 class World:
-    """A handful of integers, a device and the ways to the other ranks.
+    """The place of a process among the ranks, its device, and collective calls to the others.
 
     All ranks must call the collective methods in the same order and from one thread. With one rank each of them
     is local and needs no process group.
@@ -41,13 +41,18 @@ class World:
     local_rank: int = 0
     control: dist.ProcessGroup | None = field(default=None, compare=False, repr=False)
 
+    @classmethod
+    def single(cls, device: str | torch.device = "cpu") -> "World":
+        """Return the world of a process that runs alone."""
+        return cls(0, 1, torch.device(device))
+
     @property
     def is_main(self) -> bool:
         """Whether this rank writes files."""
         return self.rank == 0
 
     def all_reduce_sum(self, t: Tensor) -> Tensor:
-        """Return the sum over ranks, without gradient; with one rank ``t`` itself.
+        """Return the sum over ranks, without gradient; waits for all ranks. With one rank ``t`` itself.
 
         Args:
             t: any shape, equal on all ranks; a number type.
@@ -59,7 +64,7 @@ class World:
         return result
 
     def gather(self, t: Tensor) -> Tensor:
-        """Return the rows of all ranks in rank order; with one rank ``t`` itself.
+        """Return the rows of all ranks in rank order; waits for all ranks. With one rank ``t`` itself.
 
         Args:
             t: (n, ...), shape and dtype equal on all ranks.
@@ -75,7 +80,7 @@ class World:
         return torch.cat([_of_bytes(part, t) for part in parts])
 
     def exchange(self, out: Sequence[Tensor], counts: Sequence[int]) -> list[Tensor]:
-        """Send rows to each rank and return what each rank sent here.
+        """Send rows to each rank and return what each rank sent here; waits for all ranks.
 
         Args:
             out: one tensor a rank, ``out[r]`` (n_r, ...) goes to rank r; n_r may be 0; dtype and row shape
@@ -96,7 +101,7 @@ class World:
         return [_of_bytes(part, row) for part in torch.split(received, coming)]
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value on all ranks.
+        """Return rank 0's value on all ranks; they wait for rank 0, which waits for none.
 
         Args:
             value: what JSON can write: str, int, float, bool, None, lists and dicts of them; looked at on rank 0 only.
@@ -106,6 +111,7 @@ class World:
         text = torch.frombuffer(
             bytearray(json.dumps(value).encode() if self.is_main else b" "), dtype=torch.uint8
         )
+        # First the length, so that the others can make room for the text.
         size = torch.tensor(len(text))
         dist.broadcast(size, 0, group=self.control)
         if not self.is_main:
@@ -119,7 +125,7 @@ class World:
             dist.barrier(group=self.control)
 
     def check_equal(self, tensors: Iterable[Tensor], what: str) -> None:
-        """Check that tensors are equal bit for bit on all ranks, by a 64-bit hash.
+        """Check that tensors are equal bit for bit on all ranks, by a 64-bit hash; waits for all ranks.
 
         Args:
             tensors: any shapes and dtypes.
@@ -139,10 +145,10 @@ class World:
             )
 
     def all_reduce_max(self, flag: int) -> Callable[[], int]:
-        """Ask for the largest flag of all ranks without waiting for it.
+        """Start finding the largest flag of all ranks, without waiting for them.
 
         Returns:
-            A function that waits for the answer; all ranks must have asked by then.
+            A function that waits until all ranks have called this, and returns the flag.
         """
         if self.ranks == 1:
             return lambda: flag
@@ -180,7 +186,7 @@ def find_world(device: str | None) -> World:
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks == 1:
-        return World(0, 1, _device(device, 0, 1))
+        return World.single(_device(device, 0, 1))
     missing = [name for name in _TORCHRUN if name not in os.environ]
     if missing:
         raise ValueError(

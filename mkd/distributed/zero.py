@@ -20,7 +20,7 @@ class Zero(Plain):
     DeepSpeed copies the parameters of each group into one flat tensor, of which a rank updates one of ``ranks`` equal
     parts; the optimizer then holds that part as its only parameter of the group. The parameters are views of the flat
     tensor, so a parameter's place in it is its storage offset. State dicts are put together from, and cut into, those
-    parts here: DeepSpeed's own checkpoints go on with the same number of ranks only.
+    parts here: DeepSpeed's own checkpoints need the same number of ranks.
 
     Args:
         world: this process's place, among several.
@@ -54,11 +54,11 @@ class Zero(Plain):
         return contextlib.nullcontext()
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of this rank's share of the loss; DeepSpeed takes the mean over ranks."""
+        """Add the gradient of this rank's partial loss; DeepSpeed takes the mean over ranks, which wait."""
         self.deepspeed.backward(loss * self.world.ranks)
 
     def update(self) -> None:
-        """Clip, step, gather the weights; gradients are cleared afterwards.
+        """Clip, step, gather the weights from all ranks, which wait for each other; then clear the gradients.
 
         Raises:
             ValueError: a gradient is not finite; DeepSpeed would go on without this update.
@@ -71,11 +71,12 @@ class Zero(Plain):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return model and optimizer as torch's own state dicts, whole on every rank."""
+        """Return model and optimizer as torch's own state dicts, whole on every rank; all ranks call this together."""
         state: dict[int, dict[str, Any]] = {}
         groups: list[dict[str, Any]] = []
         for params, places, group in self._groups():
             mine = self.optimizer.state.get(group["params"][0], {})
+            # Each rank waits for the parts of all others.
             whole = {k: self.world.gather(v) if _is_split(v) else v for k, v in mine.items()}
             if whole:
                 state |= {n: _of_parameter(whole, p) for n, p in zip(places, params, strict=True)}
@@ -83,7 +84,7 @@ class Zero(Plain):
         return {"model": self.model.state_dict(), "optimizer": {"state": state, "param_groups": groups}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them up, each rank its part."""
+        """Restore a state of any engine, each rank its part."""
         self.model.load_state_dict(state["model"])
         self.deepspeed.optimizer.refresh_fp32_params()  # from the weights just loaded
         saved = state["optimizer"]

@@ -35,7 +35,8 @@ class Sampler:
     Inside an epoch, up to `MAX_WHOLE_EPOCH` samples are permuted as one. More: the shards are permuted, joined to a
     circle and cut, from a random place on, into B lanes of N // B samples or one more; slot s of each batch reads
     lane (s - eN) mod B from end to end, shuffled within windows that change for all lanes at once, every `WINDOW`
-    steps. So a slot reads neighbours of one shard for `WINDOW` steps, and `WINDOW` * B samples over all ranks are shuffled together.
+    steps. So a slot reads neighbours of one shard for `WINDOW` steps, and `WINDOW` * B samples over all ranks are
+    shuffled together.
 
     Args:
         counts: samples of each shard, >= 0, in the order of the index.

@@ -12,14 +12,14 @@ def distillation_loss(
     valid: Tensor | None = None,
     count: Tensor | None = None,
 ) -> Tensor:
-    """Return these pixels' share of the distillation loss between two maps of logits.
+    """Return L_KD of two maps of logits, or these pixels' partial loss of a larger batch.
 
     ::
 
         L_KD = T^2 * mean over valid pixels of KL( softmax(z_T / T) || softmax(z_S / T) )
 
     The reduction is: sum over classes, mean over valid pixels. T^2 keeps the gradient's scale independent of T.
-    With the valid pixels of a whole batch as ``count``, the shares of its parts add up to the batch's loss.
+    With the valid pixels of a whole batch as ``count``, the partial losses of its parts add up to the batch's loss.
 
     Args:
         student_logits: float (B,C,H,W), z_S; the only argument that receives a gradient.
@@ -43,9 +43,11 @@ def distillation_loss(
         )
     if temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be > 0 (the paper uses 3)")
+    # log softmax(z / T); only the student is differentiated
     log_s = F.log_softmax(student_logits.float() / temperature, dim=1)
     log_t = F.log_softmax(teacher_logits.detach().float() / temperature, dim=1)
     kl = (log_t.exp() * (log_t - log_s)).sum(dim=1)  # (B,H,W)
+    # mean over the valid pixels
     if valid is None:
         valid = torch.ones_like(kl, dtype=torch.bool)
     count = valid.sum().clamp(min=1) if count is None else count

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mkd.labels import IGNORE
-from mkd.losses.reduction import Total, alone
+from mkd.losses.reduction import Total, one_rank
 
 
 def fisher_diagonal(
@@ -15,7 +15,7 @@ def fisher_diagonal(
     samples: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int = IGNORE,
     normalise: bool = True,
-    total: Total = alone,
+    total: Total = one_rank,
 ) -> dict[str, Tensor]:
     """Return the diagonal of the empirical Fisher information.
 
@@ -43,6 +43,7 @@ def fisher_diagonal(
 
     Source: Kirkpatrick et al. 2017, diagonal Fisher; the paper's EWC term.
     """
+    # The square of each sample's gradient, in eval mode.
     names, params = zip(*((n, p) for n, p in model.named_parameters() if p.requires_grad), strict=True)
     squares = [torch.zeros_like(p, dtype=torch.float32) for p in params]
     count, modes = 0, [(module, module.training) for module in model.modules()]
@@ -62,6 +63,7 @@ def fisher_diagonal(
     finally:
         for module, training in modes:
             module.training = training
+    # The mean over the samples of all ranks, which wait for each other.
     count = int(total(torch.tensor(count, device=params[0].device)))
     if count == 0:
         raise ValueError("EWC's Fisher needs at least one labelled tile with a valid pixel; found none")
@@ -70,6 +72,7 @@ def fisher_diagonal(
 
 
 def _unit_mean(f: Tensor) -> Tensor:
+    """Return a tensor divided by its mean; as it is where that is 0."""
     mean = f.double().mean()
     return (f / mean).float() if mean > 0 else f
 

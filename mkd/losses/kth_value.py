@@ -15,7 +15,7 @@ def kth_smallest(values: Tensor, k: int, total: Total) -> Tensor:
 
     A radix selection from the highest digit to the lowest: each round counts, over all ranks, the next digit of
     the values that share the digits found so far; the digit at which the count reaches k is the next one found.
-    Three sums of 16 KiB over the ranks, and the device is never waited for.
+    Three sums of 16 KiB over the ranks, in which each rank waits for the others; nothing waits for the device.
 
     Args:
         values: float32 (N,), all >= 0; N may be 0 and may differ between ranks.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mkd.labels import IGNORE
 from mkd.losses.kth_value import kth_smallest
-from mkd.losses.reduction import Total, alone
+from mkd.losses.reduction import Total, one_rank
 
 # Legend: B batch, C classes, H W pixels, N valid pixels of this rank.
 
@@ -17,9 +17,9 @@ def ohem_cross_entropy(
     threshold: float,
     min_kept: int,
     ignore_index: int = IGNORE,
-    total: Total = alone,
+    total: Total = one_rank,
 ) -> Tensor:
-    """Return this rank's share of the mean cross-entropy over the hard pixels.
+    """Return this rank's partial L_sup: the mean cross-entropy over the hard pixels of all ranks.
 
     With p_y the predicted probability of the true class, over the valid pixels of all ranks::
 
@@ -27,7 +27,7 @@ def ohem_cross_entropy(
         L_sup = mean of -log p_y over keep
 
     The pixel that is itself the min_kept-th smallest is kept too, so that as many pixels as min_kept always count,
-    or all valid ones where there are fewer. A rank's share is its sum over the number kept by all ranks.
+    or all valid ones where there are fewer. A rank's partial loss is its sum over the number kept by all ranks.
 
     Args:
         logits: float (B,C,H,W), any real values.
@@ -35,17 +35,19 @@ def ohem_cross_entropy(
         threshold: probability in [0,1] from which a pixel is easy.
         min_kept: least number of pixels kept over all ranks.
         ignore_index: label of pixels that do not count.
-        total: sums a count over the ranks; one rank by default.
+        total: sums a tensor over the ranks, which all call it together; one rank by default.
 
     Returns:
         Scalar; exactly 0 with a zero gradient when no pixel of this rank is valid.
 
     Source: Shrivastava et al. 2016; the paper's L_sup.
     """
+    # Cross-entropy and probability of the true class at the valid pixels.
     labels = labels.long()
     valid = labels != ignore_index
     loss = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="none")[valid]  # (N,)
     p_y = torch.exp(-loss.detach())
+    # The hard pixels; the ranks count together, and each waits for the others.
     keep = p_y < threshold
     if min_kept > 0:
         keep |= p_y <= kth_smallest(p_y, min_kept, total)

@@ -9,13 +9,13 @@ from mkd.labels import IGNORE
 def pseudo_label_loss(
     logits: Tensor, pseudo_labels: Tensor, ignore_index: int = IGNORE, count: Tensor | None = None
 ) -> Tensor:
-    """Return these pixels' share of the mean cross-entropy over the kept pixels.
+    """Return L_cons over the kept pixels, or these pixels' partial loss of a larger batch.
 
     ::
 
         L_cons = 1/K * sum over kept pixels of -log softmax(z_S)[y_hat],   0 when K = 0
 
-    With the kept pixels of a whole batch as K, the shares of its parts add up to the batch's L_cons.
+    With the kept pixels of a whole batch as K, the partial losses of its parts add up to the batch's L_cons.
 
     Args:
         logits: float (B,C,H,W), the student's logits of the strong view.

@@ -1,4 +1,4 @@
-"""What turns a rank's loss into its share of the global one."""
+"""Sums over ranks, by which a rank's partial loss is a part of the global one."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,6 @@ from torch import Tensor
 Total = Callable[[Tensor], Tensor]
 
 
-def alone(t: Tensor) -> Tensor:
-    """Return the tensor: the total of one rank."""
+def one_rank(t: Tensor) -> Tensor:
+    """Return the tensor itself: the sum over one rank."""
     return t

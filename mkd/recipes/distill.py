@@ -1,4 +1,9 @@
-"""One distillation stage: tune a teacher, freeze it, estimate the Fisher, train the student against it."""
+"""One distillation stage: tune a teacher, freeze it, estimate the Fisher, train the student against it.
+
+From command to loss: `launch/kd.py` calls `kd` here, which gives a `KdStep` to `Run.fit`; that opens the engine and the
+checkpoints and calls the loop, `mkd.train.loop.fit`. The loop repeats the step, `mkd/train/steps/kd.py`, which sums the
+losses; L_KD is `mkd/losses/distillation.py`.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -28,7 +33,7 @@ FISHER = "fisher.safetensors"  # in a run folder
 
 def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
-    world, clock = join_ranks(config)
+    world, timer = join_ranks(config)
     index = labelled_index(config)
     arch = factories.architecture(config.model)
     with torch.device("meta"):
@@ -39,7 +44,7 @@ def kd(config: schema.KdRun) -> Path:
         source, card = factories.load_checked("kd.source", config.kd.source, arch if same else None)
         if config.kd.source_data is not None:
             factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
-    with Run(config, world, index, clock) as run:
+    with Run(config, world, index, timer) as run:
         if not run.ended():
             _stage(config, run, source)
     return run.folder
@@ -48,19 +53,22 @@ def kd(config: schema.KdRun) -> Path:
 def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None:
     """Train teacher and student in an open run folder."""
     world, kd = run.world, config.kd
+    # The two networks.
     teacher = _teacher(config, run, source)
     student = _student(config, run.index.num_classes, teacher)
-    refers = {
+    # EWC, and the files that a resumed run must find unchanged.
+    fixed_files = {
         "teacher/model.safetensors": check_same_file(world, run.folder / "teacher" / "model.safetensors")
     }
     ewc = None
     if kd.ewc_weight > 0:
         ewc = _consolidation(config, run, source, teacher, student)
-        refers[FISHER] = check_same_file(world, run.folder / FISHER)
+        fixed_files[FISHER] = check_same_file(world, run.folder / FISHER)
+    # The loop trains the student by this step; the weights with the best validation become the model folder.
     teacher.to(world.device)
     step = KdStep(student, teacher, factories.ohem(config.ohem), kd.temperature, kd.weight, ewc, world)
     phase = run.phase("student", config.epochs, config.steps, run.index.samples, config.optim.lr)
-    phase = replace(phase, refers=refers)
+    phase = replace(phase, fixed_files=fixed_files)
     weights = run.fit(phase, step, run.batch_stream(unlabelled=kd.tiles == "all"))
     run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
 
@@ -71,6 +79,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     if run_on_rank0(run.world, (folder / "model.yaml").is_file):
         # channels-last as after training: another layout rounds otherwise
         return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
+    # The source model with a new classifier; without one an ImageNet backbone with a random head.
     kd = config.kd
     if source is None:
         model = build(
@@ -82,6 +91,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     else:
         model = copy.deepcopy(source)  # the Fisher still needs the source with its own classifier
         model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
+    # Freeze all but what is tuned.
     tunes = kd.teacher_tunes or ("head" if source is None else "classifier")
     tuned = [model.classifier] if tunes == "classifier" else model.head_modules()
     model.requires_grad_(False)
@@ -91,6 +101,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     run.journal.say(
         f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained"
     )
+    # Train it as a phase of its own.
     step = SupervisedStep(model, factories.ohem(config.ohem), frozen, run.world)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
     phase = run.phase("teacher", kd.teacher_epochs, None, run.index.samples, lr)
@@ -102,7 +113,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
 
 
 def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> DeepLabV3Plus:
-    """Return the student at its start."""
+    """Return the student's network with its start weights."""
     pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
     # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
     student = build(factories.architecture(config.model), num_classes, pretrained, seed=config.seed + 1)
@@ -121,14 +132,16 @@ def _consolidation(
     """Return EWC's anchor and Fisher; the Fisher is an artefact of the run folder.
 
     anchor=teacher: theta* = M_T, F of the source model on the source domain's labelled tiles. Without such tiles
-    (stage 1: ImageNet's are not at hand) F is that of M_T on this stage's labelled tiles.
+    (stage 1 has none of ImageNet) F is that of M_T on this stage's labelled tiles.
     anchor=init: theta* = the student's start, F on this stage's labelled tiles.
     """
+    # Whose Fisher, and on which tiles.
     kd = config.kd
     on_source = kd.anchor == "teacher" and source is not None and kd.source_data is not None
     model = student if kd.anchor == "init" else (source if on_source else teacher)
     data = str(kd.source_data) if on_source else config.data.labelled
     assert model is not None
+    # Estimate it once; all ranks ask rank 0 whether the file exists, so that all of them take part or none.
     device = run.world.device
     if not run_on_rank0(run.world, (run.folder / FISHER).is_file):
         whose = {id(student): "the student's start", id(teacher): "the teacher"}.get(
@@ -137,6 +150,7 @@ def _consolidation(
         run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
         _estimate_fisher(config, run, model.to(device), data)
         model.requires_grad_(model is student)
+    # The constants on the device; the Fisher is capped where SGD would diverge.
     anchor = student if kd.anchor == "init" else teacher
     weights = {n: p.detach().clone().to(device) for n, p in anchor.named_parameters()}
     loaded = {n: f.to(device) for n, f in load_file(run.folder / FISHER).items()}
@@ -145,8 +159,8 @@ def _consolidation(
     if config.optim.name == "sgd":
         o = config.optim
         lr = {n: o.lr * (1.0 if n.startswith("backbone.") else o.head_factor) for n in shared}
-        shared, share = stable_fisher(shared, lr, o.momentum, kd.ewc_weight)
-        run.journal.say(f"EWC: {100 * share:.3f} % of the Fisher's entries capped for a stable step")
+        shared, capped = stable_fisher(shared, lr, o.momentum, kd.ewc_weight)
+        run.journal.say(f"EWC: {100 * capped:.3f} % of the Fisher's entries capped for a stable step")
     return Consolidation(weights, shared, kd.ewc_weight)
 
 
@@ -159,11 +173,11 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: DeepLabV3Plus, data:
         with written_aside(run.folder / FISHER) as aside:
             aside.write_bytes(save({k: v.cpu().contiguous() for k, v in fisher.items()}))
 
-    run_on_rank0(run.world, write)
+    run_on_rank0(run.world, write)  # the others wait until the file exists
 
 
 def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this rank's share of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
+    """Yield this rank's part of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
     tiles = factories.open_tiles(config.data, folder, labelled=True)
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
     mine = rank_range(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)

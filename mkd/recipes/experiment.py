@@ -18,8 +18,8 @@ from mkd.config.load import load, parse
 from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
 from mkd.recipes.distill import kd
 from mkd.recipes.evaluate import evaluate
-from mkd.recipes.run import supervised
 from mkd.recipes.semi import semi
+from mkd.recipes.supervised import supervised
 
 KINDS: dict[str, Any] = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
 

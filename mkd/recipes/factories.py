@@ -135,27 +135,38 @@ def _micros(batch: int, ranks: int) -> str:
 def phase(
     config: schema.RunConfig,
     name: str,
+    *,
     epochs: float,
     steps: int | None,
     tiles: int,
     lr: float,
     ranks: int = 1,
 ) -> Phase:
-    """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
+    """Return one phase of the loop.
+
+    Args:
+        config: of the run.
+        name: of the phase.
+        epochs: passes over ``tiles``.
+        steps: overrides ``epochs``; None does not.
+        tiles: of an epoch.
+        lr: base learning rate.
+        ranks: that share a batch.
+    """
     an_epoch = tiles / config.data.batch
     total = steps if steps is not None else max(1, round(epochs * an_epoch))
     return Phase(
-        name,
-        total,
-        an_epoch,
-        lr,
-        config.optim.power,
-        config.seed,
-        config.log_every,
-        config.save_every,
-        config.val_every,
-        config.data.batch,
-        micro_batches(config.data, ranks),
+        name=name,
+        steps=total,
+        steps_an_epoch=an_epoch,
+        lr=lr,
+        power=config.optim.power,
+        seed=config.seed,
+        log_every=config.log_every,
+        save_every=config.save_every,
+        val_every=config.val_every,
+        batch=config.data.batch,
+        micro_batches=micro_batches(config.data, ranks),
     )
 
 
@@ -173,6 +184,22 @@ def engine(
     """
     o = config.optim
     head = {n for n, _ in model.named_parameters() if not n.startswith("backbone.")}
-    optimizer = make_optimizer(o.name, model, head, phase.lr, o.head_factor, o.momentum, o.weight_decay)
+    optimizer = make_optimizer(
+        o.name,
+        model,
+        head,
+        lr=phase.lr,
+        head_factor=o.head_factor,
+        momentum=o.momentum,
+        weight_decay=o.weight_decay,
+    )
     tiles = streams * phase.batch // world.ranks // phase.micro_batches
-    return Engine(world, model, optimizer, config.engine, o.clip, config.compile, tiles)
+    return Engine(
+        world,
+        model,
+        optimizer,
+        kind=config.engine,
+        clip=o.clip,
+        compiles=config.compile,
+        rank_batch=tiles,
+    )

@@ -1,6 +1,5 @@
 """A run folder: resolved config, versions, journal, checkpoints, model; one folder, one config."""
 
-import difflib
 import importlib.metadata
 import json
 import platform
@@ -11,28 +10,9 @@ from typing import Any
 import torch
 
 from mkd.atomic import write_text
+from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
 from mkd.config.schema import RunConfig
-
-# Keys that change how fast a run goes or what is shown, never its numbers.
-FREE = (
-    "  workers:",
-    "  cache:",
-    "  cache_gib:",
-    "  max_bad:",  # may be raised to go on after a stop
-    "  endpoints:",  # services move from job to job
-    "  token_file:",
-    "  tls_ca:",
-    "  patience:",
-    "  ledger:",
-    "device:",
-    "engine:",
-    "compile:",
-    "keep_every:",
-    "keep:",
-    "log_every:",
-    "out:",  # the folder itself is at hand
-)
 
 
 def open_run(config: RunConfig) -> Path:
@@ -43,36 +23,17 @@ def open_run(config: RunConfig) -> Path:
     """
     folder = Path(config.out)
     path = folder / "config.yaml"
-    text = to_yaml(config)
-    if path.is_file() and (changed := difference(path.read_text(encoding="utf-8"), text)):
+    if path.is_file() and (changed := difference(path.read_text(encoding="utf-8"), config)):
         raise ValueError(
             f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
         )
     if not path.is_file():
         if folder.is_dir() and any(not p.name.startswith(".tmp-") for p in folder.iterdir()):
             raise ValueError(f"out={folder} is not empty and no run folder; give another out=")
-        write_text(path, text)
+        write_text(path, to_yaml(config))
     if not (folder / "versions.json").is_file():
         write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
-
-
-def difference(old: str, new: str) -> str:
-    """Return the lines in which two configs differ, but for keys that are free; nothing where they do not."""
-    lines = difflib.unified_diff(_fixed(old), _fixed(new), n=0, lineterm="")
-    shown = [s for s in lines if s[0] in "+-" and s[:3] not in ("+++", "---")]
-    return "; ".join(f"{'there' if s[0] == '-' else 'now'} {s[1:].strip()}" for s in shown)
-
-
-def _fixed(text: str) -> list[str]:
-    """Return the lines of keys that matter, with the items of their lists."""
-    kept, free = [], False
-    for line in text.splitlines():
-        if not line.lstrip().startswith("- "):
-            free = line.startswith(FREE)
-        if not free:
-            kept.append(line)
-    return kept
 
 
 def versions() -> dict[str, Any]:

@@ -30,14 +30,14 @@ from mkd.train.steps.semi import SemiStep
 
 def semi(config: schema.SemiRun) -> Path:
     """Train the semi-supervised stage; return the run folder."""
-    world, clock = join_ranks(config)
+    world, timer = join_ranks(config)
     index, start = labelled_index(config), config.semi.start
     model, card = factories.load_checked("semi.start", start)
     factories.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
     if config.data.pseudo is not None:
         factories.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={start}")
     # What the threads of the teachers' side report is about this rank alone.
-    with Run(config, world, index, clock) as run, route_log_lines(run.say, "mkd.teacher"):
+    with Run(config, world, index, timer) as run, route_log_lines(run.say, "mkd.teacher"):
         if not run.ended():
             _stage(config, run, model, card)
     return run.folder
@@ -47,18 +47,18 @@ def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCa
     """Train in an open run folder."""
     s, world = config.semi, run.world
     model.to(world.device)
-    feed = run.batch_stream(unlabelled=True)
-    assert feed.unlabelled is not None
-    tiles = len(feed.unlabelled)
+    batches = run.batch_stream(unlabelled=True)
+    assert batches.unlabelled is not None
+    tiles = len(batches.unlabelled)
     phase = run.phase("semi", config.epochs, config.steps, tiles, config.optim.lr)
     who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
     teacher = _teacher(config, model, card, run)
-    pseudo = _pseudo_feed(config, run, phase, feed, teacher)
+    pseudo = _pseudo_feed(config, run, phase, batches, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model
     step = SemiStep(model, pseudo, result, factories.ohem(config.ohem), s.weight, world)
     try:
-        weights = _fit(run, phase, step, replace(feed, unlabelled=None))
+        weights = _fit(run, phase, step, replace(batches, unlabelled=None))
     finally:
         pseudo.close()
         teacher.close()
@@ -120,25 +120,27 @@ def _token(config: schema.SemiRun, run: Run) -> str | None:
 
 
 def _pseudo_feed(
-    config: schema.SemiRun, run: Run, phase: Phase, feed: BatchStream, teacher: Teacher
+    config: schema.SemiRun, run: Run, phase: Phase, batches: BatchStream, teacher: Teacher
 ) -> PseudoFeed:
+    """Return the feed of pseudo-labelled tiles, with the monitor of its teacher."""
     good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
-    say, world = run.journal.say, run.world
-    health = PseudoLabelMonitor(run.index.classes, run.index.histogram, say, teacher.stats, good, world)
-    ledger = AuditLog(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
+    world = run.world
+    monitor = PseudoLabelMonitor(run.index.classes, run.index.histogram, teacher.stats, world, good)
+    audit_log = AuditLog(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
     size = config.data.batch // world.ranks
-    return PseudoFeed(feed.candidates, size, teacher, health, say, ledger, world)
+    return PseudoFeed(batches.candidates, size, teacher, monitor, world, audit_log)
 
 
-def _fit(run: Run, phase: Phase, step: SemiStep, feed: BatchStream) -> dict[str, Tensor]:
+def _fit(run: Run, phase: Phase, step: SemiStep, batches: BatchStream) -> dict[str, Tensor]:
     """Train to the end; at a collapse go back to the good checkpoint and on with half the weight of L_cons."""
-    health = step.pseudo.health
+    monitor = step.pseudo.monitor
     while True:
         try:
-            return run.fit(phase, step, feed, health=health)
+            return run.fit(phase, step, batches, monitor=monitor)
         except Collapsed as collapse:
-            count = health.rollbacks + 1
+            count = monitor.rollbacks + 1
             change = partial(_with_rollbacks, count=count)
+            # All ranks wait until rank 0 has put the good checkpoint in the latest one's place.
             at = run_on_rank0(run.world, partial(run.checkpoints(phase).go_back, change))
             run.journal.say(f"{collapse}; rollback {count} to step {at}, semi.weight is halved from there on")
 

@@ -1,9 +1,9 @@
-"""Batches as they lie in shards -> the views a step trains on, on the training device."""
+"""Batches as they lie in shards -> the batches that a step trains on, on the training device."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from torch import Tensor
@@ -29,11 +29,11 @@ class StepBatch:
         labels: uint8 (B,S,S), 255 = ignore.
         weak: weak views of unlabelled tiles, uint8 (U,3,S,S), or None.
         inside: bool (U,S,S), pixels of `weak` that lie inside their tile, or None.
-        draws: one generator for each unlabelled tile; its strong view goes on from here.
+        generators: one for each unlabelled tile; its strong view goes on from here.
         strong: strong views of pseudo-labelled tiles, float32 (U,3,S,S) in [0,1], or None.
         pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
-        counted: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; of a micro-batch
-            its equal share, so that the mean of the micro-batches' losses is the mean over these pixels.
+        pixel_count: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; a
+            micro-batch has its equal part, so that the mean of the micro-batches' losses is the mean over these pixels.
     """
 
     images: Tensor
@@ -43,18 +43,19 @@ class StepBatch:
     generators: list[np.random.Generator] | None = None
     strong: Tensor | None = None
     pseudo: Tensor | None = None
-    counted: Tensor | None = None
+    pixel_count: Tensor | None = None
 
     def split(self, count: int) -> list[StepBatch]:
         """Return ``count`` micro-batches of equal size, in order; ``count`` divides the number of tiles."""
         given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        counted = given.pop("counted", None)
-        share = None if counted is None else counted / count
+        pixel_count = given.pop("pixel_count", None)
+        part = None if pixel_count is None else pixel_count / count
         assert all(len(tiles) % count == 0 for tiles in given.values())
         sizes = {name: len(tiles) // count for name, tiles in given.items()}
         return [
             StepBatch(
-                **{k: tiles[n * sizes[k] : (n + 1) * sizes[k]] for k, tiles in given.items()}, counted=share
+                **{k: tiles[n * sizes[k] : (n + 1) * sizes[k]] for k, tiles in given.items()},
+                pixel_count=part,
             )
             for n in range(count)
         ]
@@ -68,7 +69,7 @@ class Candidates:
         ids: U pairs (epoch, sample).
         weak: weak views, uint8 (U,3,S,S).
         inside: bool (U,S,S), pixels of `weak` that lie inside their tile.
-        draws: one generator a tile; its strong view goes on from here.
+        generators: one a tile; its strong view goes on from here.
         labels: stored pseudo-labels, uint8 (U,S,S), class ids, 255 = filtered or outside; None asks a teacher.
     """
 
@@ -81,17 +82,17 @@ class Candidates:
 
 @dataclass(frozen=True)
 class BatchStream:
-    """Endless deterministic input of a run: ``feed(start, stop)`` yields the views of these steps.
+    """Endless deterministic input of a run: calling it with (start, stop) yields the batches of these steps.
 
     Attributes:
         labelled: tiles with labels.
         unlabelled: tiles without, or None; mixed 1:1, with epochs of their own.
         batch: labelled tiles a step over all ranks (and as many unlabelled ones).
         seed: of order and views.
-        geometry: random scale, crop, flips, turns.
+        geometry: random scale, crop, flips, rotations.
         world: rank, ranks, device.
         workers: decoding processes of each stream.
-        losses: of the labelled and of the unlabelled stream; None lets any damaged tile end the run.
+        bad_tiles: budgets of the labelled and of the unlabelled stream; None lets any damaged tile end the run.
     """
 
     labelled: TileSet
@@ -104,7 +105,7 @@ class BatchStream:
     bad_tiles: tuple[BadTileBudget | None, BadTileBudget | None] = (None, None)
 
     def __call__(self, start: int, stop: int) -> Iterator[StepBatch]:
-        """Yield the views of steps ``start`` .. ``stop - 1``."""
+        """Yield this rank's part of the batches of steps ``start`` .. ``stop - 1``; waits for decoding processes."""
         labelled = self._stream(self.labelled, LABELLED, start, stop)
         if self.unlabelled is None:
             for batch in labelled:
@@ -113,9 +114,8 @@ class BatchStream:
         for batch, other in zip(
             labelled, self._stream(self.unlabelled, UNLABELLED, start, stop), strict=True
         ):
-            views, extra = self._labelled(batch), self._candidates(other)
-            views.weak, views.inside, views.generators = extra.weak, extra.inside, extra.generators
-            yield views
+            step_batch, extra = self._labelled(batch), self._candidates(other)
+            yield replace(step_batch, weak=extra.weak, inside=extra.inside, generators=extra.generators)
 
     def candidates(self, start: int) -> Generator[Candidates, None, None]:
         """Yield this rank's batches of unlabelled tiles from the ``start``-th on, without end."""
@@ -130,20 +130,24 @@ class BatchStream:
         )
 
     def _stream(self, tiles: TileSet, number: int, start: int, stop: int) -> Iterator[Batch]:
+        """Open a stream at a batch; closing the iterator ends its decoding processes."""
         return stream(tiles, self.sampler(tiles, number), start, stop, self.workers, self.bad_tiles[number])
 
     def _labelled(self, batch: Batch) -> StepBatch:
+        """Return the views of labelled tiles."""
         batch = batch.to(self.world.device)
-        draws = generators(self.seed, LABELLED, batch.ids)
-        images, labels = self.geometry(batch.images, batch.labels, draws)
+        of_tiles = generators(self.seed, LABELLED, batch.ids)
+        images, labels = self.geometry(batch.images, batch.labels, of_tiles)
         return StepBatch(images.float() / 255, labels)
 
     def _candidates(self, batch: Batch) -> Candidates:
+        """Return weak views of unlabelled tiles, with their pseudo-labels where the data set has them."""
         assert self.unlabelled is not None
         batch = batch.to(self.world.device)
-        draws = generators(self.seed, UNLABELLED, batch.ids)
+        of_tiles = generators(self.seed, UNLABELLED, batch.ids)
+        # Pixels without a label and pixels outside the tile are both 255: keep them apart through the geometry.
         stored = self.unlabelled.labelled
         given = batch.labels.masked_fill(batch.labels == 255, FILTERED) if stored else batch.labels
-        images, marks = self.geometry(batch.images, given, draws)
+        images, marks = self.geometry(batch.images, given, of_tiles)
         labels = marks.masked_fill(marks == FILTERED, 255) if stored else None
-        return Candidates(batch.ids, weak_colour(images, draws), marks != 255, draws, labels)
+        return Candidates(batch.ids, weak_colour(images, of_tiles), marks != 255, of_tiles, labels)

@@ -10,6 +10,7 @@ def make_optimizer(
     name: str,
     model: nn.Module,
     head: set[str],
+    *,
     lr: float,
     head_factor: float,
     momentum: float,
@@ -38,7 +39,15 @@ def make_optimizer(
 
 
 def set_poly_lr(optimizer: torch.optim.Optimizer, lr: float, step: int, total: int, power: float) -> float:
-    """Set and return the base learning rate ``lr (1 - step / total)^power``."""
+    """Set and return the base learning rate ``lr (1 - step / total)^power``.
+
+    Args:
+        optimizer: made by `make_optimizer`; each group gets its factor of it.
+        lr: at the first step.
+        step: 0 <= step < total, the step to be made.
+        total: steps of the phase.
+        power: > 0; 1 is linear.
+    """
     now = float(lr * (1 - step / total) ** power)
     for group in optimizer.param_groups:
         group["lr"] = now * group["factor"]

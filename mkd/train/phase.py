@@ -24,22 +24,30 @@ class Step(Protocol):
         """Set training mode."""
         ...
 
-    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
-        """Return the views to train on, of this rank's whole part of the batch; all ranks call it together.
+    def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
+        """Return the batch to train on, this rank's whole part of it; all ranks call this together.
 
-        Here, before the forward passes, is found what must be known of the whole batch: how many pixels a loss is the
-        mean over.
+        Here, before the forward passes, the ranks find out what must be known of the whole batch: the number of pixels
+        that a loss is the mean over.
+
+        Args:
+            batch: as read.
+            progress: share of the training done, in [0,1].
         """
         ...
 
-    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
-        """Return this rank's shares of the losses of a micro-batch, by name.
+    def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
+        """Return this rank's partial losses of a micro-batch, scalars by name; ``loss`` is the one to minimise.
 
         Summed over the ranks, and averaged over the micro-batches, they are the batch's losses.
+
+        Args:
+            micro_batch: of this rank.
+            measure_gradients: also compare norms of the losses' gradients, which costs backward passes.
         """
         ...
 
-    def updated(self) -> None:
+    def after_update(self) -> None:
         """Called after each optimizer update."""
         ...
 
@@ -48,13 +56,13 @@ class Step(Protocol):
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it up."""
+        """Restore what `state_dict` returned."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One call of the loop.
+    """One call of the loop, in numbers.
 
     Attributes:
         name: ``teacher``, ``student``, ...: names rows of metrics.jsonl.
@@ -68,7 +76,7 @@ class Phase:
         val_every: steps.
         batch: labelled tiles a step over all ranks.
         micro_batches: forward passes that a rank makes of its part of a batch.
-        refers: files that a checkpoint does not hold and that must not change: name -> SHA-256.
+        fixed_files: files that a checkpoint does not hold and that must not change: name -> SHA-256.
     """
 
     name: str
@@ -82,10 +90,10 @@ class Phase:
     val_every: int
     batch: int
     micro_batches: int = 1
-    refers: Mapping[str, str] = field(default_factory=dict)
+    fixed_files: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def together(self) -> int:
+    def tiles_per_forward(self) -> int:
         """Labelled tiles of all ranks in one forward pass: what OHEM and BatchNorm see."""
         return self.batch // self.micro_batches
 
@@ -98,9 +106,9 @@ class Phase:
         return done == self.steps or done % self.val_every == 0
 
     def logs(self, done: int) -> bool:
-        """Whether a row of the journal is due: now and then, and before each save and validation."""
+        """Whether a row of the journal is due: every ``log_every`` steps, and before each save and validation."""
         return done % self.log_every == 0 or self.saves(done) or self.validates(done)
 
-    def diagnoses(self, done: int) -> bool:
-        """Whether this step's row gets the figures that cost time."""
+    def measures_gradients(self, done: int) -> bool:
+        """Whether this step's row gets norms of gradients, which cost time."""
         return done % (5 * self.log_every) == 0

@@ -1,4 +1,4 @@
-"""What happens to a phase between its steps: go on, log, validate, save; all ranks decide alike and one writes."""
+"""What happens to a phase between its steps: resume, log, validate, save; all ranks decide alike and one writes."""
 
 import math
 import time
@@ -20,37 +20,42 @@ from mkd.train.run.run_lock import LockLost
 
 @dataclass
 class Throughput:
-    """Labelled images a second."""
+    """Measures labelled images a second of this rank.
+
+    Attributes:
+        images: seen since the last row.
+        since: time of the last row, seconds.
+    """
 
     images: int = 0
-    began: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)
 
-    def speed(self) -> float:
-        """Return it since the last call, and start anew."""
-        found = self.images / (time.monotonic() - self.began)
-        self.images, self.began = 0, time.monotonic()
+    def images_per_second(self) -> float:
+        """Return the throughput since the last call, and start again at 0."""
+        found = self.images / (time.monotonic() - self.since)
+        self.images, self.since = 0, time.monotonic()
         return found
 
-    def resume(self) -> None:
-        """Leave the time since the last row out, when nothing was trained in it."""
+    def leave_out_pause(self) -> None:
+        """Do not count the time since the last row, when nothing was trained in it."""
         if self.images == 0:
-            self.began = time.monotonic()
+            self.since = time.monotonic()
 
 
 @dataclass
 class Trainer:
-    """A phase under way.
+    """The state of a phase that is being trained; all ranks call its methods together.
 
     Attributes:
         phase: its numbers.
         step: what is repeated.
-        engine: how it runs.
+        engine: runs it on the device and over the ranks.
         checkpoints: of the phase.
-        journal: silent on all ranks but one.
-        validate: model -> confusion matrix over all validation tiles; None without a validation set.
-        health: monitor of pseudo-labels, or None.
-        best: highest validation mIoU so far.
-        meter: of the speed.
+        journal: silent on all ranks but rank 0.
+        evaluate: model -> confusion matrix over all validation tiles; None without a validation set.
+        monitor: of the pseudo-labels, or None.
+        best: highest validation mIoU so far, in [0,1].
+        throughput: of this rank since the last row.
     """
 
     phase: Phase
@@ -61,10 +66,10 @@ class Trainer:
     evaluate: Callable[[nn.Module], ConfusionMatrix] | None = None
     monitor: PseudoLabelMonitor | None = None
     best: float = -math.inf
-    meter: Throughput = field(default_factory=Throughput)
+    throughput: Throughput = field(default_factory=Throughput)
 
     def resume(self) -> int:
-        """Take up the latest checkpoint; return the next step.
+        """Restore the latest checkpoint, if there is one; return the number of steps done.
 
         Raises:
             ValueError: ranks see different checkpoints, or a file that it refers to has changed.
@@ -73,7 +78,8 @@ class Trainer:
         start = 0 if saved is None else int(saved["step"])
         self._check_start(start, {} if saved is None else saved["refers"])
         if saved is not None:
-            self._compare(int(saved.get("together", self.phase.together)))  # older checkpoints do not say
+            # older checkpoints have no "together"
+            self._warn_of_other_forward(int(saved.get("together", self.phase.tiles_per_forward)))
             self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
             self.step.load_state_dict(saved["step_state"])
             self.best = saved["best"]
@@ -88,22 +94,30 @@ class Trainer:
         Args:
             done: steps done.
             lr: base learning rate of the last one.
-            losses: this rank's shares of its values.
+            losses: this rank's partial losses by name, scalars.
 
         Raises:
             ValueError: the loss is not finite.
             Collapsed: the pseudo-labels have collapsed.
         """
-        shares = torch.stack([share.detach().float() for share in losses.values()])
-        values = dict(zip(losses, self.engine.world.all_reduce_sum(shares).tolist(), strict=True))
+        # Partial losses of all ranks -> losses. All ranks wait here, for each other and for their devices.
+        partials = torch.stack([partial.detach().float() for partial in losses.values()])
+        values = dict(zip(losses, self.engine.world.all_reduce_sum(partials).tolist(), strict=True))
         if not math.isfinite(values["loss"]):
             bad = [name for name, v in values.items() if not math.isfinite(v) and name != "loss"]
-            self._end(done, ", ".join(bad) or "loss")
-        speed = self.meter.speed() * self.engine.world.ranks
+            self._fail(done, ", ".join(bad) or "loss")
+        # The row: losses, and what the monitor has counted since the last one.
+        speed = self.throughput.images_per_second() * self.engine.world.ranks
         figures = Figures({}, {}) if self.monitor is None else self.monitor.report()
         epoch = done / self.phase.steps_an_epoch
         self.journal.train(
-            self.phase.name, done, epoch, lr, speed, {**values, **figures.values}, figures.groups
+            self.phase.name,
+            done,
+            epoch=epoch,
+            lr=lr,
+            speed=speed,
+            values={**values, **figures.values},
+            groups=figures.groups,
         )
         if self.monitor is not None:
             self.monitor.check()
@@ -116,14 +130,15 @@ class Trainer:
         """
         if self.evaluate is None:
             return
-        self._check_owner()
+        self._check_lock()
+        # Each rank counts its part of the tiles; the matrix is that of all, so that all ranks choose alike.
         matrix = self.evaluate(self.step.result)
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
         if matrix.miou() > self.best or not self.checkpoints.has_best():
             self.best = matrix.miou()
             self.checkpoints.save_best(self.step.result.state_dict())
-        self.meter.resume()
+        self.throughput.leave_out_pause()
 
     def save(self, done: int) -> None:
         """Save a checkpoint of tensors that are finite, and equal on all ranks.
@@ -132,25 +147,27 @@ class Trainer:
             ValueError: an update broke the weights although its loss was finite, or ranks have come apart.
             LockLost: another process has taken the run folder; nothing is written.
         """
-        self._check_owner()
+        self._check_lock()
+        # Rather no checkpoint than one of NaN weights, or of ranks that differ; all ranks wait for each other here.
         state = self.engine.state_dict()
         if not all(bool(t.isfinite().all()) for t in state["model"].values()):
-            self._end(done, "a weight")
+            self._fail(done, "a weight")
         step_state, world = self.step.state_dict(), self.engine.world
         shared = (t.to(world.device) for t in _tensors([state["model"], step_state]))
         world.check_equal(shared, f"{self.phase.name} phase, step {done}: the weights, or their average,")
-        about = {"step": done, "best": self.best, "refers": dict(self.phase.refers)}
-        about |= {"together": self.phase.together}
+        # What to go on from; the names are those of the file format.
+        about = {"step": done, "best": self.best, "refers": dict(self.phase.fixed_files)}
+        about |= {"together": self.phase.tiles_per_forward}
         self.checkpoints.save({**about, **state, "step_state": step_state}, self._is_good(done))
-        self.meter.resume()
+        self.throughput.leave_out_pause()
 
     def result(self) -> dict[str, Tensor]:
-        """Return the weights with the best validation; without one the last."""
+        """Return the weights with the best validation mIoU; the last ones without a validation set."""
         if self.evaluate is None:
             return self.step.result.state_dict()
         world = self.engine.world
-        self.checkpoints.wait()
-        world.barrier()  # the last best weights are written
+        self.checkpoints.wait()  # rank 0: for its thread that writes the best weights
+        world.barrier()  # the others: for rank 0
         weights = self.checkpoints.load_best()
         world.check_equal(
             weights.values(), f"{self.phase.name} phase: the best weights, read from {self.checkpoints.best},"
@@ -158,27 +175,29 @@ class Trainer:
         return weights
 
     def _is_good(self, done: int) -> bool:
-        """Whether a checkpoint is one to go back to: not where a run stopped, which another would not have done."""
-        return self.monitor is not None and self.monitor.keeps and done > 0 and self.phase.saves(done)
+        """Whether a checkpoint is one to go back to; one made for a stop alone is not, so that stops change nothing."""
+        return self.monitor is not None and self.monitor.is_healthy and done > 0 and self.phase.saves(done)
 
-    def _check_start(self, start: int, refers: dict[str, str]) -> None:
+    def _check_start(self, start: int, fixed_files: dict[str, str]) -> None:
+        """Check that all ranks see the same checkpoint, and that the files it was trained with are unchanged."""
         world, latest = self.engine.world, self.checkpoints.latest
-        first = world.broadcast(start)
-        if start != first:
+        # Each rank waits for rank 0's step and compares it with its own.
+        of_rank0 = world.broadcast(start)
+        if start != of_rank0:
             raise ValueError(
-                f"rank {world.rank} finds the checkpoint of step {start} in {latest} and rank 0 that of step {first}; "
-                "all nodes must share the storage that out= lies on"
+                f"rank {world.rank} finds the checkpoint of step {start} in {latest} and rank 0 that of "
+                f"step {of_rank0}; all nodes must share the storage that out= lies on"
             )
-        for name, digest in refers.items():
-            if self.phase.refers.get(name) != digest:
+        for name, digest in fixed_files.items():
+            if self.phase.fixed_files.get(name) != digest:
                 raise ValueError(
                     f"{latest} was written with another {name}; put that file back, or delete {latest.parent} to "
                     "train the phase again"
                 )
 
-    def _compare(self, before: int) -> None:
-        """Warn of other forward passes than those that the checkpoint comes from."""
-        now = self.phase.together
+    def _warn_of_other_forward(self, before: int) -> None:
+        """Warn when the checkpoint comes from forward passes of another number of tiles."""
+        now = self.phase.tiles_per_forward
         if now != before:
             self.journal.say(
                 f"{self.phase.name}: WARNING: the checkpoint comes from forward passes of {before} tiles over all "
@@ -186,15 +205,17 @@ class Trainer:
                 f"those of a run that was never stopped; ranks x data.micro = {before} keeps them"
             )
 
-    def _check_owner(self) -> None:
-        taken = self.engine.world.broadcast(self.checkpoints.taken())
-        if taken is not None:
-            self.journal.say(taken)
-            self.engine.world.barrier()  # as in a stop: a rank that has ended makes torchrun end the others
+    def _check_lock(self) -> None:
+        """End all ranks when another process has taken the run folder."""
+        # Rank 0 reads the lock file for all, which wait for its answer: they end together or not at all.
+        new_owner = self.engine.world.broadcast(self.checkpoints.lock_lost())
+        if new_owner is not None:
+            self.journal.say(new_owner)
+            self.engine.world.barrier()  # as in a stop: torchrun ends the other ranks as soon as one has ended
             raise LockLost
 
-    def _end(self, done: int, what: str) -> NoReturn:
-        """End the run: a checkpoint of NaN weights would cost the user days."""
+    def _fail(self, done: int, what: str) -> NoReturn:
+        """End the run with what is not finite, and the last good checkpoint."""
         latest = self.checkpoints.latest
         self.checkpoints.wait()
         kept = f"the last good checkpoint is {latest}" if latest.exists() else "no checkpoint yet"

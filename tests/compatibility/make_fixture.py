@@ -27,6 +27,12 @@ NAMES = {"target": ["field", "road", "water"], "source": ["grass", "path", "lake
 COLOURS = [(40, 160, 60), (150, 150, 150), (30, 60, 200), (200, 60, 30)]
 SMALL = ["model=lite0", "data.crop=32", "data.batch=2", "data.workers=0", "device=cpu"]
 OFTEN = ["steps=6", "save_every=2", "val_every=3", "log_every=1"]
+SETS = {
+    "labelled": (4, "target"),
+    "unlabelled": (5, "target"),
+    "val": (2, "target"),
+    "source": (4, "source"),
+}  # name -> tiles, domain
 
 
 def write_images(folder: Path, count: int, classes: int, seed: int) -> None:
@@ -82,6 +88,11 @@ def refer_again(run: Path) -> None:
     torch.save(state, path)
 
 
+def script(checkout: Path, stage: str) -> str:
+    """Return the path of a stage's entry script."""
+    return str(checkout / "launch" / f"{stage}.py")
+
+
 def type_in(checkout: Path, root: Path, *words: str, wait: bool = True) -> "subprocess.Popen[bytes]":
     """Start `python WORDS` with the checkout's packages, in the fixture's folder."""
     env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
@@ -91,16 +102,9 @@ def type_in(checkout: Path, root: Path, *words: str, wait: bool = True) -> "subp
     return process
 
 
-def main(checkout: Path, out: Path) -> None:
-    """Write the fixture."""
-    root = Path(tempfile.mkdtemp())
-    sets = {
-        "labelled": (4, "target"),
-        "unlabelled": (5, "target"),
-        "val": (2, "target"),
-        "source": (4, "source"),
-    }
-    for seed, (name, (count, domain)) in enumerate(sets.items()):
+def write_sets(checkout: Path, root: Path) -> None:
+    """Draw images, and pack them into the data sets ROOT/sets/NAME."""
+    for seed, (name, (count, domain)) in enumerate(SETS.items()):
         write_images(root / "images" / name, count, len(NAMES[domain]), seed)
         if name == "unlabelled":
             shutil.rmtree(root / "images" / name / "masks")
@@ -117,12 +121,14 @@ source: drawn
         (root / f"{domain}.yaml").write_text(text)
         if domain == "target":
             (root / "unlabelled.yaml").write_text(text.replace('"masks/{stem}.png"', "null"))
-    for name, (_, domain) in sets.items():
+    for name, (_, domain) in SETS.items():
         classes = "unlabelled.yaml" if name == "unlabelled" else f"{domain}.yaml"
         words = ["-m", "shards", "pack", "--source", f"images/{name}", "--classes", classes]
         type_in(checkout, root, *words, "--out", f"sets/{name}", "--shard-size", "3")
-    script = {s: str(checkout / "launch" / f"{s}.py") for s in ("supervised", "kd", "semi")}
-    target = ["data.labelled=sets/labelled", "data.val=sets/val", *SMALL, *OFTEN]
+
+
+def write_models(checkout: Path, root: Path) -> None:
+    """Train the models that the runs start from, ROOT/models/DOMAIN, for one step each."""
     for domain, data in (("source", "sets/source"), ("target", "sets/labelled")):
         words = [
             "steps=1",
@@ -131,10 +137,15 @@ source: drawn
             "model.pretrained=null",
             f"out=models/{domain}",
         ]
-        type_in(checkout, root, script["supervised"], *SMALL, *words)
+        type_in(checkout, root, script(checkout, "supervised"), *SMALL, *words)
         for path in (root / "models" / domain / "model").glob("*.safetensors"):
             simplify(path, 1)
-    commands = {
+
+
+def commands() -> dict[str, list[str]]:
+    """Return what is typed for a run of each stage, without out=."""
+    target = ["data.labelled=sets/labelled", "data.val=sets/val", *SMALL, *OFTEN]
+    return {
         "supervised": [*target, "model.pretrained=null"],
         "kd": [
             *target,
@@ -153,31 +164,45 @@ source: drawn
             "semi.result=teacher",
         ],
     }
-    for stage, words in commands.items():
-        run, phase = root / "runs" / stage, "semi" if stage == "semi" else "student"
-        latest = run / "checkpoints" / phase / "latest.pt"
-        process = type_in(checkout, root, script[stage], *words, f"out=runs/{stage}", wait=False)
-        while not latest.is_file():
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert not (run / "model").exists()
-        for shift, path in enumerate(sorted([*run.rglob("*.safetensors"), *run.rglob("*.pt")])):
-            simplify(path, 10 * shift)
-        if stage == "kd":
-            refer_again(run)
-        assert 0 < torch.load(latest, weights_only=True)["step"] < 6
-        shutil.copytree(run, root / "kept" / stage)
-        type_in(checkout, root, script[stage], *words, f"out=runs/{stage}")
-        (root / "expected").mkdir(exist_ok=True)
-        shutil.copy(run / "metrics.jsonl", root / "expected" / f"{stage}.jsonl")
-        shutil.rmtree(run)
-        shutil.copytree(root / "kept" / stage, run)
+
+
+def write_run(checkout: Path, root: Path, stage: str, words: list[str]) -> None:
+    """Kill a run after its first checkpoint, keep it as ROOT/runs/STAGE, and what it says when it goes on."""
+    run, phase = root / "runs" / stage, "semi" if stage == "semi" else "student"
+    latest = run / "checkpoints" / phase / "latest.pt"
+    process = type_in(checkout, root, script(checkout, stage), *words, f"out=runs/{stage}", wait=False)
+    while not latest.is_file():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (run / "model").exists()
+    for shift, path in enumerate(sorted([*run.rglob("*.safetensors"), *run.rglob("*.pt")])):
+        simplify(path, 10 * shift)
+    if stage == "kd":
+        refer_again(run)
+    assert 0 < torch.load(latest, weights_only=True)["step"] < 6
+    # The killed run is kept, and a second start of it gives the figures that are expected.
+    shutil.copytree(run, root / "kept" / stage)
+    type_in(checkout, root, script(checkout, stage), *words, f"out=runs/{stage}")
+    (root / "expected").mkdir(exist_ok=True)
+    shutil.copy(run / "metrics.jsonl", root / "expected" / f"{stage}.jsonl")
+    shutil.rmtree(run)
+    shutil.copytree(root / "kept" / stage, run)
+
+
+def main(checkout: Path, out: Path) -> None:
+    """Write the fixture."""
+    root = Path(tempfile.mkdtemp())
+    write_sets(checkout, root)
+    write_models(checkout, root)
+    typed = commands()
+    for stage, words in typed.items():
+        write_run(checkout, root, stage, words)
     shutil.rmtree(root / "kept")
     for path in [*(root / "models").rglob("checkpoints"), *root.rglob("tensorboard"), root / "images"]:
         shutil.rmtree(path)
-    (root / "commands.json").write_text(json.dumps(commands, indent=1))
+    (root / "commands.json").write_text(json.dumps(typed, indent=1))
     with tarfile.open(out, "w:xz", preset=9) as tar:
         tar.add(root, ".")
     print(out, out.stat().st_size, "bytes")

@@ -93,13 +93,13 @@ def train(out: Path, overrides: list[str]) -> None:
     """Train, and write the steps after the warm-up to ``out/rank-R.json``."""
     # As many cores as ranks, so that a rank alone computes with no more than each of several.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(os.environ["WORLD_SIZE"])])
-    recorder, updated = StepRecorder(), SemiStep.updated
+    recorder, updated = StepRecorder(), SemiStep.after_update
 
     def end_step(step: SemiStep) -> None:
         updated(step)
         recorder.end_step()
 
-    setattr(SemiStep, "updated", end_step)  # noqa: B010 - mypy refuses the assignment
+    setattr(SemiStep, "after_update", end_step)  # noqa: B010 - mypy refuses the assignment
     recorder.watch_collectives()
     semi(load(SemiRun, "semi", overrides))
     write_text(out / f"rank-{os.environ['RANK']}.json", json.dumps(recorder.steps[WARM_UP:]))

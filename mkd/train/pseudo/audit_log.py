@@ -11,7 +11,7 @@ Pair = tuple[int, int]
 
 
 class AuditLog:
-    """A list of (epoch, sample) pairs, one line a step, for proofs that no tile is lost or used twice.
+    """Writes (epoch, sample) pairs, one line a step, as proof that no tile is lost or used twice.
 
     Each rank writes what it trained on, and those rejected that it had read.
 
@@ -20,13 +20,13 @@ class AuditLog:
     """
 
     def __init__(self, path: Path) -> None:
-        """Touch nothing yet."""
+        """Name the file; it is opened by the first `begin`."""
         self.path = path
 
     def begin(self, step: int, world: World) -> None:
         """Drop the lines of later steps, which a killed run wrote after its checkpoint, and a half-written one.
 
-        The first rank does it for ranks that the run had before and has no more.
+        Rank 0 does it too for ranks that the run had before and has no more.
         """
         _cut(self.path, step)
         for path in self.path.parent.glob("ledger-*.jsonl") if world.is_main else ():
@@ -40,6 +40,7 @@ class AuditLog:
 
 
 def _cut(path: Path, step: int) -> None:
+    """Drop the lines of a file after ``step``, and those that are not whole."""
     rows, text = [], path.read_text(encoding="utf-8") if path.is_file() else ""
     for line in text.splitlines():
         try:

@@ -1,4 +1,4 @@
-"""The tiles of a global batch: in which order they come, on which rank they lie, and how they get to another."""
+"""Pseudo-labelled tiles of a global batch: their order, the rank that holds each, and their way to another rank."""
 
 import struct
 from collections.abc import Sequence
@@ -21,21 +21,21 @@ class PseudoTile:
         pair: (epoch, sample).
         weak: weak view, uint8 (3,S,S).
         labels: uint8 (S,S), class ids; 255 = dropped or outside the tile.
-        draws: its generator; the strong view goes on from here.
+        generator: of its views; the strong view goes on from here.
     """
 
     pair: tuple[int, int]
     weak: Tensor
     labels: Tensor
-    draws: np.random.Generator
+    generator: np.random.Generator
 
 
 @dataclass(frozen=True)
 class TileSlot:
-    """A tile in the global order, which is the same on all ranks.
+    """A place in the global order of tiles, which is the same on all ranks.
 
     Attributes:
-        slot: its place in its global candidate batch; rank r reads slots rU .. (r+1)U - 1.
+        slot: the tile's place in its global candidate batch; rank r reads slots rU .. (r+1)U - 1.
         tile: None where another rank has it.
     """
 
@@ -50,7 +50,7 @@ class PseudoBatch:
     Attributes:
         weak: weak views, uint8 (U or U+1,3,S,S).
         labels: uint8 (U or U+1,S,S), class ids; 255 where a filter dropped the pixel or it lies outside the tile.
-        draws: one generator a tile; its strong view goes on from here.
+        generators: one a tile; its strong view goes on from here.
     """
 
     weak: Tensor
@@ -58,10 +58,10 @@ class PseudoBatch:
     generators: list[np.random.Generator]
 
 
-def deal(batch: Sequence[TileSlot], world: World, shape: Sequence[int]) -> list[PseudoTile]:
+def exchange_tiles(batch: Sequence[TileSlot], world: World, shape: Sequence[int]) -> list[PseudoTile]:
     """Return the tiles of a global batch that this rank works with; those that lie elsewhere are fetched.
 
-    Of R * U entries rank r trains on rU .. (r+1)U - 1. With several ranks one more tile comes last, the next one of the
+    Of R * U slots rank r trains on rU .. (r+1)U - 1. With several ranks one more tile comes last, the next one of the
     batch: CutMix pastes it into the last of these.
 
     Args:
@@ -73,22 +73,25 @@ def deal(batch: Sequence[TileSlot], world: World, shape: Sequence[int]) -> list[
         U tiles, with several ranks U + 1.
     """
     if world.ranks == 1:
-        return [entry.tile for entry in batch if entry.tile is not None]
+        return [slot.tile for slot in batch if slot.tile is not None]
+    # What each rank works with: its own part and the first tile of the next rank's.
     me, size = world.rank, len(batch) // world.ranks
     wanted = [[batch[(rank * size + n) % len(batch)] for n in range(size + 1)] for rank in range(world.ranks)]
+    # What this rank holds of it is sent; who holds a slot follows from its number, so that nobody has to ask.
     out, counts = [], []
     for rank, theirs in enumerate(wanted):
-        given = [e.tile for e in theirs if e.tile is not None and rank != me]
+        given = [slot.tile for slot in theirs if slot.tile is not None and rank != me]
         out.append(_packed(given, shape, world.device))
-        counts.append(sum(e.slot // size == rank != me for e in wanted[me]))
+        counts.append(sum(slot.slot // size == rank != me for slot in wanted[me]))
+    # Every rank waits here until its tiles have come from all others.
     fetched = [iter(_unpacked(rows, shape)) for rows in world.exchange(out, counts)]
-    return [next(fetched[e.slot // size]) if e.tile is None else e.tile for e in wanted[me]]
+    return [next(fetched[s.slot // size]) if s.tile is None else s.tile for s in wanted[me]]
 
 
-def stacked(tiles: Sequence[PseudoTile]) -> PseudoBatch:
+def stack_tiles(tiles: Sequence[PseudoTile]) -> PseudoBatch:
     """Return tiles as one batch."""
     weak, labels = torch.stack([t.weak for t in tiles]), torch.stack([t.labels for t in tiles])
-    return PseudoBatch(weak, labels, [t.draws for t in tiles])
+    return PseudoBatch(weak, labels, [t.generator for t in tiles])
 
 
 def _packed(tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -102,6 +105,7 @@ def _packed(tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.dev
 
 
 def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[PseudoTile]:
+    """Return the tiles that `_packed` made bytes of."""
     heads = rows[:, : _HEAD.size].cpu().numpy()
     planes = rows[:, _HEAD.size :].reshape(len(rows), 4, *shape)
     return [
@@ -111,13 +115,15 @@ def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[PseudoTile]:
 
 
 def _head(tile: PseudoTile) -> bytes:
-    now = tile.draws.bit_generator.state
+    """Return a tile's pair and the state of its generator as bytes."""
+    now = tile.generator.bit_generator.state
     assert now["bit_generator"] == "PCG64"
     words = (now["state"][name].to_bytes(16, "little") for name in ("state", "inc"))
     return _HEAD.pack(*tile.pair, *words, now["uinteger"], now["has_uint32"])
 
 
 def _tile(head: bytes, weak: Tensor, labels: Tensor) -> PseudoTile:
+    """Return a tile whose generator goes on where the sender's was."""
     epoch, sample, *words, half, has_half = _HEAD.unpack(head)
     state, inc = (int.from_bytes(word, "little") for word in words)
     bits = np.random.PCG64(0)

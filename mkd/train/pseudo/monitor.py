@@ -1,5 +1,6 @@
-"""What the student hears from its teacher: kept shares, entropy, classes, age and waiting; and when that collapses."""
+"""The pseudo-labels' monitor: kept pixels, entropy, classes, age and waiting of the teacher; and when they collapse."""
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,11 +13,12 @@ from torch import Tensor
 from mkd.distributed.world import World
 from mkd.teacher.api import TeacherStats
 from mkd.train.pseudo.teacher_metrics import service_figures
-from mkd.train.steps.supervised import ALONE
+
+log = logging.getLogger(__name__)
 
 DOMINANT = 0.95  # share of the kept pixels with which one class has taken over,
 ORDINARY = 0.8  # unless the labelled set gives it this share itself
-FLOOR = 0.001  # kept share of the pixels below which the student learns nothing from the teacher
+FLOOR = 0.001  # share of the pixels kept below which the student learns nothing from the teacher
 ROWS = 5  # rows of the journal in a row that make a collapse
 ROLLBACKS = 3  # after that many a run stops
 
@@ -35,11 +37,11 @@ class Figures:
 
 @dataclass
 class _Sums:
-    """Counts since the last row, and the time and the teacher's tally then."""
+    """Counts since the last row, and the time and the teacher's statistics at that row."""
 
     classes: Tensor
-    before: TeacherStats
-    began: float
+    stats: TeacherStats
+    since: float
     inside: int = 0
     tiles: int = 0
     accepted: int = 0
@@ -47,7 +49,7 @@ class _Sums:
 
 
 class PseudoLabelMonitor:
-    """The monitor of the pseudo-labels.
+    """Counts what the filters keep of the pseudo-labels, reports it by row, and notices a collapse.
 
     ::
 
@@ -56,7 +58,7 @@ class PseudoLabelMonitor:
         class shift             1/2 sum_c |p_c - q_c|,   q = class histogram of the labelled set; in [0,1]
         a bad row               p_c > 0.95 for a class with q_c < 0.8,   or   kept < 0.001
 
-    A collapse is `ROWS` bad rows one after another. It is said once; with ``good`` the run goes back.
+    A collapse is `ROWS` bad rows one after another. It is logged once; with ``good`` the run goes back.
 
     Counts are summed over the ranks, so that all report and decide alike; of the shares of time that ranks waited for
     their teachers the largest is reported.
@@ -64,33 +66,30 @@ class PseudoLabelMonitor:
     Args:
         classes: their names.
         histogram: labelled pixels of each class.
-        say: prints a line beside the progress.
-        tally: the teacher's; of one in another process, waiting and ages are reported too.
-        good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
+        stats: the teacher's; of one in another process, waiting and ages are reported too.
         world: the ranks; all call `report` and `check` together.
+        good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
     """
 
     def __init__(
         self,
         classes: Sequence[str],
         histogram: Sequence[int],
-        say: Callable[[str], None],
-        tally: TeacherStats,
+        stats: TeacherStats,
+        world: World,
         good: Callable[[], bool] | None = None,
-        world: World = ALONE,
     ) -> None:
         """Start with nothing seen."""
-        self.classes, self.say, self.tally, self._good = tuple(classes), say, tally, good
-        self.world = world
+        self.classes, self.stats, self.world, self._good = tuple(classes), stats, world, good
         total = max(1, sum(histogram))
         self.labelled = [n / total for n in histogram]
         self.bad_rows, self.rollbacks = 0, 0
         self._reason = ""
-        self._sums = self._nothing()
+        self._sums = self._new_sums()
 
     @property
-    def keeps(self) -> bool:
-        """Whether the present state is one to go back to."""
+    def is_healthy(self) -> bool:
+        """Whether the present state is one to go back to: no bad row since the last good one, and rollback is on."""
         return self._good is not None and self.bad_rows == 0
 
     @property
@@ -114,21 +113,22 @@ class PseudoLabelMonitor:
         s.accepted += int(accepted.sum())
         s.score += float(score.sum(dtype=torch.float64))
 
-    def seen(self) -> _Sums:
+    def snapshot(self) -> _Sums:
         """Return a copy of what this rank has counted since the last report."""
         return replace(self._sums, classes=self._sums.classes.clone())
 
-    def forget(self, seen: _Sums) -> None:
-        """Go back to what `seen` returned, after a step that did not come about."""
-        self._sums = seen
+    def restore(self, snapshot: _Sums) -> None:
+        """Set the counts back to what `snapshot` returned, after a step that failed."""
+        self._sums = snapshot
 
     def report(self) -> Figures:
-        """Return the figures since the last report, and count them as a bad row or not."""
+        """Return the figures since the last report, and count a bad row; all ranks call this together."""
+        # The sums of all ranks, so that all of them see the same row.
         inside, tiles, accepted, score, *counts = self._totals()
-        s, self._sums = self._sums, self._nothing()
+        s, self._sums = self._sums, self._new_sums()
         kept = sum(counts)
         shares = [n / max(1, kept) for n in counts]
-        self._reason = self._judge(kept / max(1, inside), shares)
+        self._reason = self._fault(kept / max(1, inside), shares)
         self.bad_rows = self.bad_rows + 1 if self._reason else 0
         values = {
             "kept_tiles": accepted / max(1, tiles),
@@ -137,12 +137,13 @@ class PseudoLabelMonitor:
             "class_shift": sum(abs(p - q) for p, q in zip(shares, self.labelled, strict=True)) / 2,
         }
         kept_of = {c: n / max(1, inside) for c, n in zip(self.classes, counts, strict=True)}
-        now, seconds = self._sums.before, self._sums.began - s.began
-        waiting, service = service_figures(s.before, now, seconds, self.world)
+        # What teachers in other processes cost since the last row
+        seconds = self._sums.since - s.since
+        waiting, service = service_figures(s.stats, self._sums.stats, seconds, self.world)
         return Figures({**values, **waiting}, {"kept": kept_of, **service})
 
     def check(self) -> None:
-        """Say a collapse once, when its last row is there.
+        """Act on a collapse, once, at its last row: log it, go back, or end; all ranks call this together.
 
         Raises:
             Collapsed: the run is to go back.
@@ -152,7 +153,7 @@ class PseudoLabelMonitor:
             return
         collapse = f"the pseudo-labels have collapsed: in {ROWS} rows of the journal, {self._reason}"
         if self._good is None:
-            self.say(
+            log.warning(
                 f"warning: {collapse}; if the validation mIoU falls too, raise semi.confidence, lower semi.weight "
                 "or set semi.on_collapse=rollback, in a new run folder"
             )
@@ -161,13 +162,14 @@ class PseudoLabelMonitor:
                 f"{collapse}, after {ROLLBACKS} rollbacks; raise semi.confidence, lower semi.weight or optim.lr in a "
                 "new run folder"
             )
-        elif self.world.broadcast(self._good()):  # files show up on other nodes a little later
+        # Rank 0 decides for all, which wait for its answer: files show up on other nodes a little later.
+        elif self.world.broadcast(self._good()):
             raise Collapsed(collapse)
         else:
-            self.say(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
+            log.warning(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
 
-    def _judge(self, kept: float, shares: list[float]) -> str:
-        """Return what is bad about the last row, or nothing."""
+    def _fault(self, kept: float, shares: list[float]) -> str:
+        """Return what is bad about a row, in words; nothing where it is good."""
         if kept < FLOOR:
             return f"{kept:.2%} of the pixels were kept (less than {FLOOR:.1%})"
         for name, share, usual in zip(self.classes, shares, self.labelled, strict=True):
@@ -179,21 +181,22 @@ class PseudoLabelMonitor:
         """Return the sums of all ranks: pixels inside, tiles, accepted ones, scores, kept pixels of each class."""
         s = self._sums
         mine = [s.inside, s.tiles, s.accepted, s.score, *s.classes.tolist()]
+        # waits for all ranks
         found: list[float] = self.world.all_reduce_sum(torch.tensor(mine, dtype=torch.float64)).tolist()
         return found
 
-    def _nothing(self) -> _Sums:
-        tally = replace(self.tally, ages=Counter(self.tally.ages), age_steps=Counter(self.tally.age_steps))
-        return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), tally, time.monotonic())
+    def _new_sums(self) -> _Sums:
+        stats = replace(self.stats, ages=Counter(self.stats.ages), age_steps=Counter(self.stats.age_steps))
+        return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), stats, time.monotonic())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: a run may stop between two reports. All ranks call this together."""
         return {"bad_rows": self.bad_rows, "rollbacks": self.rollbacks, "sums": self._totals()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; rank 0 counts on for all."""
+        """Go on from a checkpoint; rank 0 takes the sums of all ranks, the others start from 0."""
         self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
-        self._sums = self._nothing()
+        self._sums = self._new_sums()
         if self.world.is_main:
             s = self._sums
             s.inside, s.tiles, s.accepted = (int(n) for n in state["sums"][:3])

@@ -11,7 +11,7 @@ COUNTS = ("retries", "stale", "local")
 def service_figures(
     before: TeacherStats, now: TeacherStats, seconds: float, world: World
 ) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Return numbers by name, and groups of counts; nothing when no other process was asked since the start.
+    """Return numbers by name, and groups of counts by age; nothing when no other process was asked since the start.
 
     ::
 
@@ -20,19 +20,21 @@ def service_figures(
     The longest wait, because ranks train in lock-step: while one waits for its teacher, the others wait for it.
 
     Args:
-        before: this rank's tally at the row before.
-        now: its tally now.
+        before: this rank's statistics at the row before.
+        now: its statistics now.
         seconds: between the two.
         world: all ranks call this together.
     """
+    # This rank's counts since the last row.
     ages, steps = now.ages - before.ages, now.age_steps - before.age_steps
     waited = min(1.0, (now.wait_s - before.wait_s) / max(1e-9, seconds))
     counts = [getattr(now, name) - getattr(before, name) for name in COUNTS]
     width = 1 + max([*ages, *steps], default=0)
     mine = torch.tensor([[now.tiles + now.local, width, waited, *counts]], dtype=torch.float64)
-    ranks = world.gather(mine)
+    ranks = world.gather(mine)  # waits for all ranks
     if ranks[:, 0].sum() == 0:
         return {}, {}
+    # Histograms of age, in versions and in steps, summed over the ranks.
     table = torch.zeros(2, int(ranks[:, 1].max()), dtype=torch.int64)
     for row, found in zip(table, (ages, steps), strict=True):
         for age, n in found.items():

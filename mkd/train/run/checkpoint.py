@@ -1,4 +1,4 @@
-"""Checkpoints of a phase: `latest.pt` to go on from, `best.safetensors`, `step-N.pt` kept, `good*` to go back to."""
+"""Checkpoints of a phase: `latest.pt` to resume from, `best.safetensors`, `step-N.pt` kept, `good*` to go back to."""
 
 import errno
 import os
@@ -30,8 +30,8 @@ class Checkpoints:
         every: steps between two checkpoints that are kept under their own name; None keeps the latest alone.
         keep: how many of those are kept, the newest.
         background: write in a thread from a copy on the CPU, while training goes on; at most one checkpoint at a time,
-            and best weights ahead of it.
-        taken: says who has taken the folder from this process, if somebody has.
+            and best weights before it.
+        lock_lost: returns a sentence that names who has taken the run folder from this process, or None.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class Checkpoints:
         every: int | None = None,
         keep: int = 3,
         background: bool = False,
-        taken: Callable[[], str | None] = lambda: None,
+        lock_lost: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Name the files; nothing is read yet."""
+        """Set the names of the files; nothing is read yet."""
         self.folder, self.writes, self.every, self.keep = folder, writes, every, keep
-        self.taken = taken
+        self.lock_lost = lock_lost
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
         self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background and writes else None
@@ -63,9 +63,10 @@ class Checkpoints:
         """
         if not self.writes:
             return
+        # One checkpoint at a time: training waits here for the thread that still writes the one before.
         if "latest" in self._writing:
             self.wait()
-        self._do("latest", lambda state: self._write(state, good), state)
+        self._write_or_submit("latest", lambda state: self._write(state, good), state)
 
     def wait(self) -> None:
         """Return when what is being written in the background is on the disk.
@@ -73,6 +74,7 @@ class Checkpoints:
         Raises:
             OSError: it cannot be written.
         """
+        # Training waits for the thread; its errors are raised here, in the training thread.
         writing, self._writing = list(self._writing.values()), {}
         all_done(writing)
         for each in writing:
@@ -88,7 +90,7 @@ class Checkpoints:
         return _load(self.latest) if self.latest.is_file() else None
 
     def keep_as(self, step: int, good: bool) -> None:
-        """Give the latest checkpoint, of ``step``, the other names that it is to have."""
+        """Give the latest checkpoint, of ``step``, its other names: `step-N.pt` and `good.pt`, as far as due."""
         if not self.writes:
             return
         if self.every is not None and step > 0 and step % self.every == 0:
@@ -106,9 +108,9 @@ class Checkpoints:
         Raises:
             ValueError: the file is damaged, or another process has taken the folder.
         """
-        self.wait()
-        if (taken := self.taken()) is not None:
-            raise ValueError(taken)
+        self.wait()  # for the thread: it may still write what is replaced here
+        if (new_owner := self.lock_lost()) is not None:
+            raise ValueError(new_owner)
         state = _load(self.good)
         change(state)
         step = int(state["step"])
@@ -130,8 +132,8 @@ class Checkpoints:
         """
         if not self.writes:
             return
-        self.wait()
-        self._do("best", self._write_best, state)
+        self.wait()  # for the thread: a checkpoint before these weights must not link them as its own
+        self._write_or_submit("best", self._write_best, state)
 
     def has_best(self) -> bool:
         """Whether there are best weights, those included that are being written."""
@@ -150,10 +152,12 @@ class Checkpoints:
                 f"{self.best}: damaged weights ({error}); delete {self.best.parent} to train the phase again"
             ) from None
 
-    def _do(self, name: str, write: Callable[[dict[str, Any]], None], state: dict[str, Any]) -> None:
+    def _write_or_submit(
+        self, name: str, write: Callable[[dict[str, Any]], None], state: dict[str, Any]
+    ) -> None:
         if self._thread is None:
             write(state)
-        else:
+        else:  # the thread gets a copy, since training changes the tensors meanwhile; `wait` waits for it
             self._writing[name] = self._thread.submit(write, copied(state))
 
     def _write_best(self, state: dict[str, Tensor]) -> None:
@@ -169,14 +173,17 @@ class Checkpoints:
         self.keep_as(int(state["step"]), good)
 
     def _kept(self) -> list[Path]:
+        """Return the checkpoints kept under their own name, the oldest first."""
         return sorted(self.folder.glob("step-*.pt"), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
+    """Return N of step-N.pt."""
     return int(path.stem.removeprefix("step-"))
 
 
 def _load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; a damaged file and one that cannot be read are told apart."""
     try:
         with zipfile.ZipFile(path) as parts:  # torch.load itself checks no sums
             if parts.testzip() is not None:
@@ -188,7 +195,7 @@ def _load(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({reason}), which says nothing of the file; start again"
         ) from None
     except Exception as error:  # an unpickler that reads garbage raises anything
-        if "can't allocate memory" in str(error):  # torch's own word for it
+        if "can't allocate memory" in str(error):  # torch's own words
             raise OSError(f"{path}: cannot be read (out of memory), which says nothing of the file") from None
         raise ValueError(f"{path}: damaged checkpoint; delete it to start the phase again") from None
     if state.pop("format", 1) != FORMAT:

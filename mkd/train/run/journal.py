@@ -1,4 +1,4 @@
-"""The run's diary: metrics.jsonl, TensorBoard curves, one progress line."""
+"""The run's journal: metrics.jsonl, TensorBoard curves, one progress line."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Journal:
     PLAIN_SECONDS = 30.0
 
     def __init__(self, folder: Path, classes: tuple[str, ...], writes: bool = True) -> None:
-        """Open nothing yet; `start` does."""
+        """Set the paths; `start` opens files."""
         self.folder, self.classes, self.writes = folder, classes, writes
         self.path = folder / "metrics.jsonl"
         self.console = Console()
@@ -63,6 +63,7 @@ class Journal:
         self,
         phase: str,
         step: int,
+        *,
         epoch: float,
         lr: float,
         speed: float,
@@ -77,7 +78,7 @@ class Journal:
             epoch: epochs done.
             lr: base learning rate of the step.
             speed: labelled images a second.
-            values: losses and shares by name; ``wait_teacher`` is shown as a share of the time.
+            values: losses and figures by name; ``wait_teacher`` is shown as a share of the time.
             groups: numbers by class or the like, recorded and not shown.
         """
         if not self.writes:
@@ -133,6 +134,7 @@ class Journal:
             self._open = False
 
     def _append(self, row: dict[str, Any]) -> None:
+        """Write a row; numbers that are not finite become null."""
         plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         append_line(self.path, json.dumps(plain))
 
@@ -152,4 +154,5 @@ class Journal:
 
 
 def _shown(name: str, value: float) -> str:
+    """Return a figure as on the progress line."""
     return f"waiting for teacher {value:.0%}" if name == "wait_teacher" else f"{name} {value:.3f}"

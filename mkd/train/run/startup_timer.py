@@ -7,26 +7,26 @@ from torch import Tensor
 
 
 class StartupTimer:
-    """A clock that is told what has just been done; the first one of a process counts from the process's start.
+    """Measures the parts of the start-up; the first timer of a process counts from the process's start.
 
     Attributes:
-        parts: seconds by what was done.
-        told: whether the first step has been made.
+        parts: seconds by name.
+        reported: whether the first step has been logged.
     """
 
     _counted = False  # the imports of a process
 
     def __init__(self) -> None:
-        """Start the clock; what came before in this process are its imports."""
+        """Start the timer; what came before in this process are its imports."""
         self.parts: dict[str, float] = {}
-        self.told = False
+        self.reported = False
         self._last = time.monotonic()
         if not StartupTimer._counted:
             self._last -= process_age()
             StartupTimer._counted = True
-            self.done("imports")
+            self.lap("imports")
 
-    def done(self, name: str) -> None:
+    def lap(self, name: str) -> None:
         """Count the time since the last call for ``name``."""
         now = time.monotonic()
         self.parts[name] = self.parts.get(name, 0.0) + now - self._last
@@ -35,8 +35,8 @@ class StartupTimer:
     def first_step(self, loss: Tensor) -> str:
         """Wait for the first step's loss, and return the sentence for the journal."""
         loss.item()
-        self.done("first step")
-        self.told = True
+        self.lap("first step")
+        self.reported = True
         shown = ", ".join(f"{name} {seconds:.1f}" for name, seconds in self.parts.items())
         return f"start-up to first step: {sum(self.parts.values()):.1f} s ({shown})"
 

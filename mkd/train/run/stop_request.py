@@ -1,4 +1,4 @@
-"""A wish to stop: SIGTERM, SIGUSR1 or a file, agreed over all ranks, so that all of them end after the same step."""
+"""A request to stop: SIGTERM, SIGUSR1 or a file; all ranks agree on it, so that they end after the same step."""
 
 import contextlib
 import ctypes
@@ -15,28 +15,28 @@ from typing import Any
 from mkd.distributed.world import World
 from mkd.train.run.startup_timer import process_age
 
-LATER, NOW = 1, 2  # wishes: SIGUSR1 or the stop file; SIGTERM
-PATIENCE = 15.0  # seconds after SIGTERM in which a step must end; torchrun and Slurm kill after 30
-LOOK = 1.0  # seconds between two looks at the file
+LATER, NOW = 1, 2  # levels: SIGUSR1 or the stop file; SIGTERM
+GRACE_SECONDS = 15.0  # after SIGTERM, in which a step must end; torchrun and Slurm kill after 30
+POLL_SECONDS = 1.0  # between two looks at the file
 PR_SET_PDEATHSIG = 1  # of Linux
 
 
 class Stopped(SystemExit):
-    """The run has stopped at a checkpoint as it was asked to; ends the process with the status of the wish.
+    """The run has stopped at a checkpoint as it was asked to; ends the process with the status of the level.
 
     The status is 143 after SIGTERM and 75 (try again) otherwise. Under torchrun it is 0 in place of 75, because
     torchrun takes any other for a crash and would start the ranks again.
     """
 
-    def __init__(self, wish: int) -> None:
+    def __init__(self, level: int) -> None:
         later = 0 if under_torchrun() else 75
-        super().__init__(143 if wish == NOW else later)
+        super().__init__(143 if level == NOW else later)
 
 
 class StopRequest:
-    """Hears wishes to stop from the start of a run to its end; a context.
+    """Hears requests to stop from the start of a run to its end; a context.
 
-    A rank that reaches no step boundary within `PATIENCE` seconds of SIGTERM, because another rank has died or a
+    A rank that reaches no step boundary within `GRACE_SECONDS` of SIGTERM, because another rank has died or a
     collective call hangs, ends by itself.
 
     Args:
@@ -46,26 +46,28 @@ class StopRequest:
     """
 
     def __init__(self, world: World, file: Path) -> None:
-        """Listen to nothing yet."""
+        """Set the file's path; signals are heard from `__enter__` on."""
         self.world, self.file = world, file
-        self._level, self._looked = 0, -LOOK
+        self._level, self._polled = 0, -POLL_SECONDS
         self._answer: Callable[[], int] | None = None
-        self._reached = threading.Event()
+        self._stopping = threading.Event()
         self._before: list[Any] = []
 
     def __enter__(self) -> "StopRequest":
-        """Take over both signals and remove a file that an earlier run obeyed."""
+        """Take over both signals, start the watching thread, and remove the file that stopped an earlier run."""
         if self.world.is_main and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             with contextlib.suppress(FileNotFoundError):
                 if self.file.stat().st_mtime < time.time() - process_age():
                     self.file.unlink()
-        self._reached.clear()
+        # Python runs a signal handler between two calls of the main thread only. The pipe tells of a signal at once,
+        # to a thread that ends this process if the main thread reaches no step boundary in time.
+        self._stopping.clear()
         reading, self._writing = os.pipe()
         os.set_blocking(self._writing, False)
-        watch = threading.Thread(target=_watch, args=(reading, self._reached), daemon=True)
+        watch = threading.Thread(target=_watch, args=(reading, self._stopping), daemon=True)
         self._before = [
-            signal.signal(signal.SIGTERM, self._heard),
-            signal.signal(signal.SIGUSR1, self._heard),
+            signal.signal(signal.SIGTERM, self._on_signal),
+            signal.signal(signal.SIGUSR1, self._on_signal),
             signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False),
         ]
         watch.start()
@@ -75,7 +77,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the signals back."""
-        self._reached.set()
+        self._stopping.set()
         term, usr1, wakeup = self._before
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, term)
@@ -83,39 +85,41 @@ class StopRequest:
         os.close(self._writing)
 
     def level_of_all_ranks(self) -> int:
-        """Return the strongest wish of all ranks: 0, `LATER` or `NOW`; to be called by all after each step.
+        """Return the highest level of all ranks: 0, `LATER` or `NOW`; all ranks call this after each step.
 
-        Several ranks ask after one step and read the answer after the next, so that nobody waits for it.
+        Several ranks ask after one step and read the answer after the next: by then all have asked, and none waits.
         """
         if self.world.is_main:
-            self._look()
+            self._poll_file()
         if self.world.ranks == 1:
             found = self._level
         else:
             found = self._answer() if self._answer is not None else 0
             self._answer = self.world.all_reduce_max(self._level)
-        if found:
-            self._reached.set()
+        if found:  # a step boundary is reached: the thread that waits for it need not end this process
+            self._stopping.set()
         return found
 
     def is_set_here(self) -> bool:
-        """Return whether this rank has heard a wish or sees the file; for a rank that waits, alone, within a step."""
-        self._look()
+        """Return whether this rank has heard a signal or sees the file; for a rank that waits, alone, within a step."""
+        self._poll_file()
         return self._level > 0
 
     def acknowledge(self) -> None:
-        """Make the file old, so that the next start removes it; rank 0, after the checkpoint."""
+        """Make the file old, so that the next start removes it; rank 0 does it, after the checkpoint."""
         if self.world.is_main:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self.file, (0, 0))
 
-    def _heard(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Raise the level; Python calls this in the main thread."""
         self._level = max(self._level, NOW if number == signal.SIGTERM else LATER)
 
-    def _look(self) -> None:
+    def _poll_file(self) -> None:
+        """Look for the file, at most once in `POLL_SECONDS`."""
         now = time.monotonic()
-        if now - self._looked >= LOOK:
-            self._looked = now
+        if now - self._polled >= POLL_SECONDS:
+            self._polled = now
             if self.file.exists():
                 self._level = max(self._level, LATER)
 
@@ -131,14 +135,18 @@ def under_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _watch(reading: int, reached: threading.Event) -> None:
-    """Wait for SIGTERM beside a main thread that may hang in a call; the pipe's end is the end of the run."""
+def _watch(reading: int, stopping: threading.Event) -> None:
+    """Wait for signals beside a main thread that may hang in a call, and end this process if it does.
+
+    This thread waits for the pipe; after SIGTERM it waits for the main thread to reach a step boundary. The pipe is
+    closed at the end of the run, which ends the thread.
+    """
     with open(reading, "rb", buffering=0) as signals:
         while heard := signals.read(1):
-            if heard[0] == signal.SIGTERM and not reached.wait(PATIENCE):
+            if heard[0] == signal.SIGTERM and not stopping.wait(GRACE_SECONDS):
                 print(
-                    f"no step has ended in the {PATIENCE:.0f} s after SIGTERM; leaving without a checkpoint of it, "
-                    "the same command goes on from the last one",
+                    f"no step has ended in the {GRACE_SECONDS:.0f} s after SIGTERM; leaving without a checkpoint "
+                    "of it, the same command goes on from the last one",
                     file=sys.stderr,
                     flush=True,
                 )

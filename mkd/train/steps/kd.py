@@ -1,7 +1,7 @@
-"""One distillation step: L = L_sup + w_kd L_KD + w_ewc L_EWC."""
+"""One distillation step: L = L_sup + w_kd L_KD + w_ewc L_EWC; each loss is a function of `mkd.losses`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from mkd.distributed.world import World
 from mkd.losses.distillation import distillation_loss
 from mkd.losses.ewc import ewc_penalty
 from mkd.train.batches import StepBatch
-from mkd.train.steps.supervised import ALONE, Ohem
+from mkd.train.steps.supervised import Ohem
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class KdStep:
 
     Attributes:
         model: the student.
-        teacher: frozen, in eval mode.
+        teacher: M_T, frozen, in eval mode.
         ohem: L_sup.
         temperature: T.
         weight: w_kd.
@@ -44,7 +44,7 @@ class KdStep:
     temperature: float
     weight: float
     ewc: Consolidation | None
-    world: World = ALONE
+    world: World = field(default_factory=World.single)
 
     def __post_init__(self) -> None:
         """Let forward passes go through the student itself."""
@@ -59,52 +59,62 @@ class KdStep:
         """Put the student into training mode."""
         self.model.train()
 
-    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
-        """Return the views with the number of pixels, over all ranks, that L_KD is the mean over."""
-        return replace(views, counted=self.world.all_reduce_sum(_valid(views).sum()).clamp(min=1))
+    def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
+        """Return the batch with the number of pixels, over all ranks, that L_KD is the mean over."""
+        # All ranks wait for each other's count.
+        return replace(batch, pixel_count=self.world.all_reduce_sum(_valid(batch).sum()).clamp(min=1))
 
-    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
-        """Return this rank's shares of the losses; with ``diagnose`` also of |grad L_EWC| / |grad L_sup|."""
-        assert part.counted is not None
-        images = part.images
-        if part.weak is not None:  # kd.tiles=all
-            images = torch.cat([images, part.weak.float() / 255])
+    def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
+        """Return this rank's partial losses; with ``measure_gradients`` also of |grad L_EWC| / |grad L_sup|."""
+        assert micro_batch.pixel_count is not None
+        images, labels = micro_batch.images, micro_batch.labels
+        if micro_batch.weak is not None:  # kd.tiles=all: L_KD on the unlabelled tiles too
+            images = torch.cat([images, micro_batch.weak.float() / 255])
+        # Forward passes.
         with torch.no_grad():
             z_t = self.teacher(images)
         z_s = self.net(images)
-        loss_sup = self.ohem(z_s[: len(part.images)], part.labels, self.world)
-        loss_kd = distillation_loss(z_s, z_t, self.temperature, _valid(part), part.counted)
+        # The named losses and their sum.
+        loss_sup = self.ohem(z_s[: len(labels)], labels, self.world)
+        loss_kd = distillation_loss(z_s, z_t, self.temperature, _valid(micro_batch), micro_batch.pixel_count)
         loss = loss_sup + self.weight * loss_kd
         losses = {"loss_sup": loss_sup.detach(), "loss_kd": loss_kd.detach()}
         if self.ewc is not None:
+            # The penalty is the same on all ranks: each adds its part, so that the sum over ranks is L_EWC.
             ewc, ranks = self.ewc, self.world.ranks
             loss_ewc = ewc_penalty(self.model.named_parameters(), ewc.anchor, ewc.fisher) / ranks
             loss = loss + ewc.weight * loss_ewc
             losses["loss_ewc"] = loss_ewc.detach()
-            if diagnose:
-                losses["ewc_ratio"] = ewc.weight * self._norm(loss_ewc) / self._norm(loss_sup) / ranks
+            if measure_gradients:
+                ratio = ewc.weight * self._gradient_norm(loss_ewc) / self._gradient_norm(loss_sup)
+                losses["ewc_ratio"] = ratio / ranks
         return {"loss": loss, **losses}
 
-    def _norm(self, share: Tensor) -> Tensor:
-        """Return the norm of a loss's gradient over the shared parameters and all ranks."""
+    def _gradient_norm(self, partial: Tensor) -> Tensor:
+        """Return the norm of a loss's gradient over EWC's parameters and all ranks, scalar.
+
+        Args:
+            partial: this rank's part of the loss; all ranks call this together.
+        """
         assert self.ewc is not None
         params = [p for n, p in self.model.named_parameters() if n in self.ewc.fisher]
-        grads = torch.autograd.grad(share, params, retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(partial, params, retain_graph=True, allow_unused=True)
+        # The gradient of the whole loss is the sum over ranks, which wait for each other at each parameter.
         squares = [self.world.all_reduce_sum(g.float()).square().sum() for g in grads if g is not None]
         return torch.stack(squares).sum().sqrt()
 
-    def updated(self) -> None:
-        """Nothing follows an update."""
+    def after_update(self) -> None:
+        """Do nothing: teacher, anchor and Fisher never change."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing beyond the student: teacher, anchor and Fisher never change."""
+        """Return nothing beyond the student: teacher, anchor and Fisher never change."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Do nothing: there is no state."""
 
 
-def _valid(part: StepBatch) -> Tensor:
+def _valid(batch: StepBatch) -> Tensor:
     """Return the pixels that count in L_KD, bool: the labelled tiles', then with kd.tiles=all the unlabelled ones'."""
-    valid = part.labels != 255
-    return valid if part.inside is None else torch.cat([valid, part.inside])
+    valid = batch.labels != 255
+    return valid if batch.inside is None else torch.cat([valid, batch.inside])

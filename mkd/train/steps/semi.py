@@ -1,7 +1,7 @@
 """One semi-supervised step: L = L_sup(labelled) + w_u L_cons(pseudo)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from mkd.loader.augment import cutmix, strong_colour
 from mkd.losses.pseudo_label import pseudo_label_loss
 from mkd.train.batches import StepBatch
 from mkd.train.pseudo.feed import PseudoFeed
-from mkd.train.steps.supervised import ALONE, Ohem
+from mkd.train.steps.supervised import Ohem
 
 
 @dataclass
@@ -21,7 +21,7 @@ class SemiStep:
 
     Attributes:
         model: the student.
-        pseudo: unlabelled tiles with pseudo-labels, its teacher, and the monitor of both.
+        pseudo: feed of pseudo-labelled tiles, with its teacher and monitor.
         result: the network whose weights become the model folder: the student, or the teacher's EMA.
         ohem: L_sup.
         weight: w_u; the monitor halves it with each rollback.
@@ -34,7 +34,7 @@ class SemiStep:
     result: nn.Module
     ohem: Ohem
     weight: float
-    world: World = ALONE
+    world: World = field(default_factory=World.single)
 
     def __post_init__(self) -> None:
         """Let forward passes go through the student itself."""
@@ -44,47 +44,51 @@ class SemiStep:
         """Put the student into training mode."""
         self.model.train()
 
-    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
-        """Return the views with strong views of pseudo-labelled tiles, as many as the labelled ones, and their labels.
+    def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
+        """Return the batch with strong views of pseudo-labelled tiles, as many as the labelled ones, and their labels.
 
-        With the number of pixels, over all ranks, that L_cons is the mean over.
+        With the number of pixels, over all ranks, that L_cons is the mean over. All ranks call this together.
 
         Raises:
             TeachersGone: a rank's teacher is gone; on all ranks.
         """
-        batch, size = self.pseudo(progress), self.pseudo.size
-        strong, labels = strong_colour(batch.weak.float() / 255, batch.generators), batch.labels
-        # Several ranks: the tile after this rank's own comes last, and only its view is needed.
+        # Pseudo-labelled tiles; this waits for the teachers of all ranks.
+        tiles, size = self.pseudo(progress), self.pseudo.size
+        strong, labels = strong_colour(tiles.weak.float() / 255, tiles.generators), tiles.labels
+        # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
-        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, batch.generators[:size])
-        kept = self.world.all_reduce_sum((labels != 255).sum()).clamp(min=1)
-        return replace(views, strong=mixed, pseudo=labels, counted=kept)
+        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, tiles.generators[:size])
+        kept = self.world.all_reduce_sum((labels != 255).sum()).clamp(min=1)  # waits for all ranks
+        return replace(batch, strong=mixed, pseudo=labels, pixel_count=kept)
 
-    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
-        """Return this rank's shares of the losses by name; the monitor reports what the filters kept."""
-        assert part.strong is not None
-        assert part.pseudo is not None
-        assert part.counted is not None
-        z, labelled = self.net(torch.cat([part.images, part.strong])), len(part.images)
-        loss_sup = self.ohem(z[:labelled], part.labels, self.world)
-        loss_cons = pseudo_label_loss(z[labelled:], part.pseudo, count=part.counted)
+    def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
+        """Return this rank's partial losses by name; the monitor reports what the filters kept."""
+        assert micro_batch.strong is not None
+        assert micro_batch.pseudo is not None
+        assert micro_batch.pixel_count is not None
+        # One forward pass of labelled tiles and strong views.
+        images, labels = torch.cat([micro_batch.images, micro_batch.strong]), micro_batch.labels
+        z_s = self.net(images)
+        # The named losses and their sum.
+        loss_sup = self.ohem(z_s[: len(labels)], labels, self.world)
+        loss_cons = pseudo_label_loss(z_s[len(labels) :], micro_batch.pseudo, count=micro_batch.pixel_count)
         return {
-            "loss": loss_sup + self.pseudo.health.weight_factor * self.weight * loss_cons,
+            "loss": loss_sup + self.pseudo.monitor.weight_factor * self.weight * loss_cons,
             "loss_sup": loss_sup.detach(),
             "loss_cons": loss_cons.detach(),
         }
 
-    def updated(self) -> None:
-        """Let the teacher follow."""
+    def after_update(self) -> None:
+        """Move the teacher's weights towards the student's by EMA."""
         self.pseudo.teacher.follow(self.model)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of teacher, pool and monitor; all ranks call this together."""
         p = self.pseudo
-        return {**p.teacher.state_dict(), "pseudo": p.state_dict(), "health": p.health.state_dict()}
+        return {**p.teacher.state_dict(), "pseudo": p.state_dict(), "health": p.monitor.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take them up."""
+        """Restore teacher, pool and monitor; the pool needs the teacher's state before."""
         self.pseudo.teacher.load_state_dict(state)
         self.pseudo.load_state_dict(state["pseudo"])
-        self.pseudo.health.load_state_dict(state["health"])
+        self.pseudo.monitor.load_state_dict(state["health"])

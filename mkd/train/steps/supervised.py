@@ -1,18 +1,15 @@
 """One supervised step: also tunes a teacher's classifier or head while the rest is frozen."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mkd.distributed.world import World
 from mkd.losses.ohem import ohem_cross_entropy
-from mkd.losses.reduction import alone
+from mkd.losses.reduction import one_rank
 from mkd.train.batches import StepBatch
-
-ALONE = World(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
@@ -23,9 +20,18 @@ class Ohem:
     min_kept: float
 
     def __call__(self, logits: Tensor, labels: Tensor, world: World) -> Tensor:
-        """Return this rank's share of L_sup for logits (B,C,H,W) and labels (B,H,W); B is the same on all ranks."""
+        """Return this rank's part of L_sup; all ranks call this together.
+
+        Args:
+            logits: float (B,C,H,W); B is the same on all ranks.
+            labels: uint8 or int64 (B,H,W), class ids, 255 = ignore.
+            world: the ranks that share a batch.
+
+        Returns:
+            Scalar >= 0.
+        """
         kept = int(self.min_kept * labels.numel() * world.ranks)
-        total = world.all_reduce_sum if world.ranks > 1 else alone
+        total = world.all_reduce_sum if world.ranks > 1 else one_rank
         return ohem_cross_entropy(logits, labels, self.threshold, kept, total=total)
 
 
@@ -44,7 +50,7 @@ class SupervisedStep:
     model: nn.Module
     ohem: Ohem
     frozen: Sequence[nn.Module] = ()
-    world: World = ALONE
+    world: World = field(default_factory=World.single)
 
     def __post_init__(self) -> None:
         """Let forward passes go through the model itself."""
@@ -61,21 +67,21 @@ class SupervisedStep:
         for module in self.frozen:
             module.eval()
 
-    def prepare(self, views: StepBatch, progress: float) -> StepBatch:
-        """Return the views as they are."""
-        return views
+    def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
+        """Return the batch as it is."""
+        return batch
 
-    def __call__(self, part: StepBatch, diagnose: bool) -> dict[str, Tensor]:
-        """Return this rank's shares of the losses by name; ``loss`` is the one to minimise."""
-        loss_sup = self.ohem(self.net(part.images), part.labels, self.world)
+    def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
+        """Return this rank's partial losses by name; ``loss`` is the one to minimise."""
+        loss_sup = self.ohem(self.net(micro_batch.images), micro_batch.labels, self.world)
         return {"loss": loss_sup, "loss_sup": loss_sup.detach()}
 
-    def updated(self) -> None:
-        """Nothing follows an update."""
+    def after_update(self) -> None:
+        """Do nothing: no weights follow the network's."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing beyond the model."""
+        """Return nothing beyond the model."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        """Do nothing: there is no state."""

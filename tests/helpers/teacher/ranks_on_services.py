@@ -19,7 +19,7 @@ from mkd.train.steps.supervised import Ohem
 from tests.helpers.shards import write_dataset
 from tests.helpers.teacher.services import remote
 from tests.helpers.training.nets import tiny_net
-from tests.helpers.training.pseudo import health_of
+from tests.helpers.training.pseudo import monitor_of
 from tests.helpers.training.runs import coloured, feed_of
 
 SIZE, TILES = 2, 23  # of a rank's step, of an epoch
@@ -46,8 +46,8 @@ def _train(world, folder, steps, max_age, *endpoints):
     limit = TileLimit(drop_start=0.4, drop_end=0.4, window=40)
     terms = {"session": "soak", "rank": world.rank, "max_age": int(max_age), "patience": 120.0}
     teacher = remote(student, *endpoints, limit=limit, gather=world.gather, **terms)
-    health, ledger = health_of(teacher, world=world), AuditLog(folder / f"ledger-{world.rank}.jsonl")
-    pseudo = PseudoFeed(feed.candidates, SIZE, teacher, health, print, ledger, world)
+    monitor, audit_log = monitor_of(teacher, world=world), AuditLog(folder / f"ledger-{world.rank}.jsonl")
+    pseudo = PseudoFeed(feed.candidates, SIZE, teacher, monitor, world, audit_log)
     step = SemiStep(student, pseudo, student, Ohem(0.7, 0.1), 1.0, world)
     engine = Engine(world, student, torch.optim.SGD(student.parameters(), lr=0.01), rank_batch=SIZE)
     step.net = engine.net
@@ -57,11 +57,11 @@ def _train(world, folder, steps, max_age, *endpoints):
         seed_dropout(student, 0, now, slots, batch)
         engine.backward(step(views, False)["loss"])
         engine.update()
-        step.updated()
+        step.after_update()
         (folder / f"step-{world.rank}").write_text(str(now + 1))
         if world.broadcast((folder / "stop").exists()):
             break
-    figures = health.report()
+    figures = monitor.report()
     pool = [entry.tile.pair for entry in pseudo._pool if entry.tile is not None]
     pseudo.close()
     teacher.close()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mkd.cli.log_lines import route_log_lines
-from mkd.losses.reduction import alone
+from mkd.losses.reduction import one_rank
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.client.client_config import ClientConfig
@@ -85,7 +85,7 @@ def remote(
     token=None,
     timeout=1.0,
     tls=None,
-    gather=alone,
+    gather=one_rank,
     stop=lambda: False,
     **config,
 ):

@@ -67,9 +67,9 @@ def run(folder, data, kind, seed=0, kill=None, world=CPU, batch=None, **phase):
     """Train 8 steps of batches that do not divide an epoch, by default."""
     batch = batch or (3 if kind == "semi" else 2)
     step, feed = step_and_feed(kind, seed, data["labelled"], data["unlabelled"], world, batch=batch)
-    health = step.pseudo.health if kind == "semi" else None
+    monitor = step.pseudo.monitor if kind == "semi" else None
     phase = phase_of(**({"batch": batch} | phase))
-    return fit_in(folder, step, feed, phase, validation(data, world), kill, health, world)
+    return fit_in(folder, step, feed, phase, validation(data, world), kill, monitor, world)
 
 
 def equal(one, other):

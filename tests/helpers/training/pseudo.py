@@ -11,14 +11,15 @@ from mkd.train.batches import Candidates
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import ALONE, Ohem
+from mkd.train.steps.supervised import Ohem
 from tests.helpers.shards import CLASSES
+from tests.helpers.training.runs import CPU
 
 SIDE = 3
 TILES = 7  # an epoch of `numbered`
 
 
-def numbered(size, world=ALONE, stored=False):
+def numbered(size, world=CPU, stored=False):
     """Give `candidates(first)`: tile n of the stream has n in its pixels, is (epoch, sample) and inside at one edge.
 
     Each rank gets `size` tiles of a batch; with `stored` they come with the label n % 3.
@@ -97,14 +98,14 @@ class Scripted:
         self.flight.clear()
 
 
-def health_of(teacher, say=print, histogram=(1, 1, 1), good=None, world=ALONE):
+def monitor_of(teacher, histogram=(1, 1, 1), good=None, world=CPU):
     """Watch a teacher of the tiny data sets' classes."""
-    return PseudoLabelMonitor(CLASSES, histogram, say, teacher.stats, good, world)
+    return PseudoLabelMonitor(CLASSES, histogram, teacher.stats, world, good)
 
 
 def semi_step_of(model, teacher, feed, result=None, weight=1.0):
     """Make a semi-supervised step that reads its unlabelled tiles from a feed."""
     world = feed.world
-    health, size = health_of(teacher, world=world), feed.batch // world.ranks
-    pseudo = PseudoFeed(feed.candidates, size, teacher, health, print, world=world)
+    monitor, size = monitor_of(teacher, world=world), feed.batch // world.ranks
+    pseudo = PseudoFeed(feed.candidates, size, teacher, monitor, world)
     return SemiStep(model, pseudo, result or model, Ohem(0.7, 0.1), weight, world)

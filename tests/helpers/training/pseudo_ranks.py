@@ -21,7 +21,7 @@ from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
 from mkd.train.steps.supervised import Ohem
 from tests.helpers.training.nets import tiny_net
-from tests.helpers.training.pseudo import TILES, Scripted, health_of, numbered, semi_step_of
+from tests.helpers.training.pseudo import TILES, Scripted, monitor_of, numbered, semi_step_of
 from tests.helpers.training.runs import feed_of
 
 
@@ -45,13 +45,13 @@ class Once:
         return self.batch
 
 
-def feed_on(world, case, folder=None, gone=None, say=print):
-    """Make a rank's feed; its ledger lies in `folder`."""
+def feed_on(world, case, folder=None, gone=None):
+    """Make a rank's feed; its audit log lies in `folder`."""
     size = case.batch // world.ranks
     teacher = Scripted(case.pattern, case.depth, gone, world.gather)
-    ledger = None if folder is None else AuditLog(Path(folder) / f"ledger-{world.rank}.jsonl")
-    health = health_of(teacher, world=world)
-    return PseudoFeed(numbered(size, world, case.stored), size, teacher, health, say, ledger, world)
+    audit_log = None if folder is None else AuditLog(Path(folder) / f"ledger-{world.rank}.jsonl")
+    monitor = monitor_of(teacher, world=world)
+    return PseudoFeed(numbered(size, world, case.stored), size, teacher, monitor, world, audit_log)
 
 
 def one_step(feed):
@@ -74,7 +74,7 @@ def walk(world, case, steps, state=None, folder=None, lost=0):
 
     `lost` steps come after it, as if the run was killed there.
     """
-    feed = feed_on(world, case, folder, say=lambda text: None)
+    feed = feed_on(world, case, folder)
     if state is not None:
         feed.teacher.tile_limit.load_state_dict({"scores": state["scores"]})
         feed.load_state_dict(state["feed"])
@@ -116,7 +116,7 @@ def same_state(one, other):
 
 
 def fates(folder):
-    """Read all ranks' ledgers: for each step its trained tiles in order of the ranks, and a count of the rejected."""
+    """Read all ranks' audit logs: each step's trained tiles in order of the ranks, and a count of the rejected."""
     found = {}
     paths = Path(folder).glob("ledger-*.jsonl")
     for path in sorted(paths, key=lambda p: int(p.stem.removeprefix("ledger-"))):
@@ -139,10 +139,10 @@ def real_rank(world, folder, cases, steps, number):
     """Walk through drawn cases on one real rank, going on from OUT/state-CASE.pt where there is one."""
     walks = []
     for seed in range(int(cases)):
-        start, ledger = Path(folder) / f"state-{seed}.pt", Path(folder) / str(seed)
-        ledger.mkdir(exist_ok=True)
+        start, logs = Path(folder) / f"state-{seed}.pt", Path(folder) / str(seed)
+        logs.mkdir(exist_ok=True)
         state = torch.load(start, weights_only=True) if start.exists() else None
-        walks.append(walk(world, drawn(seed), int(steps), state, ledger, lost=int(number)))
+        walks.append(walk(world, drawn(seed), int(steps), state, logs, lost=int(number)))
     return walks
 
 
@@ -174,7 +174,7 @@ def train(world, folder, kind="auto"):
     teacher = LocalTeacher(model, 0.9, 0.5, limit, gather=world.gather)
     step = semi_step_of(model, teacher, feed, teacher.model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    engine = Engine(world, model, optimizer, kind, rank_batch=size)
+    engine = Engine(world, model, optimizer, kind=kind, rank_batch=size)
     step.net, rows = engine.net, []
     step.train()
     for now, views in enumerate(replace(feed, unlabelled=None)(0, 20)):
@@ -183,10 +183,10 @@ def train(world, folder, kind="auto"):
         losses = step(views, False)
         engine.backward(losses["loss"])
         engine.update()
-        step.updated()
+        step.after_update()
         total = world.all_reduce_sum(torch.stack([loss.detach() for loss in losses.values()]))
         rows.append({"losses": total, "strong": views.strong, "pseudo": views.pseudo})
     state = {**teacher.state_dict(), "pool": step.pseudo.state_dict()["rows"]}
-    figures = step.pseudo.health.report().values
+    figures = step.pseudo.monitor.report().values
     step.pseudo.close()
     return {"model": model.state_dict(), "state": state, "rows": rows, "figures": figures}

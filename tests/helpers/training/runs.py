@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from mkd.distributed.engine import Engine
 from mkd.distributed.world import World
@@ -26,10 +25,11 @@ from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
 from mkd.train.run.startup_timer import StartupTimer
 from mkd.train.run.stop_request import StopRequest
+from mkd.train.trainer import Trainer
 from tests.helpers.shards import CLASSES
 
 ROOT = Path(__file__).resolve().parents[3]
-CPU = World(0, 1, torch.device("cpu"))
+CPU = World.single()
 LITE0 = ("model=lite0", "model.pretrained=null")  # the small network, from random weights
 QUICK = ("data.crop=32", "data.batch=2", "data.workers=0", "device=cpu")
 
@@ -72,7 +72,7 @@ def phase_of(name="student", steps=8, **more):
     """Describe a phase that logs every step, saves every third and validates every second."""
     given = {"steps_an_epoch": 3.0, "lr": 0.05, "power": 0.9, "seed": 0, "batch": 2}
     often = {"log_every": 1, "save_every": 3, "val_every": 2}
-    return Phase(name, steps, **(given | often | more))
+    return Phase(name=name, steps=steps, **(given | often | more))
 
 
 class Killed(BaseException):
@@ -91,19 +91,20 @@ def killed_at(feed, step):
     return cut
 
 
-def fit_in(folder, step, feed, phase, validate=None, kill=None, health=None, world=CPU, **kept):
+def fit_in(folder, step, feed, phase, validate=None, kill=None, monitor=None, world=CPU, **kept):
     """Train one phase in a run folder; `kill` ends it before that step, and nothing after it happens."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = make_optimizer("sgd", step.model, set(), phase.lr, 1.0, 0.9, 1e-3)
+    optimizer = make_optimizer(
+        "sgd", step.model, set(), lr=phase.lr, head_factor=1.0, momentum=0.9, weight_decay=1e-3
+    )
     engine = Engine(world, step.model, optimizer, rank_batch=phase.batch // world.ranks)
     checkpoints = Checkpoints(folder / "checkpoints" / phase.name, world.is_main, **kept)
     journal = Journal(folder, CLASSES, world.is_main)
     given = feed if kill is None else killed_at(feed, kill)
+    trainer = Trainer(phase, step, engine, checkpoints, journal, validate, monitor)
     with contextlib.suppress(Killed), StopRequest(world, folder / "stop") as stop:
-        weights = fit(
-            phase, step, given, engine, checkpoints, journal, validate, health, stop, StartupTimer()
-        )
+        weights = fit(trainer, given, stop, StartupTimer())
         assert kill is None, f"the run ended before step {kill}"
         journal.end()
         return {name: t.clone() for name, t in weights.items()}

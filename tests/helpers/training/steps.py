@@ -58,7 +58,7 @@ def train(world, kind, engine="auto"):
     step, size = step_of(world, kind), BATCH // world.ranks
     learns = [p for p in step.model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learns, lr=0.1, momentum=0.9, weight_decay=1e-3)
-    engine = Engine(world, step.model, optimizer, engine, rank_batch=size)
+    engine = Engine(world, step.model, optimizer, kind=engine, rank_batch=size)
     step.net = engine.net
     step.train()
     losses, gradients = [], []
@@ -75,7 +75,7 @@ def train(world, kind, engine="auto"):
             torch.cat([torch.zeros(0)] + [p.grad.flatten() for p in learns if p.grad is not None])
         )
         engine.update()
-        step.updated()
+        step.after_update()
     weights = {name: t.clone() for name, t in step.model.state_dict().items()}
     return {"losses": losses, "gradients": torch.stack(gradients), "weights": weights}
 

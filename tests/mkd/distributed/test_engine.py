@@ -131,9 +131,9 @@ def test_what_cannot_be_is_said(monkeypatch):
     model = tiny_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ValueError, match="engine=zero3.*auto, plain, ddp, zero1, zero2"):
-        Engine(CPU, model, optimizer, "zero3")
+        Engine(CPU, model, optimizer, kind="zero3")
     with pytest.raises(ValueError, match="engine=plain.*one rank, but there are 2.*engine=ddp"):
-        Engine(two, model, optimizer, "plain")
+        Engine(two, model, optimizer, kind="plain")
     with pytest.raises(ValueError, match="compile=true.*cpu"):
         Engine(CPU, model, optimizer, compiles=True)
     monkeypatch.setitem(sys.modules, "deepspeed", None)

@@ -99,7 +99,7 @@ def explode(world):
     said = []
     for kind in ("zero1", "zero2"):
         model = tiny_net()
-        engine = Engine(world, model, torch.optim.SGD(model.parameters(), lr=0.1), kind)
+        engine = Engine(world, model, torch.optim.SGD(model.parameters(), lr=0.1), kind=kind)
         loss = engine.net(torch.ones(1, 3, 8, 8)).sum()
         if world.is_main:
             loss.register_hook(lambda grad: grad * torch.inf)

@@ -70,7 +70,8 @@ def train(
     if frozen:
         model.stem.requires_grad_(False)
     optimizer = make_optimizer(name, model, {"head.weight", "head.bias"}, 0.05, 5.0, 0.9, 1e-2)
-    engine = Engine(world, model, optimizer, kind, float(clip) if clip else None, rank_batch=int(rank_batch))
+    limit = float(clip) if clip else None
+    engine = Engine(world, model, optimizer, kind=kind, clip=limit, rank_batch=int(rank_batch))
     if state and Path(state).exists():
         engine.load_state_dict(torch.load(state, weights_only=True))
     losses, gradients, size = [], [], int(micro) if micro else TILES // world.ranks

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.losses.kth_value import kth_smallest
-from mkd.losses.reduction import alone
+from mkd.losses.reduction import one_rank
 from tests.helpers.training.shares import on_ranks
 
 floats = st.one_of(
@@ -33,19 +33,19 @@ def test_is_that_of_torch(power):
     """On one rank it is torch.kthvalue to the bit, for values crowded at 1, even, and crowded at 0."""
     values = torch.rand(50_000, generator=torch.Generator().manual_seed(0)) ** power
     for k in (1, 2, 3_125, 49_999, 50_000):
-        assert torch.equal(kth_smallest(values, k, alone), torch.kthvalue(values, k).values)
+        assert torch.equal(kth_smallest(values, k, one_rank), torch.kthvalue(values, k).values)
 
 
 def test_not_a_number_is_the_largest():
     """A NaN of either sign comes after all numbers, as where values are sorted."""
     values = torch.tensor([np.nan, 0.25, -np.nan, 0.75])
-    assert kth_smallest(values, 2, alone) == 0.75
-    assert kth_smallest(values, 3, alone).isnan()
+    assert kth_smallest(values, 2, one_rank) == 0.75
+    assert kth_smallest(values, 3, one_rank).isnan()
 
 
 def test_large_counts_are_exact():
     """More equal values than float32 can count (2^24) are all counted."""
     values = torch.full((2**24 + 3,), 0.5)
     values[-1] = 0.75
-    assert kth_smallest(values, 2**24 + 2, alone) == 0.5
-    assert kth_smallest(values, 2**24 + 3, alone) == 0.75
+    assert kth_smallest(values, 2**24 + 2, one_rank) == 0.5
+    assert kth_smallest(values, 2**24 + 3, one_rank) == 0.75

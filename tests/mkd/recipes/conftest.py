@@ -5,8 +5,8 @@ import pytest
 from mkd.config.load import load
 from mkd.config.schema import KdRun, SemiRun, SupervisedRun
 from mkd.recipes.distill import kd
-from mkd.recipes.run import supervised
 from mkd.recipes.semi import semi
+from mkd.recipes.supervised import supervised
 from tests.helpers.shards import write_dataset
 from tests.helpers.training.runs import LITE0, QUICK, coloured, retitle
 

@@ -75,7 +75,7 @@ def test_load_checked(runs):
 )
 def test_a_phase_counts_steps(epochs, steps, tiles, total):
     """epochs passes over the tiles in batches of 8, at least one step; `steps` overrides them."""
-    phase = factories.phase(SupervisedRun(), "student", epochs, steps, tiles, 0.1)
+    phase = factories.phase(SupervisedRun(), "student", epochs=epochs, steps=steps, tiles=tiles, lr=0.1)
     assert (phase.steps, phase.steps_an_epoch, phase.lr) == (total, tiles / 8, 0.1)
     assert (phase.power, phase.log_every, phase.save_every, phase.val_every) == (0.9, 10, 200, 200)
 
@@ -88,7 +88,7 @@ def test_a_batch_is_ranks_times_passes_times_micro(batch, micro, ranks, passes):
     """The number of forward passes is completed from the other three."""
     assert factories.micro_batches(DataConfig("x", batch=batch, micro=micro), ranks) == passes
     config = SupervisedRun(data=DataConfig("x", batch=batch, micro=micro))
-    phase = factories.phase(config, "student", 1, None, 80, 0.1, ranks)
+    phase = factories.phase(config, "student", epochs=1, steps=None, tiles=80, lr=0.1, ranks=ranks)
     assert (phase.batch, phase.micro_batches, phase.steps) == (batch, passes, 80 // batch)
 
 

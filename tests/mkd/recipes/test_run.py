@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from mkd.config.load import to_yaml
 from mkd.model_folder import load_model
 from mkd.recipes.distill import kd
-from mkd.recipes.run import supervised
 from mkd.recipes.run_folder import open_run
 from mkd.recipes.semi import semi
+from mkd.recipes.supervised import supervised
 from mkd.train.run.checkpoint import Checkpoints
-from mkd.train.run.run_lock import RunLock, _started
+from mkd.train.run.run_lock import RunLock, _start_ticks
 from tests.helpers.shards import CLASSES, PALETTE, write_dataset
 from tests.helpers.training.runs import coloured, digests, retitle, rows
 
@@ -208,11 +208,13 @@ def test_unlabelled_tiles_as_labelled_ones(config_of, sets, tmp_path):
 
 def test_a_folder_that_somebody_writes(config_of, tmp_path, monkeypatch):
     """A living process owns the folder: refused, nothing is changed; when it is killed, the run is made."""
-    monkeypatch.setattr("mkd.train.run.run_lock.DYING", 0.2)
+    monkeypatch.setattr("mkd.train.run.run_lock.EXIT_SECONDS", 0.2)
     config = config_of("supervised", f"out={tmp_path}/run", "steps=1", "data.val=null")
     owner = open_run(config) / "owner.json"
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    owner.write_text(json.dumps({**RunLock(owner).me, "pid": child.pid, "started": _started(child.pid)}))
+    owner.write_text(
+        json.dumps({**RunLock(owner).identity, "pid": child.pid, "started": _start_ticks(child.pid)})
+    )
     before = digests(config.out)
     try:
         with pytest.raises(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import mkd.recipes.semi as stage
-import mkd.train.pseudo.monitor as health
+import mkd.train.pseudo.monitor as monitoring
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
@@ -74,14 +74,14 @@ def test_the_ledger_is_the_plans_prefix(start, config_of, tmp_path):
 class Sick(LocalTeacher):
     """Sees stripes of all classes; from the 5th update on all is field, while it is trusted by more than `cured`."""
 
-    cured, health, kill = 0.5, None, None
+    cured, monitor, kill = 0.5, None, None
 
     def collect(self, ticket):
         answer = super().collect(ticket)
-        if self.kill == (self.ema.updates, self.health.rollbacks):
+        if self.kill == (self.ema.updates, self.monitor.rollbacks):
             raise Killed
         stripes = torch.arange(answer.labels.shape[-1]) % 3
-        if self.ema.updates >= 5 and self.health.weight_factor > self.cured:
+        if self.ema.updates >= 5 and self.monitor.weight_factor > self.cured:
             stripes.zero_()
         labels = stripes.to(torch.uint8).expand_as(answer.labels).masked_fill(answer.labels == 255, 255)
         return PseudoLabels(labels, answer.score, answer.accepted, answer.version)
@@ -92,13 +92,13 @@ def sick(cured=0.5, kill=None):
     """Let runs have a `Sick` teacher, cured at this trust, killed at (update, rollback); two bad rows do."""
     make = stage._pseudo_feed
 
-    def made(config, run, phase, feed, teacher):
-        pseudo = make(config, run, phase, feed, teacher)
-        teacher.health, teacher.cured, teacher.kill = pseudo.health, cured, kill
+    def made(config, run, phase, batches, teacher):
+        pseudo = make(config, run, phase, batches, teacher)
+        teacher.monitor, teacher.cured, teacher.kill = pseudo.monitor, cured, kill
         return pseudo
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(health, "ROWS", 2)
+        patch.setattr(monitoring, "ROWS", 2)
         patch.setattr(stage, "LocalTeacher", Sick)
         patch.setattr(stage, "_pseudo_feed", made)
         yield

@@ -211,14 +211,14 @@ def test_micro_batches_are_the_views_cut_in_order(folders, count):
     """Joined again they are the whole part of the rank, in every field that it has, and of equal size."""
     views = next(feed_of(folders["labelled"], folders["unlabelled"], batch=6)(0, 1))
     views.strong, views.pseudo = views.weak.float() / 255, views.labels.flip(0)
-    views.counted = torch.tensor(90)
+    views.pixel_count = torch.tensor(90)
     parts = views.split(count)
     assert [len(p.images) for p in parts] == [6 // count] * count
     names = [f.name for f in fields(StepBatch)]
     for name in names:
         together = [getattr(p, name) for p in parts]
         whole = getattr(views, name)
-        if name == "counted":
+        if name == "pixel_count":
             assert sum(together) == pytest.approx(90)
         elif name == "generators":
             assert [g is h for g, h in zip(sum(together, []), whole, strict=True)] == [True] * 6

@@ -120,7 +120,7 @@ def apart(world, out, sets):
         with torch.no_grad():
             step.model[4].bias += 1e-7 * world.rank
 
-    step.updated = updated
+    step.after_update = updated
     try:
         fit_in(Path(out) / "new", step, feed, phase_of(batch=4, save_every=2), world=world)
     except ValueError as error:

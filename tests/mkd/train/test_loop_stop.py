@@ -92,7 +92,7 @@ def test_stopped_while_it_waits_for_a_teacher(
     data, whole, tmp_path, monkeypatch, capsys, kind, code, answers
 ):
     """The step before is saved, the status is the wish's, and the run goes on to the same bits."""
-    monkeypatch.setattr(stopping, "LOOK", 0.0)
+    monkeypatch.setattr(stopping, "POLL_SECONDS", 0.0)
     feed = feed_of(data["labelled"], data["unlabelled"], crop=16, batch=3)
     step = semi(0, feed, Waiting)
     teacher, enter = step.pseudo.teacher, StopRequest.__enter__
@@ -113,7 +113,7 @@ def test_stopped_while_it_waits_for_a_teacher(
             replace(feed, unlabelled=None),
             phase,
             validation(data),
-            health=step.pseudo.health,
+            monitor=step.pseudo.monitor,
         )
     assert stopped.value.code == code
     saved = Checkpoints(tmp_path / "checkpoints" / "student").load()["step"]
@@ -136,10 +136,10 @@ def test_micro_batches_share_one_update(data, tmp_path):
     feed, seen, rates = feed_of(data["labelled"], crop=16, batch=4), [], []
 
     class Watching(SupervisedStep):
-        def __call__(self, part, diagnose):
+        def __call__(self, part, measure_gradients):
             rates.append([p.grad is not None for p in self.model.parameters()][0])
             seen.append((part, self.model[3].place.tolist(), copy.deepcopy(self.model)))
-            return super().__call__(part, diagnose)
+            return super().__call__(part, measure_gradients)
 
     step = Watching(tiny_net(), Ohem(1.0, 1.0))
     reference = tiny_net()

@@ -14,7 +14,10 @@ HEAD = {"4.weight", "4.bias"}
 def optimizer_of(
     name="sgd", model=None, head=HEAD, lr=0.1, head_factor=10.0, momentum=0.9, weight_decay=1e-3
 ):
-    return make_optimizer(name, model or tiny_net(), head, lr, head_factor, momentum, weight_decay)
+    factors = {"lr": lr, "head_factor": head_factor}
+    return make_optimizer(
+        name, model or tiny_net(), head, **factors, momentum=momentum, weight_decay=weight_decay
+    )
 
 
 def names(optimizer, model):

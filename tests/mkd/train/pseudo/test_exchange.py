@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.teacher.api import TeachersGone
-from mkd.train.pseudo.exchange import PseudoTile, TileSlot, deal
+from mkd.train.pseudo.exchange import PseudoTile, TileSlot, exchange_tiles
 from mkd.train.pseudo.feed import LIMIT
 from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.processes.threads import on_threads
@@ -97,7 +97,7 @@ def test_one_teacher_gone_ends_the_step_of_all(pattern, ranks, size, depth, tick
     unlucky %= ranks
 
     def rank_of(world):
-        feed = feed_on(world, case, gone=ticket if world.rank == unlucky else None, say=lambda text: None)
+        feed = feed_on(world, case, gone=ticket if world.rank == unlucky else None)
         with pytest.raises(TeachersGone, match="no teacher") as error:
             list(map(feed, [0.5] * (ticket + 1)))
         scores = feed.teacher.tile_limit.state_dict()["scores"]
@@ -113,18 +113,18 @@ def test_one_teacher_gone_ends_the_step_of_all(pattern, ranks, size, depth, tick
         assert said.startswith("no teacher answers" if rank == unlucky else f"rank {unlucky} has no teacher")
 
 
-def test_a_shortage_is_counted_over_all_ranks():
-    """When everything is rejected, all ranks take LIMIT rounds and say so alike."""
-    said = [[], [], []]
+def test_a_shortage_is_counted_over_all_ranks(caplog):
+    """When everything is rejected, all ranks take LIMIT candidate batches and log so alike."""
 
     def rank_of(world):
-        feed = feed_on(world, Case([False], 6), say=said[world.rank].append)
+        feed = feed_on(world, Case([False], 6))
         assert (feed(0.5).labels == 255).all()
         return feed.position, feed.short
 
     assert on_threads(3, rank_of) == [(LIMIT, 6)] * 3
-    assert len({tuple(lines) for lines in said}) == 1
-    assert "0 of 6 tiles" in said[0][0]
+    assert len(caplog.messages) == 3
+    assert len(set(caplog.messages)) == 1
+    assert "0 of 6 tiles" in caplog.messages[0]
 
 
 def tile(n, side=4):
@@ -144,7 +144,7 @@ def test_tiles_arrive_as_they_left(ranks, size, random):
 
     def rank_of(world):
         batch = [TileSlot(o * size, tile(n) if o == world.rank else None) for n, o in enumerate(owners)]
-        return deal(batch, world, (4, 4))
+        return exchange_tiles(batch, world, (4, 4))
 
     for rank, dealt in enumerate(on_threads(ranks, rank_of)):
         assert len(dealt) == size + 1
@@ -153,11 +153,11 @@ def test_tiles_arrive_as_they_left(ranks, size, random):
             assert found.pair == given_.pair
             assert torch.equal(found.weak, given_.weak)
             assert torch.equal(found.labels, given_.labels)
-            assert found.draws.bit_generator.state == given_.draws.bit_generator.state
+            assert found.generator.bit_generator.state == given_.generator.bit_generator.state
             # the kept half of a number is used by the next 32-bit draw
             assert (
-                found.draws.integers(0, 2**32, 3, np.uint32).tolist()
-                == given_.draws.integers(0, 2**32, 3, np.uint32).tolist()
+                found.generator.integers(0, 2**32, 3, np.uint32).tolist()
+                == given_.generator.integers(0, 2**32, 3, np.uint32).tolist()
             )
 
 
@@ -173,7 +173,7 @@ def test_only_what_lies_elsewhere_is_moved():
 
         spy = Spy(world.rank, world.ranks, world.device, meeting=world.meeting)
         batch = [TileSlot(n, tile(n) if n // 2 == world.rank else None) for n in range(6)]
-        deal(batch, spy, (4, 4))
+        exchange_tiles(batch, spy, (4, 4))
 
     on_threads(3, rank_of)
     assert sent == {0: [0, 0, 1], 1: [1, 0, 0], 2: [0, 1, 0]}

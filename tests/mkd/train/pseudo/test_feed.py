@@ -18,8 +18,8 @@ from mkd.train.pseudo.feed import LIMIT, PseudoFeed
 from tests.helpers.shards import pictures, write_dataset
 from tests.helpers.teacher.services import remote, service
 from tests.helpers.training.nets import tiny_net
-from tests.helpers.training.pseudo import SIDE, TILES, Scripted, health_of, numbered, numbers
-from tests.helpers.training.runs import coloured, feed_of
+from tests.helpers.training.pseudo import SIDE, TILES, Scripted, monitor_of, numbered, numbers
+from tests.helpers.training.runs import CPU, coloured, feed_of
 
 patterns = st.lists(st.booleans(), min_size=1, max_size=40) | st.lists(
     st.sampled_from([False] * 9 + [True]), min_size=1, max_size=40
@@ -29,8 +29,8 @@ depths = st.integers(0, 3)
 steps = st.integers(1, 12)
 
 
-def feed_with(teacher, size, ledger=None, say=lambda text: None):
-    return PseudoFeed(numbered(size), size, teacher, health_of(teacher), say, ledger)
+def feed_with(teacher, size, audit_log=None):
+    return PseudoFeed(numbered(size), size, teacher, monitor_of(teacher), CPU, audit_log)
 
 
 def reference(pattern, size, steps):
@@ -195,7 +195,7 @@ def test_services_that_are_gone_leave_the_step_before(depth, max_age):
     with service(say=lambda text: None) as server:
         terms = {"depth": depth, "max_age": max_age, "patience": 0.3}
         teacher = remote(tiny_net(), server.endpoint, limit=limit, said=[], **terms)
-        feed = PseudoFeed(numbered(3), 3, teacher, health_of(teacher), lambda text: None)
+        feed = PseudoFeed(numbered(3), 3, teacher, monitor_of(teacher), CPU)
         for _ in range(3):
             feed(0.0)
         collect, collected = teacher.collect, []
@@ -208,7 +208,7 @@ def test_services_that_are_gone_leave_the_step_before(depth, max_age):
 
         teacher.collect = until_second
         for _ in range(12):
-            before = saved(feed), limit.state_dict(), feed.health.state_dict()
+            before = saved(feed), limit.state_dict(), feed.monitor.state_dict()
             if not server.batcher.stopping.is_set():
                 collected.clear()
             try:
@@ -218,7 +218,7 @@ def test_services_that_are_gone_leave_the_step_before(depth, max_age):
         else:
             pytest.fail("the service must be gone")
         assert same_state(saved(feed), before[0])
-        assert (limit.state_dict(), feed.health.state_dict()) == before[1:]
+        assert (limit.state_dict(), feed.monitor.state_dict()) == before[1:]
         teacher.close()
 
 
@@ -231,7 +231,7 @@ def test_stored_labels_need_no_teacher():
             yield replace(batch, labels=labels)
 
     teacher = Scripted([False], depth=2)
-    whole, again = (PseudoFeed(labelled, 3, teacher, health_of(teacher), print) for _ in range(2))
+    whole, again = (PseudoFeed(labelled, 3, teacher, monitor_of(teacher), CPU) for _ in range(2))
     for step in range(5):
         if step == 3:
             again.load_state_dict(saved(whole))
@@ -242,28 +242,26 @@ def test_stored_labels_need_no_teacher():
         if step >= 3:
             assert same(batch, again(0.0))
     assert teacher.submitted == []
-    assert math.isnan(whole.health.report().values["tile_entropy"])
+    assert math.isnan(whole.monitor.report().values["tile_entropy"])
 
 
-def test_short_batches_are_said_once_in_a_while():
-    """With everything rejected each batch is stand-ins: said at once, then every hundred steps, with the count."""
-    said = []
-    feed = feed_with(Scripted([False]), 2, say=said.append)
+def test_short_batches_are_logged_once_in_a_while(caplog):
+    """With everything rejected each batch is stand-ins: logged at once, then every hundred steps, with the count."""
+    feed = feed_with(Scripted([False]), 2)
     for _ in range(205):
         assert (feed(0.0).labels == 255).all()
     assert feed.position == 205 * LIMIT
-    assert [text.split(":")[0] for text in said] == ["step 1", "step 101", "step 201"]
-    assert "0 of 2 tiles" in said[0]
-    assert "(202 of them so far)" in said[1]
+    assert [text.split(":")[0] for text in caplog.messages] == ["step 1", "step 101", "step 201"]
+    assert "0 of 2 tiles" in caplog.messages[0]
+    assert "(202 of them so far)" in caplog.messages[1]
 
 
-def test_nothing_is_said_of_full_batches():
+def test_nothing_is_logged_of_full_batches(caplog):
     """A filter that drops every other tile goes unnoticed."""
-    said = []
-    feed = feed_with(Scripted([True, False]), 3, say=said.append)
+    feed = feed_with(Scripted([True, False]), 3)
     for _ in range(20):
         feed(0.0)
-    assert said == []
+    assert caplog.messages == []
 
 
 def test_real_tiles_with_the_local_teacher(tmp_path):
@@ -277,7 +275,7 @@ def test_real_tiles_with_the_local_teacher(tmp_path):
         with torch.no_grad():
             net[4].weight *= 8
         teacher = LocalTeacher(net, 0.9, 0.5, TileLimit(drop_start=0.3, drop_end=0.3, window=8))
-        return PseudoFeed(feed.candidates, 3, teacher, health_of(teacher), print)
+        return PseudoFeed(feed.candidates, 3, teacher, monitor_of(teacher), CPU)
 
     whole, states, batches = fresh(), [], []
     for _ in range(8):

@@ -18,7 +18,14 @@ def write(folder, phase="student", start=0, stop=4, steps=10):
     journal = Journal(folder, CLASSES)
     journal.start(phase, start, steps)
     for step in range(start + 1, stop + 1):
-        journal.train(phase, step, step / 3, 0.1 / step, 12.345, {"loss": 1 / step, "loss_sup": 2.0})
+        journal.train(
+            phase,
+            step,
+            epoch=step / 3,
+            lr=0.1 / step,
+            speed=12.345,
+            values={"loss": 1 / step, "loss_sup": 2.0},
+        )
     journal.end()
     return journal
 
@@ -94,7 +101,7 @@ def test_lines_are_json_for_any_reader(tmp_path):
     journal = Journal(tmp_path, CLASSES)
     journal.start("student", 0, 10)
     for step, ratio in ((1, float("nan")), (2, float("inf"))):  # a batch without labels has |grad L_sup| = 0
-        journal.train("student", step, 0.1, 0.1, 1.0, {"loss": 1.0, "ewc_ratio": ratio})
+        journal.train("student", step, epoch=0.1, lr=0.1, speed=1.0, values={"loss": 1.0, "ewc_ratio": ratio})
     journal.end()
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
         assert json.loads(line, parse_constant=pytest.fail)["ewc_ratio"] is None
@@ -137,7 +144,7 @@ def test_one_rich_line_on_a_terminal(tmp_path):
     screen = io.StringIO()
     journal.console = Console(file=screen, force_terminal=True, width=200)
     journal.start("student", 0, 10)
-    journal.train("student", 4, 1.5, 0.1, 8.0, {"loss": 0.25, "kept_tiles": 0.5})
+    journal.train("student", 4, epoch=1.5, lr=0.1, speed=8.0, values={"loss": 0.25, "kept_tiles": 0.5})
     journal.say("a word")
     (task,) = journal.progress.tasks
     assert task.completed == 4
@@ -154,7 +161,15 @@ def test_waiting_is_shown_and_groups_are_not(tmp_path, capsys, monkeypatch):
     journal = Journal(tmp_path, CLASSES)
     journal.start("semi", 0, 10)
     values = {"loss": 0.25, "wait_teacher": 0.118}
-    journal.train("semi", 4, 1.5, 0.1, 8.0, values, {"kept": {"road": 0.5}, "ages": {"0": 3}})
+    journal.train(
+        "semi",
+        4,
+        epoch=1.5,
+        lr=0.1,
+        speed=8.0,
+        values=values,
+        groups={"kept": {"road": 0.5}, "ages": {"0": 3}},
+    )
     journal.end()
     shown = capsys.readouterr().out
     assert "loss 0.250  waiting for teacher 12%" in shown
@@ -168,7 +183,7 @@ def test_ranks_that_do_not_write_are_silent(tmp_path, capsys):
     """No file, no line; everything may be called."""
     journal = Journal(tmp_path, CLASSES, writes=False)
     journal.start("student", 3, 10)
-    journal.train("student", 4, 1.5, 0.1, 8.0, {"loss": 0.25})
+    journal.train("student", 4, epoch=1.5, lr=0.1, speed=8.0, values={"loss": 0.25})
     journal.validation("student", 4, matrix_of())
     journal.say("a word")
     journal.end()

@@ -1,4 +1,4 @@
-"""One process writes a run folder: a second start is refused, a dead owner is no obstacle, a displaced one stops."""
+"""One process writes a run folder: a second start is refused, a dead owner is no obstacle, a lost lock ends a run."""
 
 import json
 import os
@@ -24,18 +24,16 @@ def path(tmp_path):
 @pytest.fixture
 def patience(monkeypatch):
     """Do not wait long for a process to die."""
-    monkeypatch.setattr(module, "DYING", 0.2)
-
-
-def quiet(text):
-    raise AssertionError(text)
+    monkeypatch.setattr(module, "EXIT_SECONDS", 0.2)
 
 
 def claimed(path, **other):
     """Write the claim of another process: of a child of ours that lives, but for what is given; return the child."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     mine = RunLock(path)
-    path.write_text(json.dumps({**mine.me, "pid": child.pid, "started": module._started(child.pid), **other}))
+    path.write_text(
+        json.dumps({**mine.identity, "pid": child.pid, "started": module._start_ticks(child.pid), **other})
+    )
     return child
 
 
@@ -53,7 +51,7 @@ def test_a_living_owner_is_not_disturbed(path, living, patience):
     with pytest.raises(
         ValueError, match=f"process {living.pid} on .* since .*which lives; end that one"
     ) as e:
-        RunLock(path).acquire(quiet)
+        RunLock(path).acquire()
     assert "\n" not in str(e.value)
     assert path.read_bytes() == before
 
@@ -61,7 +59,7 @@ def test_a_living_owner_is_not_disturbed(path, living, patience):
 def test_a_killed_owner_is_no_obstacle(path, living):
     """Right after kill -9, and before anybody has asked for its status, the next start takes the folder."""
     living.send_signal(signal.SIGKILL)
-    RunLock(path).acquire(quiet)
+    RunLock(path).acquire()
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -69,27 +67,26 @@ def test_an_owner_that_is_dying_is_waited_for(path, living):
     """A process that needs a moment to end is no reason to refuse."""
     subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {living.pid}"])
     began = time.monotonic()
-    RunLock(path).acquire(quiet)
-    assert time.monotonic() - began < module.DYING
+    RunLock(path).acquire()
+    assert time.monotonic() - began < module.EXIT_SECONDS
 
 
 def test_another_process_of_the_same_number(path):
     """Numbers come again: a process that was started at another time is not the owner."""
     child = claimed(path, started=1)
-    RunLock(path).acquire(quiet)
+    RunLock(path).acquire()
     child.kill()
     child.wait()
 
 
-def test_another_host_is_taken_over_from_aloud(path, living):
+def test_another_host_is_taken_over_from_with_a_warning(path, living, caplog):
     """A dead node cannot tell that it is dead; the line names process, host and Slurm job."""
     claim = json.loads(path.read_text()) | {"host": "node7", "job": "812", "restart": "1"}
     path.write_text(json.dumps(claim))
-    said = []
-    RunLock(path).acquire(said.append)
-    assert len(said) == 1
-    assert f"taken over from process {living.pid} on node7" in said[0]
-    assert "Slurm job 812, requeued 1 times; if that still runs" in said[0]
+    RunLock(path).acquire()
+    assert len(caplog.messages) == 1
+    assert f"taken over from process {living.pid} on node7" in caplog.messages[0]
+    assert "Slurm job 812, requeued 1 times; if that still runs" in caplog.messages[0]
     assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -97,7 +94,7 @@ def test_the_slurm_job_is_in_the_file(path, monkeypatch):
     """Job and number of requeues, if any."""
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    RunLock(path).acquire(quiet)
+    RunLock(path).acquire()
     assert {k: json.loads(path.read_text())[k] for k in ("job", "restart")} == {"job": "77", "restart": "2"}
 
 
@@ -105,7 +102,7 @@ def test_the_slurm_job_is_in_the_file(path, monkeypatch):
 def test_a_broken_file_is_no_owner(path, text):
     """What no version of this program has written says nothing."""
     path.write_text(text)
-    RunLock(path).acquire(quiet)
+    RunLock(path).acquire()
 
 
 def test_leaving(path, living):
@@ -114,7 +111,7 @@ def test_leaving(path, living):
     mine.release()
     assert path.exists()
     living.kill()
-    mine.acquire(quiet)
+    mine.acquire()
     assert mine.lost() is None
     mine.release()
     assert not path.exists()
@@ -129,14 +126,14 @@ def test_a_displaced_run_writes_nothing_more(tmp_path, monkeypatch, capsys, torc
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     data, taken = write_sets(tmp_path), []
     step, feed = step_and_feed("supervised", 0, data["labelled"], None)
-    updated = step.updated
-    monkeypatch.setattr(step, "updated", lambda: updated() or taken.append(1))
+    updated = step.after_update
+    monkeypatch.setattr(step, "after_update", lambda: updated() or taken.append(1))
 
     def who():
         return "run was taken over by process 7" if len(taken) >= 5 else None
 
     with pytest.raises(LockLost) as end:
-        fit_in(tmp_path / "run", step, feed, phase_of(), taken=who)
+        fit_in(tmp_path / "run", step, feed, phase_of(), lock_lost=who)
     assert end.value.code == (0 if torchrun else 2)
     assert capsys.readouterr().out.splitlines()[-1] == "run was taken over by process 7"
     assert len(taken) == 6
@@ -147,7 +144,7 @@ def test_a_displaced_run_writes_nothing_more(tmp_path, monkeypatch, capsys, torc
 def test_a_displaced_run_does_not_go_back(tmp_path):
     """A rollback is a write too."""
     taken = []
-    checkpoints = Checkpoints(tmp_path, taken=lambda: "taken" if taken else None)
+    checkpoints = Checkpoints(tmp_path, lock_lost=lambda: "taken" if taken else None)
     checkpoints.save({"step": 3}, good=True)
     taken.append(1)
     with pytest.raises(ValueError, match="taken"):

@@ -19,10 +19,10 @@ def test_parts_add_up():
     clock.parts.clear()
     for name in ("ranks", "model", "data", "model"):
         time.sleep(0.01)
-        clock.done(name)
-    assert not clock.told
+        clock.lap(name)
+    assert not clock.reported
     said = clock.first_step(torch.zeros(()))
-    assert clock.told
+    assert clock.reported
     assert list(clock.parts) == ["ranks", "model", "data", "first step"]
     assert clock.parts["model"] >= 0.02
     assert sum(clock.parts.values()) == pytest.approx(time.monotonic() - began, abs=0.05)

@@ -44,7 +44,7 @@ def test_the_file_is_a_wish(tmp_path, monkeypatch):
         assert stop.level_of_all_ranks() == 0
         (tmp_path / "stop").touch()
         assert stop.level_of_all_ranks() == 0
-        monkeypatch.setattr(stopping, "LOOK", 0.0)
+        monkeypatch.setattr(stopping, "POLL_SECONDS", 0.0)
         assert stop.level_of_all_ranks() == LATER
         assert (tmp_path / "stop").exists()
 
@@ -52,7 +52,7 @@ def test_the_file_is_a_wish(tmp_path, monkeypatch):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_waits_hears_wishes_itself(tmp_path, monkeypatch, rank):
     """Within a step each rank sees the file and its own signals, because no other can tell it."""
-    monkeypatch.setattr(stopping, "LOOK", 0.0)
+    monkeypatch.setattr(stopping, "POLL_SECONDS", 0.0)
     with StopRequest(World(rank, 2, CPU.device), tmp_path / "stop") as stop:
         assert not stop.is_set_here()
         (tmp_path / "stop").touch()
@@ -118,7 +118,7 @@ def test_exit_status(monkeypatch, wish, torchrun, status):
 
 def hanging(folder, reached):
     """Be a run that hangs in one call; with `reached` a step has ended since SIGTERM."""
-    stopping.PATIENCE = 0.3
+    stopping.GRACE_SECONDS = 0.3
     with StopRequest(CPU, folder) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         if reached:

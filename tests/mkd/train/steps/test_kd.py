@@ -41,10 +41,10 @@ def forward(step, images, seed=9):
         return student(images).double(), copy.deepcopy(step.teacher).eval()(images).double()
 
 
-def answer(step, views, diagnose=False, seed=9):
+def answer(step, views, measure_gradients=False, seed=9):
     step.train()
     torch.manual_seed(seed)
-    return step(step.prepare(views, 0.0), diagnose)
+    return step(step.prepare(views, 0.0), measure_gradients)
 
 
 def ewc_by_hand(step):
@@ -105,7 +105,7 @@ def test_the_teacher_only_teaches():
         views = step.prepare(views_of(seed, unlabelled=True), 0.0)
         engine.backward(step(views, seed == 1)["loss"])
         engine.update()
-        step.updated()
+        step.after_update()
     assert not any(m.training for m in step.teacher.modules())
     assert all(p.grad is None for p in step.teacher.parameters())
     assert all(torch.equal(t, before[n]) for n, t in step.teacher.state_dict().items())
@@ -115,7 +115,7 @@ def test_the_teacher_only_teaches():
 def test_diagnosis_is_the_ratio_of_gradients():
     """ewc_ratio = w_ewc |grad L_EWC| / |grad L_sup| over the parameters with a Fisher."""
     step, views = step_of(), views_of()
-    losses = answer(step, views, diagnose=True)
+    losses = answer(step, views, measure_gradients=True)
     student = copy.deepcopy(step.model).train()
     torch.manual_seed(9)
     z = student(views.images)
@@ -138,9 +138,9 @@ def test_diagnosis_is_the_ratio_of_gradients():
 def test_diagnosis_changes_no_number():
     """With and without it a step gives the same losses and the same gradients, bit for bit."""
     grads = []
-    for diagnose in (False, True):
+    for measure_gradients in (False, True):
         step = step_of()
-        losses = answer(step, views_of(), diagnose)
+        losses = answer(step, views_of(), measure_gradients)
         losses["loss"].backward()
         grads.append([losses["loss"].detach(), *(p.grad for p in step.model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))

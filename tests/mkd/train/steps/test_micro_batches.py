@@ -9,7 +9,7 @@ from torch import nn
 from mkd.distributed.engine import Engine
 from mkd.models.dropout import SampleDropout
 from mkd.train.batches import StepBatch
-from mkd.train.loop import _update
+from mkd.train.loop import _train_step
 from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
@@ -21,7 +21,7 @@ from tests.helpers.processes.threads import on_threads
 from tests.helpers.shards import CLASSES
 from tests.helpers.training.loops import run, write_sets
 from tests.helpers.training.nets import tiny_net
-from tests.helpers.training.pseudo import Scripted, health_of
+from tests.helpers.training.pseudo import Scripted, monitor_of
 from tests.helpers.training.runs import CPU, phase_of
 from tests.helpers.training.steps import consolidation
 
@@ -60,7 +60,7 @@ class Given:
 
     def __init__(self, world):
         self.batch, self.size, self.teacher = views_of(world), BATCH // world.ranks, Scripted([True])
-        self.health = health_of(self.teacher, world=world)
+        self.monitor = monitor_of(self.teacher, world=world)
 
     def __call__(self, progress):
         return PseudoBatch(self.batch.weak, self.batch.labels, [])
@@ -80,9 +80,9 @@ def one_update(world, kind, passes, folder, ohem=NOTHING):
     engine.world = world
     engine.update = lambda: kept.extend(p.grad.clone() for p in step.model.parameters())
     phase = phase_of(batch=BATCH, micro_batches=passes)
-    course = Trainer(phase, step, engine, Checkpoints(folder), Journal(folder, CLASSES, False))
+    trainer = Trainer(phase, step, engine, Checkpoints(folder), Journal(folder, CLASSES, False))
     step.train()
-    losses = _update(course, step.prepare(views_of(world), 0.5), 3)
+    losses = _train_step(trainer, step.prepare(views_of(world), 0.5), 3)
     gradient = torch.cat([world.all_reduce_sum(g).flatten() for g in kept])
     return {name: world.all_reduce_sum(share) for name, share in losses.items()}, gradient
 

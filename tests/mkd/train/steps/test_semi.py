@@ -18,7 +18,7 @@ from tests.helpers import references
 from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import pictures, write_dataset
 from tests.helpers.training.nets import tiny_net
-from tests.helpers.training.pseudo import Scripted, health_of, semi_step_of
+from tests.helpers.training.pseudo import Scripted, monitor_of, semi_step_of
 from tests.helpers.training.pseudo_ranks import train
 from tests.helpers.training.runs import CPU, coloured, feed_of
 
@@ -31,8 +31,8 @@ class Given:
     def __init__(self, batch, rollbacks=0):
         self.batch, self.asked, self.teacher = batch, [], Scripted([True])
         self.size = len(batch.generators)
-        self.health = health_of(self.teacher)
-        self.health.rollbacks = rollbacks
+        self.monitor = monitor_of(self.teacher)
+        self.monitor.rollbacks = rollbacks
 
     def __call__(self, progress):
         self.asked.append(progress)
@@ -104,7 +104,7 @@ def test_one_batch_a_step_and_one_update():
     step = step_of()
     answer(step, views_of())
     assert step.pseudo.asked == [0.5]
-    step.updated()
+    step.after_update()
     assert step.pseudo.teacher.followed == 1
 
 
@@ -128,7 +128,7 @@ def test_the_local_teacher_learns_by_ema_only(feed):
         engine.backward(answer(step, views_of(seed))["loss"])
         engine.update()
         assert all(torch.equal(t, before[n]) for n, t in teacher.model.state_dict().items())
-        step.updated()
+        step.after_update()
     assert not any(torch.equal(p, before[n]) for n, p in teacher.model.named_parameters())
     assert not any(m.training for m in teacher.model.modules())
     assert all(p.grad is None for p in teacher.model.parameters())
@@ -144,12 +144,12 @@ def test_state_is_that_of_teacher_pool_and_monitor(feed):
         steps.append(semi_step_of(model, teacher, feed))
     for _ in range(5):
         answer(steps[0], views_of())
-        steps[0].updated()
-    steps[0].pseudo.health.bad_rows = 2
+        steps[0].after_update()
+    steps[0].pseudo.monitor.bad_rows = 2
     state = copy.deepcopy(steps[0].state_dict())
     assert state["pseudo"]["rows"], "the case must have a pool"
     steps[1].load_state_dict(state)
-    assert steps[1].pseudo.health.bad_rows == 2
+    assert steps[1].pseudo.monitor.bad_rows == 2
     for _ in range(4):
         mine, theirs = (s.pseudo(0.3) for s in steps)
         assert torch.equal(mine.labels, theirs.labels)

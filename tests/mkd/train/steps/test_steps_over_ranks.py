@@ -30,7 +30,7 @@ def close(found, expected):
 def test_ranks_equal_one_rank(alone, of_ranks, kind):
     """20 steps with dropout, BatchNorm, frozen parts, EWC, a rank and a step without labels: the same to 1e-5.
 
-    Losses (the shares summed), the diagnosis, every step's gradient, and the last weights and statistics.
+    Losses (the shares summed), the gradient norms, every step's gradient, and the last weights and statistics.
     """
     whole = alone[kind]
     for found in (rank[kind] for rank in of_ranks):
@@ -51,7 +51,7 @@ def test_the_ranks_agree_to_the_bit(of_ranks):
 
 
 def test_the_training_is_worth_comparing(alone):
-    """Every term and the diagnosis take part, and the weights move by far more than the tolerance."""
+    """Every term and the gradient norms take part, and the weights move by far more than the tolerance."""
     losses = alone["kd"]["losses"]
     assert set(losses[0]) == {"loss", "loss_sup", "loss_kd", "loss_ewc"}
     assert "ewc_ratio" in losses[3]

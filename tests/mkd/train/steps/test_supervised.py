@@ -55,7 +55,7 @@ def test_frozen_modules_stay():
         step.train()
         engine.backward(step(views_of(seed), False)["loss"])
         engine.update()
-        step.updated()
+        step.after_update()
     moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert moved == {"4.weight", "4.bias"}
     assert [m.training for m in model] == [False, False, True, True, True]
