@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mkd.benchmarks.comparison import median_ratio, medians, run_interleaved
+from mkd.benchmarks.contenders import median_ratio, medians, run_interleaved
 from mkd.benchmarks.data.packing import pack_seconds, shard_size
 from mkd.benchmarks.data.runner import run_ours, run_peer
 from mkd.benchmarks.data.s3_server import s3_server

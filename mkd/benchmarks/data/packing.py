@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mkd.benchmarks.comparison import median_ratio, medians, run_interleaved
+from mkd.benchmarks.contenders import median_ratio, medians, run_interleaved
 from mkd.benchmarks.data.runner import PEERS_SCRIPT, run_captured
 from mkd.benchmarks.settings import DataSpeedRun
 

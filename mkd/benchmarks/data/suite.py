@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mkd.benchmarks.comparison import requirement_lines
+from mkd.benchmarks.contenders import requirement_lines
 from mkd.benchmarks.data.loaders import measure_loaders, measure_s3
 from mkd.benchmarks.data.ours import RANKS, SAMPLES, SHARDS, UNLABELLED_TILES
 from mkd.benchmarks.data.packing import SHARD, measure_packing

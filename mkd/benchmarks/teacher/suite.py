@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mkd.benchmarks.comparison import median_ratio, medians, requirement_lines, run_interleaved
+from mkd.benchmarks.contenders import median_ratio, medians, requirement_lines, run_interleaved
 from mkd.benchmarks.network import write_random_model
 from mkd.benchmarks.reporting import markdown, write_json
 from mkd.benchmarks.settings import TeacherSpeedRun

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mkd.benchmarks.comparison import median_ratio, medians, run_interleaved
+from mkd.benchmarks.contenders import median_ratio, medians, run_interleaved
 from mkd.benchmarks.data import peers
 from mkd.benchmarks.data.ours import resident_bytes
 from mkd.benchmarks.data.peers import loading_rate
