@@ -247,10 +247,8 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     """
     height, width, count = pixels.shape
     profile = {"driver": "GTiff", "compress": "deflate", "predictor": 2, "interleave": "pixel"}
-    profile |= {
-        "photometric": "MINISBLACK",
-        "alpha": "UNSPECIFIED",
-    }  # else GDAL takes a fourth band for alpha
+    # UNSPECIFIED, or GDAL would take a fourth band for alpha.
+    profile |= {"photometric": "MINISBLACK", "alpha": "UNSPECIFIED"}
     with _translated("in memory", "write"), MemoryFile() as file:
         size = {"height": height, "width": width, "count": count, "blockysize": height}
         with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
