@@ -67,7 +67,7 @@ def tile(
     # Describe the build, with what the index will tell of its origin.
     uncovered = sum(uncovered_pixels(scene.shape, spec.size, spec.stride) for scene in scenes)
     files = [PurePosixPath(scene.image).name for scene in scenes]
-    origin = {"source": files, "origin": classfile.source}
+    origin: dict[str, Any] = {"source": files, "origin": classfile.source}
     origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
