@@ -212,7 +212,7 @@ def test_hanging_up_in_the_middle_of_everything():
     """Students that leave with requests under way leave nothing behind: no stream, no thread, no request."""
     event = threading.Event()
     before = ours()
-    with stuck_service(event) as place:
+    with stuck_service(event, max_batch=4) as place:  # one request a batch, so that others wait
         students = [remote(tiny_net(), place.endpoint, session=f"job{n}") for n in range(3)]
         for teacher in students:
             for n in range(4):
