@@ -1,1 +1,1 @@
-"""Decoding processes (no torch in them): shared buffers, messages, and who decodes which tile."""
+"""Decoding processes: started by exec, without torch, they decode parts of batches into shared memory."""
