@@ -53,7 +53,7 @@ def test_no_worker_is_refused_at_once():
 
 EARLY = """
 import os, signal, sys, threading
-from shards.process_pool import begin_early, each
+from shards.process_pool import map_in_processes, warm_up_workers
 
 def seen(number):
     blocked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -61,9 +61,9 @@ def seen(number):
 
 if __name__ == "__main__":
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    begin_early("shards.commands.verify")
+    warm_up_workers("shards.commands.verify")
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    found = list(each(seen, range(20), 2))
+    found = list(map_in_processes(seen, range(20), 2))
     assert sorted(number for number, *_ in found) == list(range(20))
     assert all(ready and blocked for *_, ready, blocked in found), found
     assert os.getpid() not in {process for _, process, *_ in found}
@@ -71,7 +71,7 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_that_begin_early_find_their_module_loaded(tmp_path):
+def test_warmed_up_workers_find_their_module_loaded(tmp_path):
     """They are forked from a process that has it, and a Ctrl-C is the parent's affair from their first moment on."""
     script = tmp_path / "early.py"
     script.write_text(EARLY)

@@ -47,7 +47,9 @@ def test_sixteen_bits_and_many_bands(tmp_path):
     with DatasetWriter(tmp_path / "data", "deep", CLASSES, PALETTE, 2) as writer:
         for number, image in enumerate(images):
             meta = {"source": "s", "window": None, "size": [9, 7], "crs": None, "transform": None}
-            writer.add(encode_tile(f"t{number}", encode_tiff(image), "tif", None, meta, 5, "uint16"))
+            writer.add(
+                encode_tile(f"t{number}", encode_tiff(image), "tif", None, meta, bands=5, dtype="uint16")
+            )
         writer.finish({})
     found = stats(tmp_path / "data")
     pixels = np.concatenate([image.reshape(-1, 5) for image in images]) / 65535
