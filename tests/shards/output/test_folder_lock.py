@@ -77,7 +77,7 @@ def test_an_object_with_a_sign_of_life_is_respected_whoever_holds_it(tmp_path):
 
 def test_a_lock_gives_signs_of_life_and_notices_its_loss(tmp_path, monkeypatch):
     """The object is renewed; when another job has replaced it, the build must stop and leave it alone."""
-    monkeypatch.setattr(shards.output.folder_lock, "BEAT", 0.05)
+    monkeypatch.setattr(shards.output.folder_lock, "HEARTBEAT_S", 0.05)
     place = Folder(f"memory://{tmp_path.name}")
     with lock_folder(place) as lock:
         first = json.loads(place.read(".lock"))["beat"]
@@ -130,7 +130,7 @@ def wait_until(ready):
 
 def test_signs_of_life_outlive_any_error(tmp_path, monkeypatch):
     """An error that nobody thought of does not end them in silence."""
-    monkeypatch.setattr(shards.output.folder_lock, "BEAT", 0.02)
+    monkeypatch.setattr(shards.output.folder_lock, "HEARTBEAT_S", 0.02)
     place, errors = Folder(f"memory://{tmp_path.name}"), [KeyError("x"), RuntimeError("y"), OSError("z")]
     ordinary = Folder.write
 
