@@ -116,7 +116,7 @@ def _print_results(args: argparse.Namespace) -> int:
             from mkd.storage.folder import split_url
             from shards.commands.stats import statistics_table, stats
 
-            place = split_url(args.json) if args.json else None  # a wrong one is told before the work
+            place = split_url(args.json) if args.json else None  # a wrong one stops before the work
             found = stats(args.data, workers=args.workers)
             _print(statistics_table(found), 100)
             if place is not None:

@@ -1,4 +1,4 @@
-"""The same task over many items, in this process or in several ones."""
+"""A task mapped over many items, in this process or in a pool of processes with a bounded queue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-_QUEUED_PER_WORKER = 2  # items a worker that wait in its queue
+_QUEUED_PER_WORKER = 2  # items that wait for each worker, so that none idles while results are taken
 
-_worker_task: Callable[[Any], Any] | None = None
+_worker_task: Callable[[Any], Any] | None = None  # set once in each worker
 _start_method = "spawn"  # a forked child may hang on locks of threads that it does not have
 
 
@@ -27,25 +27,32 @@ def available_cores() -> int:
 
 
 def warm_up_workers(module: str) -> None:
-    """Start a process that workers are forked from; it imports a module while this one does, and nothing else.
+    """Start a fork server that imports a module while this process does; workers are forked from it.
 
     Workers then have the environment and the folder of this moment: it is for programs, not for libraries.
+
+    Args:
+        module: dotted name; its import is what makes a worker slow to start.
     """
     global _start_method
     _start_method = "forkserver"
     forkserver.set_forkserver_preload([module])
-    resource_tracker.ensure_running()  # it would lift the block
+    # Started later, inside the block below, the tracker would unblock SIGINT again.
+    resource_tracker.ensure_running()
     with _sigint_blocked():
         forkserver.ensure_running()
 
 
 def map_in_processes(task: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """Run a task on each item and give the results as they come.
+    """Run a task on each item and yield the results as they come.
 
     Args:
         task: picklable when there are several workers; sent to each of them once.
         items: picklable then, too.
         workers: processes, >= 1; with 1 everything happens in this process, in order.
+
+    Returns:
+        An iterator over the results, in any order with several workers.
 
     Raises:
         ValueError: fewer than one worker, or one that was killed; and whatever the task raises.
@@ -68,20 +75,23 @@ def _map_in_pool(task: Callable[[T], R], items: Sequence[T], count: int) -> Iter
             "what is finished is kept"
         ) from None
     finally:
+        # Wait for the workers: what they hold open is closed before the caller goes on.
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _bounded_results(pool: ProcessPoolExecutor, items: Sequence[T], limit: int) -> Iterator[Any]:
-    """Keep a few items in the queue, so that a million of them need no memory."""
+    """Yield results while at most `limit` items wait or run, so that a million items need no memory."""
     waiting: set[Future[Any]] = set()
     rest = iter(items)
     while True:
+        # Fill the queue.
         for item in rest:
             waiting.add(_submit(pool, item))
             if len(waiting) >= limit:
                 break
         if not waiting:
             return
+        # Wait for the first results; the caller takes them before more items are queued.
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         for future in done:
             yield future.result()
@@ -94,7 +104,7 @@ def _submit(pool: ProcessPoolExecutor, item: Any) -> Future[Any]:
 
 @contextmanager
 def _sigint_blocked() -> Iterator[None]:
-    """Block Ctrl-C: a process that starts here inherits that, before it can ignore it by itself."""
+    """Block SIGINT: a process started here inherits the block, before it can ignore the signal itself."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -103,7 +113,7 @@ def _sigint_blocked() -> Iterator[None]:
 
 
 def _initialize_worker(task: Callable[[Any], Any]) -> None:
-    """Set up a worker: Ctrl-C is the parent's affair, and its end is the worker's end."""
+    """Set up a worker: it leaves Ctrl-C to the parent, and ends when the parent ends."""
     global _worker_task
     _worker_task = task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -111,6 +121,7 @@ def _initialize_worker(task: Callable[[Any], Any]) -> None:
 
 
 def _exit_with_parent() -> None:
+    """Wait, in a thread of its own, for the parent's end; a worker would else wait for items for ever."""
     parent = parent_process()
     assert parent is not None, "workers have a parent"
     wait_for([parent.sentinel])

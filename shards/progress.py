@@ -1,4 +1,4 @@
-"""What the commands say while they work: a progress bar on a terminal, plain lines elsewhere."""
+"""Messages of the commands: log lines on stdout, progress on stderr (a bar on a terminal, else plain lines)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def log_to_stdout() -> Iterator[None]:
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Pass items on and show how many of them are done, on stderr.
+    """Yield items and show on stderr how many are done.
 
     Args:
         items: what to pass on.
@@ -63,7 +63,7 @@ def pluralize(number: int, noun: str) -> str:
 
 
 def list_first(values: Iterable[object], limit: int = 5) -> str:
-    """List the first values and say how many more there are."""
+    """Join the first values by commas, and count the others: "a, b and 3 more"."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return ", ".join(texts[:limit]) + more

@@ -2,7 +2,7 @@
 
     python tests/soak_pack.py [--kills 20] [--images 2000] [--seed 0]
 
-`pack` and `tile` take turns. Each kill is SIGKILL to the whole process group of `python -m shards`. Exit code 0 when
+`pack` and `tile` alternate. Each kill is SIGKILL to the whole process group of `python -m shards`. Exit code 0 when
 all are identical.
 """
 
@@ -53,18 +53,19 @@ def soak(place, kills, images, rng):
     wanted, seconds = {}, {}
     for command in COMMANDS:
         start = time.monotonic()
-        subprocess.run(words(command, place, place / command), check=True)
+        subprocess.run(command_line(command, place, place / command), check=True)
         seconds[command] = time.monotonic() - start
-        wanted[command] = content(place / command)
+        wanted[command] = read_files(place / command)
         print(f"{command}, undisturbed: {len(wanted[command])} files in {seconds[command]:.1f} s", flush=True)
     same = 0
     for kill in range(1, kills + 1):
         command = COMMANDS[kill % 2]
-        moment, stood = killed(command, place, rng, seconds[command])
-        report = finished(command, place, stood, wanted[command])
+        moment, complete = start_and_kill(command, place, rng, seconds[command])
+        report = finish_and_compare(command, place, complete, wanted[command])
         same += report == "identical"
         print(
-            f"kill {kill}, {command}, after {moment:.2f} s, {len(stood)} shards stood: {report}", flush=True
+            f"kill {kill}, {command}, after {moment:.2f} s, {len(complete)} shards stood: {report}",
+            flush=True,
         )
     print(
         f"{same} of {kills} builds, killed at random moments and finished, are identical to an undisturbed one"
@@ -99,7 +100,7 @@ def write_scene(place, rng):
         file.write(ids.repeat(64, 1).repeat(64, 2))
 
 
-def words(command, place, out):
+def command_line(command, place, out):
     """Give the command line of a build, on two processes."""
     inputs = {
         "pack": {"--source": place / "set"},
@@ -111,13 +112,15 @@ def words(command, place, out):
     return [sys.executable, "-m", "shards", command, *given]
 
 
-def killed(command, place, rng, seconds):
-    """Start a build and kill its process group; return the moment, and what stood then with its place on the disk."""
+def start_and_kill(command, place, rng, seconds):
+    """Start a build and kill its process group; return the moment, and the inodes of complete shards."""
     out = place / "out"
     while True:
         shutil.rmtree(out, ignore_errors=True)
         moment = rng.uniform(0, seconds)
-        job = subprocess.Popen(words(command, place, out), start_new_session=True, stdout=subprocess.DEVNULL)
+        job = subprocess.Popen(
+            command_line(command, place, out), start_new_session=True, stdout=subprocess.DEVNULL
+        )
         time.sleep(moment)
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)
@@ -127,20 +130,20 @@ def killed(command, place, rng, seconds):
             return moment, {tar.name: inode(tar) for tar in tars if tar.exists()}
 
 
-def finished(command, place, stood, wanted):
+def finish_and_compare(command, place, complete, wanted):
     """Run the same command to its end, and compare."""
-    done = subprocess.run(words(command, place, place / "out"), capture_output=True, text=True)
+    done = subprocess.run(command_line(command, place, place / "out"), capture_output=True, text=True)
     if done.returncode:
         return f"FAILED: {done.stderr.strip()}"
-    found = content(place / "out")
+    found = read_files(place / "out")
     other = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
-    again = [name for name, number in stood.items() if inode(place / "out" / name) != number]
+    again = [name for name, number in complete.items() if inode(place / "out" / name) != number]
     if other or again:
         return f"DIFFERENT: {other[:5]}, made again: {again[:5]}"
     return "identical"
 
 
-def content(folder):
+def read_files(folder):
     """Read all files."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

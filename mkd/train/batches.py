@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from mkd.distributed.world import World
+from mkd.labels import IGNORE
 from mkd.loader.augment import Geometry, generators, weak_colour
 from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch
@@ -147,7 +148,7 @@ class BatchStream:
         of_tiles = generators(self.seed, UNLABELLED, batch.ids)
         # Pixels without a label and pixels outside the tile are both 255: keep them apart through the geometry.
         stored = self.unlabelled.labelled
-        given = batch.labels.masked_fill(batch.labels == 255, FILTERED) if stored else batch.labels
+        given = batch.labels.masked_fill(batch.labels == IGNORE, FILTERED) if stored else batch.labels
         images, marks = self.geometry(batch.images, given, of_tiles)
-        labels = marks.masked_fill(marks == FILTERED, 255) if stored else None
-        return Candidates(batch.ids, weak_colour(images, of_tiles), marks != 255, of_tiles, labels)
+        labels = marks.masked_fill(marks == FILTERED, IGNORE) if stored else None
+        return Candidates(batch.ids, weak_colour(images, of_tiles), marks != IGNORE, of_tiles, labels)

@@ -115,7 +115,7 @@ class _Packer:
     def _tile(
         self, item: ImageItem, image: bytes, mask: bytes | None, shard: ShardWriter
     ) -> EncodedTile | None:
-        """Make a tile; None when it is bad, which the shard then knows."""
+        """Make a tile; None when it is bad, and then listed in the shard's quarantine."""
         try:
             member = image_member(image, item.image, self.check)
         except ValueError as error:
@@ -168,7 +168,7 @@ class _Packer:
 def _read_items(
     folder: Folder, items: Sequence[ImageItem]
 ) -> Iterator[tuple[ImageItem, _Contents | OSError]]:
-    """Read image and mask of each item, or tell why not; from a remote folder some at a time."""
+    """Yield image and mask of each item, or the error; a remote folder is read by several threads."""
 
     def read(item: ImageItem) -> tuple[ImageItem, _Contents | OSError]:
         try:
@@ -180,6 +180,7 @@ def _read_items(
     if folder.local is not None:
         yield from map(read, items)
         return
+    # Threads wait for the network in place of the worker; map keeps the items' order, and so the shard's bytes.
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(items), 4 * _READERS):  # not a whole shard in memory
             yield from pool.map(read, items[start : start + 4 * _READERS])

@@ -1,4 +1,4 @@
-"""Reading a whole data set again, to find what is damaged or contradicts the index."""
+"""Verification of a data set: every byte is read and compared with its records and its index."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
 
 
 def _duplicate_keys(found: ShardCheck, keys: set[str]) -> list[str]:
-    """Tell keys that other tiles have; note those of this shard."""
+    """Report keys that earlier shards have; note those of this shard."""
     twice = []
     for key in found.keys:
         if key in keys:
@@ -64,7 +64,7 @@ def _duplicate_keys(found: ShardCheck, keys: set[str]) -> list[str]:
 
 
 def _size_problems(found: Sequence[ShardCheck]) -> list[str]:
-    """Tell tiles of another size than most of the set's: no batch can hold both."""
+    """Report tiles of another size than most of the set's: no batch can hold both."""
     sizes = sum((shard.sizes for shard in found), Counter[tuple[int, int]]())
     (usual, number), total = (sizes.most_common(1) or [((0, 0), 0)])[0], sizes.total()
     if 2 * number <= total:  # pictures of any size, which are read one by one

@@ -1,1 +1,1 @@
-"""What is packed: class files, image lists, rasters, masks and their encoding."""
+"""Inputs of a build: class files, image lists, rasters and masks are read, checked and encoded as tiles."""

@@ -1,4 +1,4 @@
-"""Between files, pixels and the members of a shard: checked decoding, deterministic encoding."""
+"""Encoding of tiles: pictures are decoded with checks, members are encoded the same each time."""
 
 from __future__ import annotations
 

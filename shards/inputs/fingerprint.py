@@ -1,4 +1,4 @@
-"""What a data set is made of: sizes and times of its inputs, to know what is there already."""
+"""Fingerprints of inputs: names, sizes and times of files tell whether a data set or shard exists already."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mkd.dataset.index import INDEX_NAME, read_index
-from mkd.storage.folder import Folder, split_url
+from mkd.storage.folder import Folder
 from shards.inputs.class_file import glob_to_regex
 
 
 class Stamp(NamedTuple):
-    """An input file's size in bytes, and a mark that changes when it is written anew (time, ETag)."""
+    """An input file's size in bytes, and a mark that changes when it is written again (time, ETag)."""
 
     size: int
     changed: str
@@ -70,19 +70,6 @@ class FileTree:
             rows = self.folder.listing(place)
             self._files[place] = {row.name: Stamp(row.size, row.version) for row in rows if not row.is_folder}
             self._folders[place] = sorted(row.name for row in rows if row.is_folder)
-
-
-def stamp(path: str) -> Stamp:
-    """Return the stamp of one file, a path or URL.
-
-    Raises:
-        ValueError: no such file.
-    """
-    place, file = split_url(path)
-    found = FileTree(place).stamps([file])
-    if not found:
-        raise ValueError(f"no file at {path}: correct the path")
-    return found[file]
 
 
 def identity(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp] = MappingProxyType({})) -> str:

@@ -27,7 +27,7 @@ class ImageMember(NamedTuple):
         data: the file.
         extension: "jpg", "png" or "tif".
         size: (height, width) in pixels.
-        converted: it was encoded anew.
+        converted: it was encoded again, as PNG or TIFF.
         bands: bands.
         dtype: "uint8" or "uint16".
         alpha: it had an alpha band, which was left out.

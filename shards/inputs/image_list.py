@@ -1,4 +1,4 @@
-"""Which files of a folder, local or remote, belong to a data set: patterns, split lists and slices."""
+"""Image lists: the files of a folder that belong to a data set, by pattern, split list and slice."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def find_masks(images: Sequence[str], source: FileTree, classfile: ClassFile) ->
     if classfile.mask is None:
         return dict.fromkeys(images)
     masks = {image: mask_name(classfile, image) for image in images}
-    there = source.stamps(masks.values())
-    absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in there]
+    existing = source.stamps(masks.values())
+    absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in existing]
     if absent:
         raise ValueError(
             f"{source.folder} lacks {pluralize(len(absent), 'mask')}: {list_first(absent)}; {_layout_hint(classfile)}"
@@ -192,7 +192,7 @@ def find_masks(images: Sequence[str], source: FileTree, classfile: ClassFile) ->
 
 
 def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
-    """Give each image its source name: the path below the pattern's fixed folders, without suffix.
+    """Name the source of each image: the path below the pattern's fixed folders, without suffix.
 
     Raises:
         ValueError: two images whose names make the same tile key.

@@ -1,4 +1,4 @@
-"""Mask values that a class file does not know, gathered over all masks before anyone is told."""
+"""Mask values that a class file does not know, gathered over all masks into one message."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UnknownValues:
                 files.append(file)
 
     def message(self, classfile: str, masks: str) -> str:
-        """Say values, their pixels and files, and what to do; "" when there are none.
+        """Describe values, their pixels and files, and the remedy; "" when there are none.
 
         Args:
             classfile: path of the class file.

@@ -1,4 +1,4 @@
-"""The windows of several rasters in one row: which is the n-th, by arithmetic."""
+"""Tile windows of several rasters, numbered through; the n-th is found by arithmetic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WindowGrid:
         return range(bisect_right(self._ends, start), bisect_right(self._ends, stop - 1) + 1)
 
     def windows(self, start: int, stop: int) -> Iterator[tuple[int, Window]]:
-        """Give the raster's number and the window of each from start to stop - 1."""
+        """Yield the raster's number and the window of windows start .. stop - 1."""
         for number in self.rasters(start, stop):
             rows, cols = self._grids[number]
             before = self._ends[number] - rows * cols

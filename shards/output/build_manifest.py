@@ -1,4 +1,4 @@
-"""What is being built: `build.json`, written first, so that parts and a later merge agree."""
+"""The manifest of a build, `build.json`: written first, so that parts and a later merge agree."""
 
 from __future__ import annotations
 
@@ -94,16 +94,18 @@ def describe_build(
     )
 
 
-def prepare_manifest(folder: Folder, wanted: BuildManifest, alone: bool, replace_other: bool = False) -> str:
-    """Write what is being built, unless it stands there.
+def prepare_manifest(
+    folder: Folder, wanted: BuildManifest, exclusive: bool, replace_other: bool = False
+) -> str:
+    """Write the manifest, unless the folder has this one already.
 
-    Inputs may have been mended since: shards whose inputs changed are made again. Other options or another source are
-    another build, whose shards cost somebody hours.
+    Inputs may have been corrected since: shards whose inputs changed are made again. Other options or another source
+    are another build, whose shards cost somebody hours.
 
     Args:
         folder: locked by this job.
         wanted: what this job builds.
-        alone: whether no other part is at work.
+        exclusive: whether no other part of the build is at work.
         replace_other: an earlier build of something else is dropped instead of refused.
 
     Returns:
@@ -115,11 +117,13 @@ def prepare_manifest(folder: Folder, wanted: BuildManifest, alone: bool, replace
     found = read_manifest(folder) if folder.exists(BUILD_NAME) else None
     if found == wanted:
         return wanted.name
-    if found is not None and not alone and replace(found, budget=wanted.budget) != wanted:
+    # While other parts are at work, nothing may change under them but the budget.
+    if found is not None and not exclusive and replace(found, budget=wanted.budget) != wanted:
         raise ValueError(
             f"other parts build {found.name!r} of other inputs or options in {folder}: start all parts with the "
             "same command, or choose another --out"
         )
+    # Alone, this job may go on with corrected inputs, but drops other work only when told to.
     if found is not None and not replace_other and (difference := _differing_option(found, wanted)):
         raise ValueError(
             f"{folder} holds an unfinished build of something else ({difference}): give the same command to go on "
@@ -130,7 +134,7 @@ def prepare_manifest(folder: Folder, wanted: BuildManifest, alone: bool, replace
 
 
 def _differing_option(found: BuildManifest, wanted: BuildManifest) -> str:
-    """Say in which option two builds differ, "" when they are one, whose inputs were mended maybe."""
+    """Name the first option in which two builds differ; "" = one build, whose inputs may have changed."""
     if found.units == wanted.units:
         return ""
     there, here = _options(found), _options(wanted)
@@ -139,17 +143,17 @@ def _differing_option(found: BuildManifest, wanted: BuildManifest) -> str:
 
 
 def _options(build: BuildManifest) -> dict[str, Any]:
-    told = json.loads(json.dumps(dict(build.provenance)))  # as it comes back from a file
+    options = json.loads(json.dumps(dict(build.provenance)))  # as it comes back from a file
     place = {"source": build.place} if build.place else {}
     follow = ("source", "origin", "inputs_sha256", "uncovered_pixels")  # what follows from the inputs
-    return {"name": build.name, **{key: told[key] for key in told if key not in follow}, **place}
+    return {"name": build.name, **{key: options[key] for key in options if key not in follow}, **place}
 
 
 def read_manifest(folder: Folder) -> BuildManifest:
-    """Read what is being built in a folder.
+    """Read the manifest of the build in a folder.
 
     Raises:
-        ValueError: nothing is, or the file is damaged.
+        ValueError: no build there, or the file is damaged.
     """
     path = folder.url_of(BUILD_NAME)
     try:
@@ -180,11 +184,12 @@ def read_manifest(folder: Folder) -> BuildManifest:
 
 
 def write_manifest(folder: Folder, description: BuildManifest) -> None:
-    """Write it whole; several parts of one build may write it at the same time."""
+    """Write the manifest whole; several parts of one build may write it at the same time."""
     text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(description)}, indent=1) + "\n"
     if folder.local is None:
         folder.write(BUILD_NAME, text)
         return
+    # A draft of this process's own: two parts must not write into one file before the rename.
     own = f".tmp-{BUILD_NAME}-{socket.gethostname()}-{os.getpid()}"
     folder.write(own, text)
     os.replace(folder.local / own, folder.local / BUILD_NAME)

@@ -1,4 +1,4 @@
-"""Writing a data set tile by tile: one shard after the other, the index last."""
+"""Sequential writer of a data set: tiles into one shard after the other, the index last."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DatasetWriter:
         classes: class names.
         palette: one (r, g, b) a class.
         shard_size: tiles a shard, >= 1.
-        again: a data set of the same inputs lies there and is made again.
+        overwrite: a data set of the same inputs lies there and is written again.
 
     Raises:
         ValueError: a name or size that cannot be; on entering, a folder with other files, or another job's.
@@ -58,6 +58,7 @@ class DatasetWriter:
 
     def __enter__(self) -> DatasetWriter:
         """Take the folder's lock and return the writer itself."""
+        # Lock first, then remove: what is removed must not be another job's. After an error the lock is released.
         with ExitStack() as stack:
             if not self._again:
                 prepare_folder(self.folder, self._name)
@@ -72,6 +73,7 @@ class DatasetWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove what was written, unless it was finished."""
+        # The lock is released last; a job that lost it leaves the files to the other one.
         with self._stack:
             if not self._finished:
                 if self._shard is not None:
@@ -135,7 +137,7 @@ class DatasetWriter:
 
 
 def check_name(name: str, shard_size: int) -> None:
-    """Refuse a data set name or shard size that cannot be.
+    """Check the name of a data set and its shard size.
 
     Raises:
         ValueError: naming what is allowed.

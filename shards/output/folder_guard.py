@@ -1,4 +1,4 @@
-"""Which folders a build may write to, and which files there are its own to remove."""
+"""Guards of the output folder: foreign files stop a build, its own stale files are removed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _DRAFT_PREFIX = ".tmp-"
 
 
 def prepare_folder(folder: Folder, name: str = "") -> None:
-    """Make a folder, and refuse one with files that are not of a build there.
+    """Create a folder, and refuse one with files that are not of a build.
 
     Args:
         folder: where something is to be built.
-        name: of the shards that may lie there, left over from a stopped run; "" = those that `build.json` tells of.
+        name: of the shards that may lie there, left over from a stopped run; "" = the name in `build.json`.
 
     Raises:
         ValueError: other files are there, or a file is in the place of the folder.
@@ -38,11 +38,8 @@ def prepare_folder(folder: Folder, name: str = "") -> None:
     notes: tuple[str, ...] = ()
     if not name and BUILD_NAME in found:
         name, notes = read_manifest(folder).name, (BUILD_NAME, QUARANTINE_NAME)
-    others = [
-        each
-        for each in found
-        if each not in notes and not (name and _shard_file_pattern(name).fullmatch(each))
-    ]
+    own = _shard_file_pattern(name) if name else None
+    others = [file for file in found if file not in notes and not (own and own.fullmatch(file))]
     if others:
         raise ValueError(
             f"{folder} holds other files ({', '.join(others[:3])}), which are not of this build and stay as they "

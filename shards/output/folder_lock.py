@@ -1,4 +1,8 @@
-"""One job a folder: a second one is refused; parts of one build may run side by side."""
+"""Lock of an output folder: a second job is refused; parts of one build may run side by side.
+
+A local folder is locked by `flock`, which ends with the process. Behind a URL the lock is an object with a token and
+the time of its last heartbeat; it counts until it was silent for `STALE_AFTER_S`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ from typing import IO, Any
 from mkd.storage.folder import Folder
 
 LOCK_PREFIX = ".lock"
-HEARTBEAT_S = 20.0  # seconds between two signs of life of a remote lock
-STALE_AFTER_S = 300.0  # seconds without one after which a remote lock counts no more
-_RETRY_S = 1.0  # seconds for which a lock that others are just looking at is tried
+HEARTBEAT_S = 20.0  # between two heartbeats of a remote lock
+STALE_AFTER_S = 300.0  # without a heartbeat, after which a remote lock counts no more
+_RETRY_S = 1.0  # for which a lock is tried that others only look at
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def lock_folder(folder: Folder, part: tuple[int, int] | None = None) -> Iterator
     """
     name = LOCK_PREFIX if part is None else f"{LOCK_PREFIX}-{part[0]}-of-{part[1]}"
     if folder.local is not None:
-        with _lock_local(folder.local, name) as alone:
-            yield FolderLock(alone, threading.Event())
+        with _lock_local(folder.local, name) as exclusive:
+            yield FolderLock(exclusive, threading.Event())
         return
     with _lock_remote(folder, name) as lock:
         yield lock
@@ -76,29 +80,33 @@ def lock_folder(folder: Folder, part: tuple[int, int] | None = None) -> Iterator
 
 @contextmanager
 def _lock_local(folder: Path, name: str) -> Iterator[bool]:
+    """Hold a lock file; yield whether no other part of the build is at work."""
     own = _lock_file(folder / name)
     if own is None:
         raise ValueError(_refusal_message(folder, _describe_holder((folder / name).read_text())))
     try:
         own.write(json.dumps(_owner_record()))
         own.flush()
+        # Each job locks its own file first and looks at the others' then, so of two at least one sees the other.
         alive = [path for path in folder.glob(f"{LOCK_PREFIX}*") if path.name != name and _is_held(path)]
         for path in alive:
             if not _are_parallel_parts(name, path.name):
                 raise ValueError(_refusal_message(folder, _describe_holder(path.read_text())))
         yield not alive
     finally:
-        (folder / name).unlink(missing_ok=True)  # while it is held: who waits for it makes a new one
+        # Remove the file while it is held: a job that waits for it finds another inode, and makes a new file.
+        (folder / name).unlink(missing_ok=True)
         own.close()
 
 
 def _lock_file(path: Path) -> IO[str] | None:
-    """Lock a file; None when another process holds it for longer than a look takes."""
+    """Lock a file; None when another process holds it for longer than `_is_held` takes."""
     deadline = time.monotonic() + _RETRY_S
     while True:
         file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
         with suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The holder before may have removed the file in between; then the lock is on a file without a name.
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 file.truncate()
                 return file
@@ -121,69 +129,69 @@ def _is_held(path: Path) -> bool:
 
 @contextmanager
 def _lock_remote(folder: Folder, name: str) -> Iterator[FolderLock]:
-    place, sign, lost, done = (
-        Folder(folder.url, HEARTBEAT_S),
-        _owner_record(),
-        threading.Event(),
-        threading.Event(),
-    )
-    _create_lock_object(place, name, sign)
-    beat = threading.Thread(target=_send_heartbeats, args=(place, name, sign, lost, done), daemon=True)
+    """Hold a lock object, renewed by a thread's heartbeats."""
+    place, owner = Folder(folder.url, HEARTBEAT_S), _owner_record()
+    # `lost` is set by the heartbeat thread and read by the build; `done` is set here and ends the thread.
+    lost, done = threading.Event(), threading.Event()
+    _create_lock_object(place, name, owner)
+    heartbeat = threading.Thread(target=_send_heartbeats, args=(place, name, owner, lost, done), daemon=True)
     try:
+        # As with files: the own object exists before the others' are looked at.
         others = [other for other in place.sizes() if other.startswith(LOCK_PREFIX) and other != name]
-        alive = {other: told for other in others if (told := _live_holder(place, other)) is not None}
-        for other, told in alive.items():
+        alive = {other: holder for other in others if (holder := _live_holder(place, other)) is not None}
+        for other, holder in alive.items():
             if not _are_parallel_parts(name, other):
-                raise ValueError(_refusal_message(folder, told))
-        beat.start()
-        yield FolderLock(not alive, lost, partial(_is_ours, folder, name, sign["token"]))
+                raise ValueError(_refusal_message(folder, holder))
+        heartbeat.start()
+        yield FolderLock(not alive, lost, partial(_is_ours, folder, name, owner["token"]))
     finally:
+        # Wait for the thread: a heartbeat that ends after the removal would bring the lock back.
         done.set()
-        if beat.ident is not None:
-            beat.join()
+        if heartbeat.ident is not None:
+            heartbeat.join()
         if not lost.is_set():
             place.remove(name)
 
 
-def _create_lock_object(place: Folder, name: str, sign: dict[str, Any]) -> None:
-    """Make the lock object; one of several jobs that try at the same time succeeds."""
+def _create_lock_object(place: Folder, name: str, owner: dict[str, Any]) -> None:
+    """Create the lock object; one of several jobs that try at the same time succeeds."""
     for _ in range(3):  # a lock may be released, or found stale, between two looks
-        if place.create(name, json.dumps(sign).encode()):
+        if place.create(name, json.dumps(owner).encode()):
             return
-        told = _live_holder(place, name, sign["token"])
-        if told == "own":  # the answer to the first try was lost on its way
+        holder = _live_holder(place, name, owner["token"])
+        if holder == "own":  # the answer to the first try was lost on its way
             return
-        if told is not None:
-            raise ValueError(_refusal_message(place, told))
+        if holder is not None:
+            raise ValueError(_refusal_message(place, holder))
     raise ValueError(_refusal_message(place, "several jobs start at the same time"))
 
 
 def _live_holder(place: Folder, name: str, token: str = "") -> str | None:
     """Describe who holds a lock object; None, and remove it, when its job is dead or was silent for long."""
     try:
-        told = json.loads(place.read(name))
+        owner = json.loads(place.read(name))
     except FileNotFoundError:
         return None
-    if token and told["token"] == token:
+    if token and owner["token"] == token:
         return "own"
-    age = time.time() - told["beat"]
-    if age > STALE_AFTER_S or _has_exited(told):
+    age = time.time() - owner["beat"]
+    if age > STALE_AFTER_S or _has_exited(owner):
         place.remove(name)
         return None
-    holder = _describe_holder(json.dumps(told))
+    holder = _describe_holder(json.dumps(owner))
     return f"{holder}, last sign of life {max(age, 0):.0f} s ago; it counts for {STALE_AFTER_S:.0f} s"
 
 
 def _send_heartbeats(
-    place: Folder, name: str, sign: dict[str, Any], lost: threading.Event, done: threading.Event
+    place: Folder, name: str, owner: dict[str, Any], lost: threading.Event, done: threading.Event
 ) -> None:
-    """Give signs of life; stop when the lock is another's."""
+    """Renew the lock object until `done`, in a thread of its own; set `lost` when another job holds it."""
     while not done.wait(HEARTBEAT_S):
         with suppress(Exception):  # no answer, of whatever kind: the next beat tries again
-            if not _is_ours(place, name, sign["token"]):
+            if not _is_ours(place, name, owner["token"]):
                 lost.set()
                 return
-            place.write(name, json.dumps({**sign, "beat": time.time()}))
+            place.write(name, json.dumps({**owner, "beat": time.time()}))
 
 
 def _is_ours(place: Folder, name: str, token: str) -> bool:
@@ -198,15 +206,15 @@ def _is_ours(place: Folder, name: str, token: str) -> bool:
         return False
 
 
-def _has_exited(told: dict[str, Any]) -> bool:
-    """Say whether the holder was a process of this machine that is no more, such as before a requeue."""
-    if (told["host"], told.get("space")) != (socket.gethostname(), _pid_namespace()):
+def _has_exited(owner: dict[str, Any]) -> bool:
+    """Say whether the holder was a process of this machine that has ended, such as before a requeue."""
+    if (owner["host"], owner.get("space")) != (socket.gethostname(), _pid_namespace()):
         return False
-    return not os.path.exists(f"/proc/{told['process']}")
+    return not os.path.exists(f"/proc/{owner['process']}")
 
 
 def _pid_namespace() -> str:
-    """Name the space in which process numbers hold: containers have their own."""
+    """Name the namespace of process numbers: containers have their own."""
     return os.readlink("/proc/self/ns/pid")
 
 
@@ -216,6 +224,7 @@ def _are_parallel_parts(name: str, other: str) -> bool:
 
 
 def _owner_record() -> dict[str, Any]:
+    """Describe this job; the names are stored in lock files, which other versions read."""
     return {
         "host": socket.gethostname(),
         "space": _pid_namespace(),
@@ -227,8 +236,8 @@ def _owner_record() -> dict[str, Any]:
 
 def _describe_holder(text: str) -> str:
     try:
-        told = json.loads(text)
-        return f"process {told['process']} on {told['host']}"
+        owner = json.loads(text)
+        return f"process {owner['process']} on {owner['host']}"
     except ValueError:
         return "a job that just starts"
 

@@ -1,4 +1,4 @@
-"""The end of a build: all shards stand, the bad tiles are within the budget, then comes the index."""
+"""Merge of a build: all shards exist, the bad tiles are within the budget, then the index is written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_index(out: str | os.PathLike[str]) -> DatasetIndex:
     """Merge the parts of a build into a data set: `shards index OUT`.
 
     Raises:
-        ValueError: no build there, shards that do not stand, or more bad tiles than allowed.
+        ValueError: no build there, missing shards, or more bad tiles than allowed.
     """
     folder = Folder(out)
     manifest = read_manifest(folder)
@@ -44,7 +44,7 @@ def make_index(out: str | os.PathLike[str]) -> DatasetIndex:
 
 
 def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetIndex:
-    """Check that all shards of a build stand, list what is bad, and write the index last.
+    """Check that all shards of a build exist, list bad tiles, and write the index last.
 
     Args:
         folder: where it was built.
@@ -55,8 +55,9 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
         The index as written.
 
     Raises:
-        ValueError: shards that do not stand, more bad tiles than allowed, no tile at all, or a lock that was lost.
+        ValueError: missing shards, more bad tiles than allowed, no tile at all, or a lock that was lost.
     """
+    # Sum up the records of all shards.
     totals, bad, absent = DatasetTotals(), list[Mapping[str, Any]](), list[str]()
     sizes = folder.sizes()
     for file, record in _read_records(folder, manifest, sizes):
@@ -70,6 +71,7 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
             f"{folder} lacks {len(absent)} of {pluralize(len(manifest.units), 'shard')} of this build "
             f"({list_first(absent, 3)}): run the same command, or its missing parts, again"
         )
+    # List the bad tiles, for the user to read whether or not they are too many.
     lock.check()
     _write_quarantine(folder, bad, sizes)
     _check_budget(folder, manifest, totals, bad)
@@ -81,11 +83,12 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
     if bad:
         listed = folder.url_of(QUARANTINE_NAME)
         _log.warning("note: %s left out, within what is allowed: %s", pluralize(len(bad), "bad tile"), listed)
+    # Remove what earlier options left, then write the index: first make sure that the folder is still ours.
     files = [manifest.file(number) for number in range(len(manifest.units))]
     lock.confirm()
     remove_stale_files(folder, manifest.name, {*files, *map(record_name, files)})
-    told = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
-    index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **told})
+    counts = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
+    index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **counts})
     write_index(folder, index)
     return index
 
@@ -93,7 +96,7 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
 def _read_records(
     folder: Folder, manifest: BuildManifest, sizes: Mapping[str, int]
 ) -> Iterator[tuple[str, ShardRecord | None]]:
-    """Give the record of each shard, None where the shard does not stand."""
+    """Yield name and record of each shard, None where it is missing or made of other inputs."""
 
     def read(number: int) -> tuple[str, ShardRecord | None]:
         file = manifest.file(number)

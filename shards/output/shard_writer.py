@@ -1,4 +1,4 @@
-"""Writing one shard: a tar with fixed metadata, hashed as it is written, and its record beside it."""
+"""Writer of one shard: a tar with fixed metadata, hashed as it is written, and its record beside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ShardWriter:
     The same tiles in the same order give the same bytes.
 
     Args:
-        folder: where to write; None = only count and hash, to compare with what stands somewhere.
+        folder: where to write; None = only count and hash, to compare with a shard that exists.
         file: name of the tar.
         classes: number of classes.
         unit: fingerprint of what the shard is made of.
@@ -89,9 +89,11 @@ class ShardWriter:
                 f"of {dtype}: build one data set of each kind"
             )
         self._kind = (tile.bands, tile.dtype)
+        # Count label pixels.
         if tile.counts is not None:
             assert not tile.counts[self._classes : IGNORE].any(), "ids are checked before they are packed"
             self._counts += tile.counts
+        # Append the members, and note where each lies for range requests.
         found = {}
         for extension, data in encode_members(tile):
             self._append(header(f"{tile.key}.{extension}", len(data)))
@@ -128,7 +130,7 @@ class ShardWriter:
         self._quarantine.append(bad)
 
     def left_out(self, name: str, number: int = 1) -> None:
-        """Count something else worth telling, such as "blank"; a number of 0 makes the name appear."""
+        """Count tiles left out for a reason such as "blank"; a number of 0 makes the reason appear in the index."""
         self._left_out[name] += number
 
     def _append(self, data: bytes) -> None:
@@ -167,6 +169,7 @@ class ShardWriter:
             quarantine=tuple(self._quarantine),
             left_out=dict(sorted(self._left_out.items())),
         )
+        # The tar is put in place before its record: a record tells of a whole tar.
         if self._folder is not None:
             self._stack.close()
             if not self._tiles:
@@ -175,4 +178,4 @@ class ShardWriter:
 
 
 class _Discarded(Exception):
-    """Tells an open file that it is not wanted."""
+    """Makes an open file drop its draft."""

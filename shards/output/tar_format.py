@@ -14,7 +14,7 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 def encode_members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
-    """Give a tile's members in their fixed order by extension: image, label where there is one, json."""
+    """Yield a tile's members in their fixed order by extension: image, label where there is one, json."""
     yield tile.extension, tile.image
     if tile.label is not None:
         yield "label.png", tile.label
@@ -23,7 +23,7 @@ def encode_members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
 
 
 def header(name: str, size: int) -> bytes:
-    """Return what stands before a member's content: one block, or more for long or foreign names."""
+    """Encode the header of a member: one block, or more for names that are long or not ASCII."""
     if not name.isascii() or len(name) > 100 or size >= 8**11:
         return _pax_header(name, size)
     letters, digits = name.encode(), b"%011o" % size

@@ -1,4 +1,4 @@
-"""From records of shards to the index of their data set."""
+"""Totals of a data set: the records of its shards summed up to its index."""
 
 from __future__ import annotations
 

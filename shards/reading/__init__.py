@@ -1,1 +1,1 @@
-"""Shards read back: checks of their content, pixel statistics, contact sheets."""
+"""Shards read back: members compared with their CRC-32, decoded pixels, whole checks, contact sheets."""

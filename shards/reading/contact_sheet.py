@@ -29,7 +29,7 @@ class Card(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What stands around the tiles: title, line below, classes with colours and shares, labels or none."""
+    """What is drawn around the tiles: title, line below, classes with colours and shares, labels or none."""
 
     title: str
     line: str
@@ -43,7 +43,7 @@ def draw_contact_sheet(sheet: Sheet, cards: Sequence[Card]) -> Image.Image:
     """Draw the picture.
 
     Args:
-        sheet: what stands around the tiles.
+        sheet: what is drawn around the tiles.
         cards: at least one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One shard against its record and its index: every byte, every sample."""
+"""Check of one shard: every byte and every tile against its record and its index."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _read_matching_record(folder: Folder, info: ShardInfo, problems: list[str]) 
 
 
 def _group_members(file: _HashingReader, name: str, problems: list[str]) -> Iterator[tuple[str, Contents]]:
-    """Give the members of a tar, those of a tile together, with their places; note a damaged tar."""
+    """Yield the members of a tar, those of a tile together, with their offsets; note a damaged tar."""
     key, contents = "", Contents()
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:

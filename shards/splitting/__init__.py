@@ -1,1 +1,1 @@
-"""Which tile belongs to train, val or test: spatial blocks, neighbours, assignment."""
+"""Spatial splits: blocks go to train, val or test, and tiles that touch another part are left out."""

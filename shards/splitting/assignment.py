@@ -1,4 +1,4 @@
-"""Which tile goes to which part of a split, decided from the tiles' KEY.json alone."""
+"""Plan of a split: the part of each tile, decided from the tiles' KEY.json alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks to parts, and the seeded draw of few shots; no files here."""
+"""Assignment of spatial blocks to parts, and the seeded draw of few shots; no files here."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def block_of(place: TilePlace, block: int | None) -> Block | None:
 def assign_blocks(
     sizes: Mapping[Block, int], fractions: Mapping[str, float], seed: int | str
 ) -> dict[Block, str]:
-    """Give blocks to parts so that the parts' tile shares come near the fractions.
+    """Assign blocks to parts so that the parts' tile shares come near the fractions.
 
     Largest blocks first, those of one size in the order of the seed, each to the part that lacks most tiles
     (fraction * total - tiles so far); the last blocks go to parts that are still empty.
@@ -143,7 +143,7 @@ def draw_few_shots(keys: Iterable[str], number: int, seed: int) -> set[str]:
 
 
 def seeded_rank(seed: int | str, name: str) -> bytes:
-    """Give a name its place in the random order of a seed: SHA-256 of both, the same with any library."""
+    """Rank a name in the random order of a seed: SHA-256 of both, the same with any library."""
     return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Where tiles lie, and which of them touch."""
+"""Neighbours: where tiles lie in their source, and which of them touch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class GridIndex:
                 self._cells[cell].append(place)
 
     def near(self, place: TilePlace) -> Iterator[TilePlace]:
-        """Give the tiles that touch a tile (and itself, if it is one of them), some several times."""
+        """Yield the tiles that touch a tile (and itself, if it is one of them), some several times."""
         if place.window is None:
             yield from self._sources.get(place.source, ())
             return

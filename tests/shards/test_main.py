@@ -9,6 +9,7 @@ import pytest
 from mkd.dataset.index import read_index
 from mkd.storage.folder import Folder
 from shards.__main__ import main
+from tests.helpers.processes.jobs import pack_into
 
 
 def arguments(folder, out):
@@ -29,6 +30,19 @@ def test_the_commands_in_a_row(folder, tmp_path, capsys):
     assert "no labels" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "all"), str(tmp_path / "few/labelled")]) == 0
     assert capsys.readouterr().out.count("all well") == 2
+
+
+def test_messages_are_lines_on_stdout_and_only_while_a_command_runs(folder, tmp_path, capsys):
+    """Each message once, also when main runs again in the process; a call of the function prints nothing."""
+    for words in ("packed 5 tiles", "already packed"):
+        assert main(arguments(folder, tmp_path / "a")) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith(words)
+        assert (told.out.count("\n"), told.err) == (1, "")
+    pack_into(folder.root, folder.classfile, tmp_path / "a")
+    assert folder.messages[-1].startswith("already packed")
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
 
 
 def test_verify_tells_by_its_exit_code(folder, tmp_path, capsys):

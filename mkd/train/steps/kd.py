@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mkd.distributed.world import World
+from mkd.labels import IGNORE
 from mkd.losses.distillation import distillation_loss
 from mkd.losses.ewc import ewc_penalty
 from mkd.train.batches import StepBatch
@@ -116,5 +117,5 @@ class KdStep:
 
 def _valid(batch: StepBatch) -> Tensor:
     """Return the pixels that count in L_KD, bool: the labelled tiles', then with kd.tiles=all the unlabelled ones'."""
-    valid = batch.labels != 255
+    valid = batch.labels != IGNORE
     return valid if batch.inside is None else torch.cat([valid, batch.inside])

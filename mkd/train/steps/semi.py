@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mkd.distributed.world import World
+from mkd.labels import IGNORE
 from mkd.loader.augment import cutmix, strong_colour
 from mkd.losses.pseudo_label import pseudo_label_loss
 from mkd.train.batches import StepBatch
@@ -58,7 +59,7 @@ class SemiStep:
         # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
         mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, tiles.generators[:size])
-        kept = self.world.all_reduce_sum((labels != 255).sum()).clamp(min=1)  # waits for all ranks
+        kept = self.world.all_reduce_sum((labels != IGNORE).sum()).clamp(min=1)  # waits for all ranks
         return replace(batch, strong=mixed, pseudo=labels, pixel_count=kept)
 
     def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ def tile_into(source, classfile, out, labels=None, **options):
 
 def take_fields(kind, options):
     """Take the options that a dataclass has fields for out of a dict, and make one."""
-    return kind(**{each.name: options.pop(each.name) for each in fields(kind) if each.name in options})
+    return kind(**{field.name: options.pop(field.name) for field in fields(kind) if field.name in options})
 
 
 def run(folder, out, **options):
@@ -50,14 +50,14 @@ def workers_of(pid):
     parents, servers = {}, set()
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            told, line = path.read_text(), (path.parent / "cmdline").read_text()
+            status, line = path.read_text(), (path.parent / "cmdline").read_text()
         except OSError:
             continue
         number = int(path.parent.name)
-        parents[number] = int(told.rpartition(")")[2].split()[1])
+        parents[number] = int(status.rpartition(")")[2].split()[1])
         if "forkserver" in line:
             servers.add(number)
-    return [each for each in servers if parents[each] in servers and parents[parents[each]] == pid]
+    return [child for child in servers if parents[child] in servers and parents[parents[child]] == pid]
 
 
 def wait_until(ready):

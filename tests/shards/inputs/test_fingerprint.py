@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mkd.storage.folder import Folder
-from shards.inputs.fingerprint import FileTree, identity, stamp, unit_fingerprint
+from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 
 FILES = ["a.png", "x/b.png", "x/y/c.png", "x/y/d.jpg", "x/.hidden.png", ".git/e.png", "z/b.png"]
 FOUND = {
@@ -45,9 +45,6 @@ def test_stamps_tell_size_and_change(place):
     assert after["x/y/d.jpg"] != before["x/y/d.jpg"]
     assert identity({}, before) == identity({}, after)
     assert unit_fingerprint({}, before) != unit_fingerprint({}, after)
-    assert stamp(place.name("x/y/d.jpg")) == after["x/y/d.jpg"]
-    with pytest.raises(ValueError, match=r"no file at .*x/none.png"):
-        stamp(place.name("x/none.png"))
 
 
 def test_arguments_and_names_count(place):
