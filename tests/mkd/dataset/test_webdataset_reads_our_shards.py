@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mkd.loader.loader import TileSet, in_order
 from mkd.storage.folder import Folder
-from shards.inputs.encode import encode_png, encode_tile, legal_key
+from shards.inputs.encode import encode_png, encode_tile, tile_key
 from shards.output.dataset_writer import DatasetWriter
 from tests.helpers.plain import encoded, smooth
 from tests.helpers.shards import CLASSES, PALETTE
@@ -36,7 +36,7 @@ def url(request, tmp_path, monkeypatch):
             meta = {"source": name, "window": None, "size": [32, 32], "crs": None, "transform": None}
             picture = encoded(image, "JPEG", quality=90) if number % 2 else encode_png(image)
             kind = "jpg" if number % 2 else "png"
-            writer.add(encode_tile(legal_key(name), picture, kind, ids, meta))
+            writer.add(encode_tile(tile_key(name), picture, kind, ids, meta))
         writer.finish({"command": "test"})
     return place
 
@@ -85,7 +85,7 @@ def test_webdataset_reads_what_our_loader_reads(url):
     """One process, from a disk and from S3: every key once, in the order of the index."""
     expected = loaded(url)
     samples = list(samples_of(shard_urls(url)))
-    assert [sample["__key__"] for sample in samples] == list(expected) == [legal_key(name) for name in NAMES]
+    assert [sample["__key__"] for sample in samples] == list(expected) == [tile_key(name) for name in NAMES]
     assert_same(samples, expected)
 
 
@@ -99,7 +99,7 @@ def test_a_list_of_paths_is_read_too(url):
     """A user may name some shards: only their tiles come."""
     urls = wds.shardlists.expand_urls(shard_urls(url))[1:3]
     keys = [sample["__key__"] for sample in samples_of(urls)]
-    assert keys == [legal_key(name) for name in NAMES[IN_A_SHARD : 3 * IN_A_SHARD]]
+    assert keys == [tile_key(name) for name in NAMES[IN_A_SHARD : 3 * IN_A_SHARD]]
 
 
 def test_members_are_named_as_webdataset_groups_them(url):
@@ -114,4 +114,4 @@ def test_members_are_named_as_webdataset_groups_them(url):
                 assert extension in ("jpg", "png", "label.png", "json")
                 if not groups or groups[-1] != key:
                     groups.append(key)
-    assert groups == [legal_key(name) for name in NAMES]
+    assert groups == [tile_key(name) for name in NAMES]
