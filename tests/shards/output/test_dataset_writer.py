@@ -136,7 +136,7 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(small_disk):
     command = [sys.executable, "-c", FULL, str(small_disk / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     shard = small_disk / "out/toy-000001.tar"
-    assert done.stdout == f"{shard}: cannot be written (No space left on device); mend it, start again\n"
+    assert done.stdout == f"{shard}: cannot be written (No space left on device); fix that and start again\n"
     assert not list((small_disk / "out").iterdir())
 
 
