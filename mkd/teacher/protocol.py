@@ -71,7 +71,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class WeightsVersion:
-    """Whose weights these are; travels with them and stands in their file.
+    """Whose weights these are; it travels with them and is in their file.
 
     Attributes:
         session: one start of a student job, OWNER.N; N counts its returns to an earlier state.

@@ -38,11 +38,11 @@ class Access:
 
     Attributes:
         identity: of the student's network; None where only the status is asked.
-        job: the student job, see `WeightsVersion.owner`; its greetings tell a teacher that it lives.
+        job: the student job, see `WeightsVersion.owner`; its hellos tell a teacher that it lives.
         token: on every call, or None.
         tls_roots: certificates to trust, PEM; None connects without TLS.
         timeout: seconds after which a silent call is given up. A teacher on a CPU that others use too may need some
-            for a greeting; given up in vain, its batches are computed twice.
+            for a hello; given up in vain, its batches are computed twice.
     """
 
     identity: protocol.Identity | None

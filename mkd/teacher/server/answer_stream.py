@@ -84,7 +84,7 @@ class AnswerStream:
     def _write(self) -> None:
         """Write until told to end; once nobody listens, or memory fails, let the batcher skip what is left.
 
-        The student learns of it by greetings that tell how many requests are pending: Flight lets nobody end the
+        The student learns of it by hellos that tell how many requests are pending: Flight lets nobody end the
         other half of the call from here.
         """
         item: Item | None = None

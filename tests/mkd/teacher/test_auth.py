@@ -50,7 +50,7 @@ def test_a_weak_token_is_refused(monkeypatch, token):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    """The path stands in the message."""
+    """The path is in the message."""
     with pytest.raises(ValueError, match="nowhere"):
         read_token(str(tmp_path / "nowhere"))
 

@@ -88,8 +88,8 @@ def test_an_answer_that_cannot_be_read_is_asked_again(monkeypatch):
     assert any("RuntimeError: out of memory" in s for s in said)
 
 
-def test_a_greeting_that_goes_wrong_is_repeated(monkeypatch):
-    """The same on the keeper's way."""
+def test_a_hello_that_goes_wrong_is_repeated(monkeypatch):
+    """The same on the heartbeat's way."""
     said = []
     with service() as place:
         once(monkeypatch, FlightClient, "hello")
@@ -111,7 +111,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch):
 
 
 def test_a_stuck_teacher_is_left_for_another():
-    """One that greets but has worked on one batch for longer than patience: its requests go to the other one."""
+    """It answers hellos but has worked on one batch for longer than patience: its requests go to the other one."""
     event, said = threading.Event(), []
     with service() as good, stuck_service(event) as stuck:
         try:

@@ -22,7 +22,7 @@ def test_one_slow_answer_counts_by_its_seconds():
 
 
 def test_what_is_outstanding_comes_first():
-    """Tiles asked before are labelled before; an answer that costs no work only starts the clock anew."""
+    """Tiles asked before are labelled before; an answer that costs no work only starts the clock again."""
     pace, now = pace_of(2.0)
     assert pace.expected(now, 0.5, 4, 8, 4) == pytest.approx(12 * 0.5)
     pace.answer(now + 100.0, 4, worked=False)

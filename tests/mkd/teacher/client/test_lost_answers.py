@@ -1,4 +1,4 @@
-"""Answers that do not come though the teacher greets, and teachers that turn slow: the student goes elsewhere."""
+"""Answers that do not come though hellos are answered, and teachers that turn slow: the student goes elsewhere."""
 
 import threading
 import time
@@ -49,7 +49,7 @@ def losing(monkeypatch, fails):
 
 @pytest.mark.parametrize("error", [pa.ArrowMemoryError("malloc failed"), MemoryError("no memory")])
 def test_a_lost_answer_is_asked_again(monkeypatch, error):
-    """The service greets, works on nothing and has nothing of ours: the student connects anew and asks again."""
+    """The service answers hellos, but has nothing of ours: the student connects again and asks again."""
     losing(monkeypatch, Fails(error, which=[2]))
     said = []
     with service() as place:
@@ -72,7 +72,7 @@ def test_a_teacher_that_loses_all_answers_is_none(monkeypatch):
 
 
 def test_a_busy_teacher_loses_nothing():
-    """A request that waits behind others for longer than a greeting may take is not taken for a lost one."""
+    """A request that waits behind others for longer than a hello may take is not taken for a lost one."""
     event, said = threading.Event(), []
     with service() as place:
         teacher = remote(tiny_net(), place.endpoint, said=said, timeout=0.3)
@@ -82,11 +82,11 @@ def test_a_busy_teacher_loses_nothing():
             teacher.submit(n, weak_views(n), 0.0)
         (one,) = teacher._dispatcher.endpoints
         client = one.channel.client
-        greetings, hello = [], client.hello
-        client.hello = lambda: greetings.append(hello()) or greetings[-1]
-        until(lambda: len(greetings) >= 3)
+        hellos, hello = [], client.hello
+        client.hello = lambda: hellos.append(hello()) or hellos[-1]
+        until(lambda: len(hellos) >= 3)
         event.set()
-        assert all(g.pending == 4 for g in greetings[:3])
+        assert all(g.pending == 4 for g in hellos[:3])
         assert all(teacher.collect(n).score.shape == (4,) for n in range(4))
         assert teacher.stats.retries == 0
         teacher.close()
@@ -171,7 +171,7 @@ def test_a_stream_has_a_deadline(monkeypatch):
 
 
 def test_a_new_stream_is_opened_ahead_of_the_deadline(monkeypatch):
-    """Streams are renewed at each greeting, with requests under way and without: no request is asked again."""
+    """Streams are renewed at each hello, with requests under way and without: no request is asked again."""
     said, opened = [], []
     monkeypatch.setattr(heartbeat, "RENEW_AFTER", 0.0)
     monkeypatch.setattr(heartbeat, "HELLO_EVERY", 0.02)

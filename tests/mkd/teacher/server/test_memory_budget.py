@@ -13,24 +13,24 @@ from tests.helpers.training.nets import tiny_net
 
 
 def test_who_finds_it_full_waits_unless_alone():
-    """Up to the limit; a stream without another request enters all the same; room that is left is given on."""
-    room = MemoryBudget(10)
-    assert room.enter(6, lambda: False, 0)
-    assert not room.enter(5, lambda: False, 0.01)
-    assert room.held == 6
-    assert room.enter(5, lambda: True, 0)
+    """Up to the limit; a stream without another request enters all the same; memory that is left is given on."""
+    budget = MemoryBudget(10)
+    assert budget.enter(6, lambda: False, 0)
+    assert not budget.enter(5, lambda: False, 0.01)
+    assert budget.held == 6
+    assert budget.enter(5, lambda: True, 0)
     entered = threading.Event()
-    thread = threading.Thread(target=lambda: room.enter(5, lambda: False, 60) and entered.set())
+    thread = threading.Thread(target=lambda: budget.enter(5, lambda: False, 60) and entered.set())
     thread.start()
     assert not entered.is_set()
-    room.leave(6)
+    budget.leave(6)
     thread.join(20)
     assert entered.is_set()
-    assert room.held == 10
+    assert budget.held == 10
 
 
 def test_streams_share_a_bound(monkeypatch):
-    """With room for two requests and five students that ask for six each: never more than two and one of each."""
+    """With memory for two requests and five students that ask for six each: never more than two and one of each."""
     size, held = weak_views().nbytes, []
     monkeypatch.setattr(server_module, "MOST_BYTES", 2 * size)
     enter = MemoryBudget.enter
@@ -56,7 +56,7 @@ def test_streams_share_a_bound(monkeypatch):
 
 
 def test_students_that_do_not_read_keep_nobody_out(monkeypatch):
-    """The room is full of requests whose answers nobody takes; another student is served."""
+    """The budget is full of requests whose answers nobody takes; another student is served."""
     monkeypatch.setattr(server_module, "MOST_BYTES", 1)
     event = threading.Event()
     monkeypatch.setattr(server_module.AnswerStream, "_message", held_back(event))

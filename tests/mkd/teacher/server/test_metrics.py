@@ -40,7 +40,7 @@ def test_nothing_yet():
 
 
 def test_for_people():
-    """All that a person looks for stands in the text."""
+    """All that a person looks for is in the text."""
     found = {
         **ServiceMetrics().read(), "session": "job.0", "version": 7, "updates": 14, "queue": 3, "clients": 2,
         "device": "cpu",

@@ -85,7 +85,7 @@ OTHERS = {
 
 @pytest.mark.parametrize("what", OTHERS)
 def test_another_network_is_refused_with_both_values(what):
-    """At the start of the student, and on every call of a client that skips the greeting."""
+    """At the start of the student, and on every call of a client that skips the hello."""
     identity, text = OTHERS[what]
     said = []
     with service(said=said) as server:
