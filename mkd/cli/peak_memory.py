@@ -7,10 +7,10 @@ from types import TracebackType
 
 
 class PeakMemory:
-    """Context manager that samples the proportional set size of a process tree twice a second.
+    """Context manager that samples the proportional set size of a process tree: at its start, then twice a second.
 
-    ``gib`` is the largest sum seen (shared pages counted once), in GiB; Linux only, elsewhere 0 samples leave
-    it None.
+    ``gib`` is the largest sum seen (shared pages counted once), in GiB; None where the system tells no such size
+    (Linux does).
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -20,7 +20,8 @@ class PeakMemory:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "PeakMemory":
-        """Start sampling."""
+        """Take the first sample here, so that even the shortest block has a figure; then sample in a thread."""
+        self._sample()
         self._thread.start()
         return self
 
@@ -32,10 +33,13 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
-            total = sum(_pss_kib(pid) for pid in _tree(os.getpid()))
-            if total:
-                self.gib = max(self.gib or 0.0, total / 2**20)
+        while not self._stop.wait(self._interval):  # `__exit__` waits for the sample under way
+            self._sample()
+
+    def _sample(self) -> None:
+        total = sum(_pss_kib(pid) for pid in _tree(os.getpid()))
+        if total:
+            self.gib = max(self.gib or 0.0, total / 2**20)
 
 
 def _tree(root: int) -> list[int]:
