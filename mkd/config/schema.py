@@ -106,7 +106,7 @@ class TeacherConfig:
     tls_ca: str | None = resumable(None)  # PEM file of certificates to trust; none connects without TLS
     depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
     sync_every: int = 1  # steps between two versions of the EMA weights that services get
-    # versions behind the student from which on an answer is refused; 0 waits for each version
+    # versions that an answer may be behind the student when it is used; 0 waits for each version
     max_age: int = 8
     patience: float = resumable(300.0)  # seconds without any service until the run ends or falls back
     fallback: str = "none"  # none | local: then go on with the EMA in the student's process

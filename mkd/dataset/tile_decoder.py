@@ -192,4 +192,4 @@ class TileDecoder:
 
     def _damaged_tile(self, shard: int, key: str, fault: str) -> DamagedTile:
         file = self.source.folder.url_of(self.index.shards[shard].file)
-        return DamagedTile(f"{file}:{key}: {fault}; run 'shards verify {self.source.folder}'")
+        return DamagedTile(f"{file}:{key}: {fault}; run 'python -m shards verify {self.source.folder}'")

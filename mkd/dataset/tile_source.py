@@ -136,7 +136,7 @@ class TileSource:
     def _damaged_tile(self, shard: int, key: str, fault: str) -> DamagedTile:
         """Return the error of a tile whose shard should be copied or built again."""
         file = self.folder.url_of(self.index.shards[shard].file)
-        advice = f"run 'shards verify {self.folder}', copy the shard again or build it again"
+        advice = f"run 'python -m shards verify {self.folder}', copy the shard again or build it again"
         return DamagedTile(f"{file}:{key}: {fault}; {advice}")
 
     def _read_tile(self, request: TileRequest) -> Members | DamagedTile:

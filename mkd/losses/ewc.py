@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mkd.labels import IGNORE
-from mkd.losses.reduction import Total, one_rank
+from mkd.losses.rank_sum import RankSum, one_rank
 
 
 def fisher_diagonal(
@@ -15,7 +15,7 @@ def fisher_diagonal(
     samples: Iterable[tuple[Tensor, Tensor]],
     ignore_index: int = IGNORE,
     normalise: bool = True,
-    total: Total = one_rank,
+    total: RankSum = one_rank,
 ) -> dict[str, Tensor]:
     """Return the diagonal of the empirical Fisher information.
 

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from mkd.losses.reduction import Total
+from mkd.losses.rank_sum import RankSum
 
 # The bits of floats >= 0, read as integers, are in the order of the floats: 31 bits, in digits of 11, 10 and 10.
 SHIFTS = (20, 10, 0)
 BINS = 2048
 
 
-def kth_smallest(values: Tensor, k: int, total: Total) -> Tensor:
+def kth_smallest(values: Tensor, k: int, total: RankSum) -> Tensor:
     """Return the k-th smallest of the values of all ranks; the largest when there are fewer than k.
 
     A radix selection from the highest digit to the lowest: each round counts, over all ranks, the next digit of

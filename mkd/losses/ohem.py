@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mkd.labels import IGNORE
 from mkd.losses.kth_value import kth_smallest
-from mkd.losses.reduction import Total, one_rank
+from mkd.losses.rank_sum import RankSum, one_rank
 
 # Legend: B batch, C classes, H W pixels, N valid pixels of this rank.
 
@@ -17,7 +17,7 @@ def ohem_cross_entropy(
     threshold: float,
     min_kept: int,
     ignore_index: int = IGNORE,
-    total: Total = one_rank,
+    total: RankSum = one_rank,
 ) -> Tensor:
     """Return this rank's partial L_sup: the mean cross-entropy over the hard pixels of all ranks.
 

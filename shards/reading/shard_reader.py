@@ -36,7 +36,7 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
         ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
     """
     name, record = folder.url_of(info.file), read_matching_record(folder, info)
-    advice = f"run 'shards verify {folder}', copy the shard again or build it again"
+    advice = f"run 'python -m shards verify {folder}', copy the shard again or build it again"
     try:
         with folder.open(info.file, info.bytes) as file:
             for key, _, members in record.tiles:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mkd.distributed.world import World
 from mkd.losses.ohem import ohem_cross_entropy
-from mkd.losses.reduction import one_rank
+from mkd.losses.rank_sum import one_rank
 from mkd.train.batches import StepBatch
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from mkd.cli.log_lines import route_log_lines
-from mkd.losses.reduction import one_rank
+from mkd.losses.rank_sum import one_rank
 from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.client.client_config import ClientConfig

@@ -46,7 +46,8 @@ def test_a_local_shard_that_changed_is_named(local):
         file.seek(entry.members["jpg"].offset + 5)
         file.write(b"\xff\xfe")
     with pytest.raises(
-        DamagedTile, match=r"plain-000000\.tar:tile0002: its 'jpg' has changed, CRC-32 .*'shards verify"
+        DamagedTile,
+        match=r"plain-000000\.tar:tile0002: its 'jpg' has changed, CRC-32 .*'python -m shards verify",
     ):
         source.read(2, ["jpg"])
     assert source.read(2, ["json"]) == {"json": TILES[2]["json"]}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.losses.kth_value import kth_smallest
-from mkd.losses.reduction import one_rank
+from mkd.losses.rank_sum import one_rank
 from tests.helpers.training.shares import on_ranks
 
 floats = st.one_of(

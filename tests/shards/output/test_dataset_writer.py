@@ -195,7 +195,7 @@ def test_members_come_from_where_the_record_says(tmp_path):
     content[place] ^= 1
     folder.write(info.file, bytes(content))
     with pytest.raises(
-        ValueError, match=r"toy-000000.tar, t2: its 'png' has changed, CRC-32 .* run 'shards verify"
+        ValueError, match=r"toy-000000.tar, t2: its 'png' has changed, CRC-32 .* run 'python -m shards verify"
     ):
         list(read_groups(folder, info))
     with pytest.raises(ValueError, match="has a record of another build"):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 # The sum of a tensor over all ranks, without gradient; every rank calls it, in the same order.
-Total = Callable[[Tensor], Tensor]
+RankSum = Callable[[Tensor], Tensor]
 
 
 def one_rank(t: Tensor) -> Tensor:
