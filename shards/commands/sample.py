@@ -89,8 +89,8 @@ def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes
         data = read[kind] = place.read(file, member.offset, member.offset + member.size)
         if fault := member_fault(kind, data, member):
             raise ValueError(
-                f"{place.url_of(file)}, {tile.key}: {fault}; run 'python -m shards verify {place}', copy the shard again or "
-                "build it again"
+                f"{place.url_of(file)}, {tile.key}: {fault}; "
+                f"run 'python -m shards verify {place}', copy the shard again or build it again"
             )
     return read
 
