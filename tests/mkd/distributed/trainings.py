@@ -69,7 +69,9 @@ def train(
         model.head.reset_parameters()
     if frozen:
         model.stem.requires_grad_(False)
-    optimizer = make_optimizer(name, model, {"head.weight", "head.bias"}, 0.05, 5.0, 0.9, 1e-2)
+    optimizer = make_optimizer(
+        name, model, {"head.weight", "head.bias"}, lr=0.05, head_factor=5.0, momentum=0.9, weight_decay=1e-2
+    )
     limit = float(clip) if clip else None
     engine = Engine(world, model, optimizer, kind=kind, clip=limit, rank_batch=int(rank_batch))
     if state and Path(state).exists():
