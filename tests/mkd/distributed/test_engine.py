@@ -149,7 +149,7 @@ def test_a_compiled_step_may_ask_for_norms_of_gradients(monkeypatch):
     step.train()
     for n in range(2):
         seed_dropout(step.model, 0, n, range(6), 6)
-        losses = step(step.prepare(global_batch(n, True), 0.0), diagnose=n > 0)
+        losses = step(step.prepare(global_batch(n, True), 0.0), measure_gradients=n > 0)
         losses["loss"].backward()
     assert losses["ewc_ratio"] > 0
     assert all(p.grad is not None for p in step.model.parameters())
