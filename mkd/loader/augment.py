@@ -1,4 +1,4 @@
-"""Weak and strong views as batched tensor operations on the training device, one generator a sample."""
+"""Weak and strong views on the training device, one generator a sample; colours by torchvision."""
 
 import math
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
 
 from mkd.labels import IGNORE
 
@@ -86,53 +87,33 @@ def weak_colour(images: Tensor, draws: Sequence[np.random.Generator], strength: 
 def strong_colour(images: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
     """Return the strong view: jitter (.5,.5,.5,.25) p .8, grey p .2, Gaussian blur p .5.
 
+    Samples go one by one, each by its own generator, so that a view does not depend on its batch.
+
     Args:
         images: float (B,3,S,S) in [0,1].
         draws: one generator a sample.
 
-    Source: the method's strong view; parameters of UniMatch (Yang et al. 2023).
+    Source: the method's strong view; parameters of UniMatch (Yang et al. 2023), the jitter in one fixed order.
     """
-    jittered = _jitter(images, draws)
-    x = torch.where(_mask([g.random() < 0.8 for g in draws], images), jittered, images)
-    grey = _luma(x).expand_as(x)
-    x = torch.where(_mask([g.random() < 0.2 for g in draws], images), grey, x)
-    blurred = _blur(x, [g.uniform(0.1, 2.0) for g in draws])
-    return torch.where(_mask([g.random() < 0.5 for g in draws], images), blurred, x)
+    return torch.stack([_strong_view(image, g) for image, g in zip(images, draws, strict=True)])
 
 
-def _jitter(x: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
-    """Scale brightness, contrast and saturation by [0.5, 1.5] and turn the hue by up to a quarter circle."""
-    x = (x * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
-    mean = _luma(x).mean(dim=(2, 3), keepdim=True)
-    x = (mean + (x - mean) * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
-    grey = _luma(x)
-    x = (grey + (x - grey) * _column([g.uniform(0.5, 1.5) for g in draws], x)).clamp(0, 1)
-    return _turn_hue(x, [2 * math.pi * g.uniform(-0.25, 0.25) for g in draws])
-
-
-def _turn_hue(x: Tensor, angles: Sequence[float]) -> Tensor:
-    """Turn colours about the grey axis in YIQ; one 3x3 matrix a sample."""
-    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-    turns = torch.stack(
-        [
-            torch.tensor([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
-            for a in angles
-        ]
-    )
-    matrix = (torch.linalg.inv(to_yiq) @ turns @ to_yiq).to(x)
-    return torch.einsum("bij,bjhw->bihw", matrix, x).clamp(0, 1)
-
-
-def _blur(x: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """Separable Gaussian blur with one sigma (pixels) a sample; mirrored at the edge."""
-    b, c, h, w = x.shape
-    radius = min(4, h - 1, w - 1)
-    t = torch.arange(-radius, radius + 1, dtype=torch.float32)
-    kernel = torch.softmax(-0.5 * (t[None] / torch.tensor(sigmas, dtype=torch.float32)[:, None]) ** 2, dim=1)
-    kernel = kernel.to(x).repeat_interleave(c, dim=0)[:, None, None, :]  # (BC,1,1,2r+1)
-    y = F.pad(x.reshape(1, b * c, h, w), (radius,) * 4, mode="reflect")
-    y = F.conv2d(y, kernel, groups=b * c)
-    return F.conv2d(y, kernel.transpose(2, 3), groups=b * c).reshape(b, c, h, w)
+def _strong_view(image: Tensor, g: np.random.Generator) -> Tensor:
+    # All numbers are drawn whatever is used of them: the draws that follow (CutMix) stay the same.
+    brightness, contrast, saturation = (g.uniform(0.5, 1.5) for _ in range(3))
+    hue = g.uniform(-0.25, 0.25)  # of a full circle in HSV
+    if g.random() < 0.8:
+        image = tv.adjust_brightness(image, brightness)
+        image = tv.adjust_contrast(image, contrast)
+        image = tv.adjust_saturation(image, saturation)
+        image = tv.adjust_hue(image, hue)
+    if g.random() < 0.2:
+        image = tv.rgb_to_grayscale(image, num_output_channels=3)
+    sigma = g.uniform(0.1, 2.0)  # pixels
+    if g.random() < 0.5:
+        side = 2 * min(4, *(side - 1 for side in image.shape[1:])) + 1  # the mirrored edge needs pixels
+        image = tv.gaussian_blur(image, [side, side], [sigma, sigma])
+    return image
 
 
 def cutmix(
@@ -174,13 +155,5 @@ def cutmix(
     return torch.where(boxes[:, None], others, images), torch.where(boxes, other_labels, labels)
 
 
-def _luma(x: Tensor) -> Tensor:
-    return (x * torch.tensor([0.299, 0.587, 0.114]).to(x)[:, None, None]).sum(dim=1, keepdim=True)
-
-
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None, None]
-
-
-def _mask(values: Sequence[bool], like: Tensor) -> Tensor:
-    return torch.tensor([bool(v) for v in values], device=like.device)[:, None, None, None]

@@ -164,7 +164,7 @@ def rank_without_teacher(world, ticket):
 
 
 def train(world, folder, kind="auto"):
-    """Do 20 semi-supervised steps with real tiles, as the loop does them; return weights, average and each step."""
+    """Do 24 semi-supervised steps with real tiles, as the loop does them; return weights, average and each step."""
     batch, size = 4, 4 // world.ranks
     feed = feed_of(f"{folder}/labelled", f"{folder}/other", crop=16, batch=batch, world=world)
     model = tiny_net()
@@ -177,8 +177,8 @@ def train(world, folder, kind="auto"):
     engine = Engine(world, model, optimizer, kind=kind, rank_batch=size)
     step.net, rows = engine.net, []
     step.train()
-    for now, views in enumerate(replace(feed, unlabelled=None)(0, 20)):
-        views = step.prepare(views, now / 20)
+    for now, views in enumerate(replace(feed, unlabelled=None)(0, 24)):
+        views = step.prepare(views, now / 24)
         seed_dropout(model, 3, now, range(world.rank * size, (world.rank + 1) * size), batch)
         losses = step(views, False)
         engine.backward(losses["loss"])

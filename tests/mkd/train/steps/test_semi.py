@@ -157,7 +157,7 @@ def test_state_is_that_of_teacher_pool_and_monitor(feed):
 
 
 def test_two_ranks_train_as_one(tmp_path):
-    """20 steps on two real ranks, BatchNorm synchronised, dropout and rejection active: one with the whole batch."""
+    """24 steps on two real ranks, BatchNorm synchronised, dropout and rejection active: one with the whole batch."""
     write_dataset(tmp_path / "labelled", coloured(6, (20, 20)))
     other = coloured(9, (20, 20), seed=1) + pictures(8, (20, 20), seed=2)
     write_dataset(tmp_path / "other", other, labelled=False)
