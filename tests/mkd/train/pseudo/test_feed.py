@@ -192,7 +192,7 @@ def test_a_failed_step_must_be_gone_back_from():
 def test_services_that_are_gone_leave_the_step_before(depth, max_age):
     """As the script's teacher: feed, tile filter and monitor are those of the last whole step, though answers came."""
     limit = TileLimit(drop_start=0.7, drop_end=0.7, window=20)
-    with service(say=lambda text: None) as server:
+    with service(said=[]) as server:
         terms = {"depth": depth, "max_age": max_age, "patience": 0.3}
         teacher = remote(tiny_net(), server.endpoint, limit=limit, said=[], **terms)
         feed = PseudoFeed(numbered(3), 3, teacher, monitor_of(teacher), CPU)
