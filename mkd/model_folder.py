@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mkd.atomic import write_text, written_aside
 from mkd.labels import Colour
-from mkd.models.deeplab import Architecture, DeepLabV3Plus, build
+from mkd.models.architecture import Architecture
+from mkd.models.build import build
+from mkd.models.network import SegmentationNetwork
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class ModelCard:
         classes: class names; their number is C.
         palette: one (r,g,b) a class.
         provenance: where the weights came from; free.
+        crop: side of the crops that it was trained on, pixels: larger images are predicted in windows of it. None:
+            unknown, of a folder that is older than this field.
     """
 
     architecture: Architecture
     classes: tuple[str, ...]
     palette: tuple[Colour, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
+    crop: int | None = None
 
 
 def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) -> None:
@@ -48,6 +53,7 @@ def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) ->
         "architecture": _plain(asdict(card.architecture)),
         "classes": list(card.classes),
         "palette": [list(c) for c in card.palette],
+        "crop": card.crop,
         "provenance": _plain(card.provenance),
     }
     write_text(folder / "model.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -67,8 +73,15 @@ def read_card(folder: str | Path) -> ModelCard:
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
         if len(palette) != len(content["classes"]):
             raise ValueError(f"{len(content['classes'])} classes, {len(palette)} colours")
+        crop = content.get("crop")
+        if crop is not None and (not isinstance(crop, int) or crop < 1):
+            raise ValueError(f"crop {crop!r}, a number of pixels or null is allowed")
         card = ModelCard(
-            Architecture(**architecture), tuple(content["classes"]), palette, content.get("provenance", {})
+            Architecture(**architecture),
+            tuple(content["classes"]),
+            palette,
+            content.get("provenance", {}),
+            crop,
         )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
@@ -78,7 +91,7 @@ def read_card(folder: str | Path) -> ModelCard:
     return card
 
 
-def load_model(folder: str | Path) -> tuple[DeepLabV3Plus, ModelCard]:
+def load_model(folder: str | Path) -> tuple[SegmentationNetwork, ModelCard]:
     """Build the network of a model folder with its weights, in eval mode on the CPU.
 
     Raises:

@@ -29,10 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
         if getattr(args, "workers", 1) > 1:
             warm_up_workers(f"shards.commands.{args.command}")
-    from shards.progress import log_to_stdout
+    from mkd.cli.log_lines import route_log_lines, say_on_stdout
 
     try:
-        with log_to_stdout():
+        with route_log_lines(say_on_stdout, "shards"):
             return _run(args)
     except ValueError as error:
         print(f"mkd-shards: {error}", file=sys.stderr)

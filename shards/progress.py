@@ -1,35 +1,16 @@
-"""Messages of the commands: log lines on stdout, progress on stderr (a bar on a terminal, else plain lines)."""
+"""Messages of the commands: numbers in words, and progress on stderr (a bar on a terminal, else plain lines)."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 from mkd.dataset.index import DatasetIndex
 
 T = TypeVar("T")
 _INTERVAL_S = 10.0  # seconds between two plain lines
-
-
-@contextmanager
-def log_to_stdout() -> Iterator[None]:
-    """Print this package's log messages on stdout, one line each, while the context lasts.
-
-    For programs: commands log their results at level INFO, which Python's defaults would drop.
-    """
-    package = logging.getLogger("shards")
-    handler, level = logging.StreamHandler(sys.stdout), package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
 
 
 def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:

@@ -14,6 +14,7 @@ from tests.helpers.shards import overwrite, write_dataset
 from tests.helpers.training.runs import (
     LITE0,
     QUICK,
+    RANDOM,
     ROOT,
     coloured,
     digests,
@@ -52,7 +53,7 @@ def commands(sets, tmp_path_factory):
     teacher = ["kd.teacher_epochs=2", "kd.fisher_tiles=2", "kd.ewc_weight=1e-4"]
     start = [f"semi.start={root}/kd/model", f"data.unlabelled={sets['unlabelled']}"]
     return root, {
-        "supervised": [*base, *LITE0],
+        "supervised": [*base, *RANDOM],
         "kd": [*base, *LITE0, *source, *teacher],
         "semi": [*base, *start, "semi.confidence=0.34", "semi.drop_start=0.5", "semi.result=teacher"],
     }
@@ -94,7 +95,9 @@ def killed(stage, out, phase, overrides):
 PHASES = {"supervised": "student", "kd": "student", "semi": "semi"}
 
 
-@pytest.mark.parametrize("stage", PHASES)
+@pytest.mark.parametrize(
+    "stage", ["semi", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("supervised", "kd"))]
+)
 def test_killed_and_started_again(commands, whole, tmp_path, stage, capsys):
     """kill -9 in each training stage; the same command goes on and ends with the same weights and metrics.
 

@@ -17,11 +17,12 @@ from mkd.labels import Colour
 from mkd.losses.ohem import ohem_cross_entropy
 from mkd.metrics.cost import cost, gmac
 from mkd.model_folder import ModelCard, save_model
-from mkd.models.deeplab import DeepLabV3Plus, build
+from mkd.models.build import build
+from mkd.models.network import SegmentationNetwork
 from mkd.recipes import factories
 
 
-def build_named(name: str, classes: int, device: str = "cpu") -> DeepLabV3Plus:
+def build_named(name: str, classes: int, device: str = "cpu") -> SegmentationNetwork:
     """Return a network of configs/model with random weights."""
     with torch.device(device):
         return build(factories.architecture(parse(CostRun, "cost", [f"model={name}"]).model), classes)
@@ -29,7 +30,7 @@ def build_named(name: str, classes: int, device: str = "cpu") -> DeepLabV3Plus:
 
 def write_random_model(
     folder: str | Path, name: str, classes: Sequence[str], palette: Sequence[Colour]
-) -> tuple[DeepLabV3Plus, ModelCard]:
+) -> tuple[SegmentationNetwork, ModelCard]:
     """Write a model folder with random weights for these classes; return what is in it."""
     model = build_named(name, len(classes))
     card = ModelCard(model.architecture, tuple(classes), tuple(palette))

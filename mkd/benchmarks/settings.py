@@ -27,22 +27,12 @@ class CostRun:
 
 
 @dataclass
-class SpeedRun:
+class SpeedRun(CostRun):
     """launch/throughput.py speed: inference FPS and training step beside the device's matmul rate."""
 
-    size: int = 512
-    classes: int = 6
     batch: int = 8
     seconds: float = 10.0  # of measuring for each figure
     device: str | None = None
-    json: str | None = None
-    model: ModelConfig = field(default_factory=ModelConfig)
-
-    def check(self) -> None:
-        """Refuse a network that cannot be built, and sizes that no network takes."""
-        check_model(self.model)
-        at_least("size", self.size, 32)
-        at_least("classes", self.classes, 1)
 
 
 @dataclass

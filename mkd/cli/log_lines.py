@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
 
 
@@ -56,3 +57,13 @@ def route_log_lines(
             routed.addHandler(replaced)
         if quiet:
             routed.setLevel(before)
+
+
+def say_on_stdout(text: str) -> None:
+    """Print a line on stdout at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def say_on_stderr(program: str) -> Callable[[str], None]:
+    """Return a function that prints "program: text" on stderr at once."""
+    return lambda text: print(f"{program}: {text}", file=sys.stderr, flush=True)

@@ -106,12 +106,14 @@ def _check_run(c: s.RunConfig) -> None:
     if c.optim.clip is not None:
         positive("optim.clip", c.optim.clip)
     at_least("seed", c.seed, 0)
-    positive("epochs", c.epochs)
+    if c.epochs is not None:
+        positive("epochs", c.epochs)
     if c.steps is not None:
         at_least("steps", c.steps, 1)
     _check_every(c)
     choice("engine", c.engine, ("auto", "plain", "ddp", "zero1", "zero2"))
-    share("ohem.threshold", c.ohem.threshold)
+    if c.ohem.threshold is not None:
+        share("ohem.threshold", c.ohem.threshold)
     share("ohem.min_kept", c.ohem.min_kept)
     match c:
         case s.KdRun():
@@ -134,12 +136,14 @@ def _check_every(c: s.RunConfig) -> None:
 
 def check_model(m: s.ModelConfig) -> None:
     """Refuse choices and pairs of a network that cannot be built; raises ValueError as `check` does."""
+    choice("model.decoder", m.decoder, ("deeplab", "fpn", "dpt"))
     choice("model.psa", m.psa, ("none", "paper", "published"))
     choice("model.output_stride", m.output_stride, (8, 16, 32))
     p = m.pretrained
-    if p == "bundled" and m.backbone != "tf_efficientnet_lite0":
+    bundled = ("tf_efficientnet_lite0", "tf_efficientnet_lite2")
+    if p == "bundled" and m.backbone not in bundled:
         raise ValueError(
-            f"model.pretrained=bundled is for model.backbone=tf_efficientnet_lite0, not {m.backbone}; "
+            f"model.pretrained=bundled is for model.backbone={' or '.join(bundled)}, not {m.backbone}; "
             "give a weights file, a timm tag or null"
         )
     if p is not None and (p.endswith(".safetensors") or "/" in p) and not Path(p).is_file():
@@ -168,7 +172,8 @@ def _check_kd(c: s.KdRun) -> None:
     choice("kd.tiles", kd.tiles, ("labelled", "all"))
     choice("kd.anchor", kd.anchor, ("teacher", "init"))
     positive("kd.temperature", kd.temperature)
-    positive("kd.teacher_epochs", kd.teacher_epochs)
+    if kd.teacher_epochs is not None:
+        positive("kd.teacher_epochs", kd.teacher_epochs)
     at_least("kd.fisher_tiles", kd.fisher_tiles, 1)
     not_negative("kd.weight", kd.weight)
     not_negative("kd.ewc_weight", kd.ewc_weight)
@@ -209,7 +214,14 @@ def _check_semi(c: s.SemiRun) -> None:
         )
     _check_filters(c.semi.confidence, c.semi.tile_entropy, "semi.")
     not_negative("semi.weight", c.semi.weight)
-    below_one("semi.ema_decay", c.semi.ema_decay)
+    if c.semi.ema_decay is not None:
+        below_one("semi.ema_decay", c.semi.ema_decay)
+    choice("semi.average", c.semi.average, ("valid", "kept"))
+    share("semi.cutmix", c.semi.cutmix)
+    share("semi.paste", c.semi.paste)
+    at_least("semi.views", c.semi.views, 1)
+    if c.semi.plateau is not None:
+        at_least("semi.plateau", c.semi.plateau, 1)
     for key in ("drop_start", "drop_end"):
         if not 0 <= getattr(c.semi, key) < 1:
             raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")

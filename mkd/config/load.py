@@ -87,7 +87,7 @@ def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
     """Turn a Hydra or OmegaConf error into one sentence with the key and the nearest allowed ones."""
     causes = [error, error.__cause__, error.__context__]
     text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split())
-    known = [*_keys(OmegaConf.structured(kind)), "model", "experiment"]
+    known = [*_keys(OmegaConf.structured(kind)), "model", "experiment", "kd", "semi"]
     for arg in argv:
         key = arg.split("=", 1)[0].lstrip("+~")
         if key not in known:

@@ -43,11 +43,11 @@ class DataConfig:
 class OptimConfig:
     """Optimizer and learning rate; poly decay per step."""
 
-    name: str = "sgd"  # sgd | adamw
+    name: str = "adamw"  # sgd | adamw
     lr: float = 1e-3  # learning rate at the first step
     head_factor: float = 1.0  # learning rate of ASPP, decoder and classifier, in units of lr
     momentum: float = 0.9  # of sgd
-    weight_decay: float = 1e-3  # L2 penalty of sgd, decoupled decay of adamw
+    weight_decay: float = 1e-2  # L2 penalty of sgd, decoupled decay of adamw
     power: float = 0.9  # of the decay: lr (1 - step / steps)^power
     clip: float | None = None  # largest gradient norm; none does not clip
 
@@ -56,7 +56,8 @@ class OptimConfig:
 class OhemConfig:
     """Hard-pixel mining of L_sup."""
 
-    threshold: float = 0.7  # probability of the true class from which a pixel is easy and left out
+    # probability of the true class from which a pixel is easy and left out; none: plain cross-entropy over all pixels
+    threshold: float | None = 0.7
     min_kept: float = 1 / 16  # least share of the batch's pixels that is kept
 
 
@@ -68,13 +69,14 @@ class KdConfig:
     source_data: str | None = None  # labelled data set of the source domain, for the Fisher
     # classifier | head: layers of the teacher that are trained; none: classifier for a source model, else head
     teacher_tunes: str | None = None
-    teacher_epochs: float = 20.0  # passes over the labelled tiles to train the teacher
-    teacher_lr: float | None = None  # none is 10 x optim.lr: only a few layers are trained
-    student_init: str = "random"  # random | imagenet | teacher: weights the student starts from
+    # passes over the labelled tiles to train the teacher; none: 20, and at least 200 steps
+    teacher_epochs: float | None = None
+    teacher_lr: float | None = 3e-3  # of the few layers that are trained; none is 10 x optim.lr
+    student_init: str = "teacher"  # random | imagenet | teacher: weights the student starts from
     tiles: str = "labelled"  # labelled | all (L_KD on the unlabelled tiles as well)
     temperature: float = 3.0  # T of L_KD
-    weight: float = 1.0  # w_kd, weight of L_KD
-    ewc_weight: float = 1.0  # w_ewc, weight of L_EWC
+    weight: float = 0.1  # w_kd, weight of L_KD
+    ewc_weight: float = 0.01  # w_ewc, weight of L_EWC: as a weight decay towards the anchor
     anchor: str = "teacher"  # teacher | init: the weights theta* of L_EWC
     fisher_tiles: int = 256  # tiles the Fisher is estimated on
 
@@ -84,13 +86,22 @@ class SemiConfig:
     """The semi-supervised stage."""
 
     start: str = MISSING  # model folder both student and teacher start from
-    weight: float = 1.0  # w_u, weight of L_cons
-    confidence: float = 0.95  # least probability of a kept pixel
+    weight: float = 1.0  # w_u, weight of L_cons; 0 is the control: the same training on the labels alone
+    # valid | kept: pixels that L_cons is the mean over, all of the unlabelled crops or those with a pseudo-label
+    average: str = "valid"
+    cutmix: float = 1.0  # share of the strong views that get a box of another one
+    paste: float = 0.0  # share of the strong views that then get a box of a labelled tile, with its labels
+    # least probability of a kept pixel; OHEM leaves a network less sure than plain cross-entropy, which goes with 0.95
+    confidence: float = 0.7
     tile_entropy: float | None = None  # absolute tau of the tile filter; none uses the percentile schedule
     drop_start: float = 0.2  # share of tiles dropped at the start
     drop_end: float = 0.0  # share of tiles dropped at the end
-    ema_decay: float = 0.999  # upper bound of a in the EMA
-    result: str = "student"  # student | teacher: whose weights become the model folder
+    # upper bound of a in the EMA; none: 0.99 below 10,000 steps, 0.996 below 40,000, else 0.999
+    ema_decay: float | None = None
+    result: str = "teacher"  # student | teacher: whose weights become the model folder
+    views: int = 500_000  # most views of unlabelled tiles where neither epochs= nor steps= is given
+    # validations in a row without a rise after which the stage ends; none goes on to the last step
+    plateau: int | None = 25
     on_collapse: str = "warn"  # warn | rollback: back to the last good checkpoint, with half of weight
 
 
@@ -120,7 +131,9 @@ class RunConfig:
 
     out: str = resumable(MISSING)  # run folder
     seed: int = 0  # of weights, order and augmentation
-    epochs: float = 100.0  # passes over the labelled tiles (semi: over the unlabelled tiles)
+    # passes over the labelled tiles (semi: over the unlabelled ones); none: 100, and at least 1,000 steps; semi: 100
+    # passes or semi.views, whichever is less, and at least 3,000 steps
+    epochs: float | None = None
     steps: int | None = None  # optimizer steps; overrides epochs
     device: str | None = resumable(None)  # none: cuda when there is one, else cpu
     engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
@@ -140,7 +153,7 @@ class RunConfig:
 class SupervisedRun(RunConfig):
     """launch/supervised.py: the baseline without distillation."""
 
-    student_init: str = "random"  # random | imagenet | a model folder: weights to start from
+    student_init: str = "imagenet"  # random | imagenet | a model folder: weights to start from
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
@@ -158,6 +171,7 @@ class SemiRun(RunConfig):
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
 
 
 @dataclass
@@ -179,8 +193,8 @@ class PredictRun:
     model: str = MISSING  # model folder
     input: str = MISSING  # GeoTIFF of three 8-bit bands
     output: str = MISSING  # GeoTIFF to write: class ids and confidence
-    tile: int = 512  # side of a window, pixels
-    overlap: int = 128  # least overlap of neighbouring windows, pixels
+    tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
+    overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     batch: int = 4  # windows in a forward pass
     device: str | None = None  # none: cuda when there is one, else cpu
 
@@ -202,6 +216,8 @@ class Experiment:
     rows: dict[str, str] = field(default_factory=dict)  # row title -> run
     # the same, for runs that only tell why a row gains
     controls: dict[str, str] = field(default_factory=dict)
+    # title -> [run, run]: mIoU of the first less that of the second, paired over the seeds
+    differences: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass

@@ -9,15 +9,16 @@ from torch import nn
 
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import World
+from mkd.inference.windows import probabilities
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
 
 
 @torch.inference_mode()
 def confusion(
-    model: nn.Module, tiles: TileSet, batch: int, world: World, workers: int = 0
+    model: nn.Module, tiles: TileSet, batch: int, world: World, *, window: int | None, workers: int = 0
 ) -> ConfusionMatrix:
-    """Return the confusion matrix over all tiles, at full tile size; the model is left in eval mode.
+    """Return the confusion matrix over all tiles; the model is left in eval mode.
 
     Each rank takes its share of the tiles, and the counts are summed: all ranks call this and get the same.
 
@@ -26,6 +27,7 @@ def confusion(
         tiles: labelled tiles.
         batch: tiles a forward pass.
         world: where to compute, bf16 autocast on a GPU; and with whom.
+        window: side of the crops that the model was trained on, pixels; larger tiles are predicted in windows of it.
         workers: decoding processes.
     """
     device = world.device
@@ -34,8 +36,8 @@ def confusion(
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
         with autocast(device):
-            logits = model(item.images.float() / 255)
-        matrix.update(logits.argmax(dim=1), item.labels)
+            found = probabilities(model, item.images.float() / 255, window)
+        matrix.update(found.argmax(dim=1), item.labels)
     matrix.matrix = world.all_reduce_sum(matrix.matrix)
     return matrix
 

@@ -63,6 +63,11 @@ class ConfusionMatrix:
         """Return the mean IoU over the classes present in the labels; NaN when no label was seen."""
         return float(self.iou().nanmean())
 
+    def predicted(self) -> list[int]:
+        """Return the classes that any valid pixel was predicted as, in order."""
+        found: list[int] = self.matrix.sum(dim=0).nonzero().flatten().tolist()
+        return found
+
     def pixel_accuracy(self) -> float:
         """Return the share of valid pixels predicted right; NaN when no label was seen."""
         return float(self.matrix.diagonal().sum() / self.matrix.sum())

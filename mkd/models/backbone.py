@@ -1,5 +1,6 @@
 """Backbones: timm networks that give one shallow and one deep feature map."""
 
+import difflib
 from typing import Any
 
 import timm
@@ -152,7 +153,10 @@ def create_backbone(name: str, output_stride: int) -> Backbone:
         case "resnet101" | "resnext101_32x8d" | "tf_efficientnet_lite0":
             return Staged(name, output_stride)
         case _:
-            raise ValueError(f"model.backbone: {name!r} is not known, use one of {', '.join(NAMES)}")
+            raise ValueError(
+                f"model.backbone: {name!r} is not known with model.decoder=deeplab, use one of {', '.join(NAMES)}; "
+                "any other network of timm goes with model=fpn, vision transformers with model=dpt"
+            )
 
 
 def _restore_shortcuts(body: Any, reference: Any) -> None:
@@ -167,9 +171,20 @@ def _restore_shortcuts(body: Any, reference: Any) -> None:
 
 
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the images that timm's weights were trained on."""
+    """Return mean and standard deviation of the images that timm's weights were trained on.
+
+    Raises:
+        ValueError: timm does not know the name.
+    """
     cfg = timm.get_pretrained_cfg(name.removesuffix("_ibn_a"))
-    assert cfg is not None
+    if cfg is None:
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"use one of {', '.join(NAMES)}, or any of timm's"
+        )
+        raise ValueError(f"model.backbone: {name!r} is not known; {hint}")
     return tuple(cfg.mean), tuple(cfg.std)
 
 

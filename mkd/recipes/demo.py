@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import write_text
+from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.cli.peak_memory import PeakMemory
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
@@ -20,7 +21,6 @@ from shards.commands.split import split
 from shards.commands.tile import tile
 from shards.inputs.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
-from shards.progress import log_to_stdout
 from shards.splitting.assignment import SplitOptions
 
 UNSEEN = "target_unseen"
@@ -64,7 +64,6 @@ def demo(config: DemoRun) -> None:
     experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     show(results)
-    _print_gains(results)
     print(f"{results['seconds']:.0f} s, peak {results['peak_gib']} GiB; report: {out / 'report.html'}")
 
 
@@ -84,7 +83,7 @@ def _data(config: DemoRun, out: Path) -> None:
             labels.append(label)
         classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
         whole, few = data / domain / "all", config.labelled if domain == "target" else None
-        with log_to_stdout():
+        with route_log_lines(say_on_stdout, "shards"):
             tile(images, classes, BuildOptions(whole), labels, TilingOptions(size=config.tile))
             options = SplitOptions(by="block", block=config.block, labelled=few)
             parts: dict[str, Any] = split(whole, data / domain, options)
@@ -104,13 +103,3 @@ def _earlier_figures(path: Path, results: dict[str, Any]) -> dict[str, Any]:
         return {}
     before = json.loads(path.read_text(encoding="utf-8"))
     return {k: before[k] for k in ("seconds", "peak_gib")} if before["rows"] == results["rows"] else {}
-
-
-def _print_gains(results: dict[str, Any]) -> None:
-    """Print the gain of each row over the row before it."""
-    rows = results["rows"]
-    for before, after in zip(rows, rows[1:], strict=False):
-        gain = 100 * (after["miou_mean"] - before["miou_mean"])
-        print(
-            f"{after['name']}: {gain:+.2f} mIoU points over '{before['name']}'{'' if gain > 0 else ': NO GAIN'}"
-        )

@@ -21,10 +21,12 @@ from mkd.distributed.world import World
 from mkd.loader.augment import Geometry, generators
 from mkd.loader.loader import in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
-from mkd.model_folder import load_model
-from mkd.models.deeplab import DeepLabV3Plus, build
+from mkd.model_folder import load_model, read_card
+from mkd.models.build import build
+from mkd.models.network import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
+from mkd.recipes.run_folder import is_run
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 
@@ -35,22 +37,29 @@ def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
     world, timer = join_ranks(config)
     index = labelled_index(config)
-    arch = factories.architecture(config.model)
+    keeps = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"  # the source's own network
+    from_source = None if config.kd.source is None or not keeps else read_card(config.kd.source).architecture
+    resumed = is_run(config)
+    arch = factories.architecture(config.model, config.data.crop, from_source, resumed=resumed)
+    factories.settle(config.model, arch)
     with torch.device("meta"):
         build(arch, index.num_classes)  # an impossible network is refused before the run folder is made
     source = None
     if config.kd.source is not None:
-        same = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"
-        source, card = factories.load_checked("kd.source", config.kd.source, arch if same else None)
+        source, card = factories.load_checked("kd.source", config.kd.source, arch if keeps else None)
         if config.kd.source_data is not None:
             factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
     with Run(config, world, index, timer) as run:
         if not run.ended():
+            if fault := factories.unfit_rates(
+                arch if source is None else source.architecture, config.data.crop
+            ):
+                run.journal.say(f"warning: {fault}")
             _stage(config, run, source)
     return run.folder
 
 
-def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None:
+def _stage(config: schema.KdRun, run: Run, source: SegmentationNetwork | None) -> None:
     """Train teacher and student in an open run folder."""
     world, kd = run.world, config.kd
     # The two networks.
@@ -66,14 +75,27 @@ def _stage(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> None
         fixed_files[FISHER] = check_same_file(world, run.folder / FISHER)
     # The loop trains the student by this step; the weights with the best validation become the model folder.
     teacher.to(world.device)
-    step = KdStep(student, teacher, factories.ohem(config.ohem), kd.temperature, kd.weight, ewc, world)
-    phase = run.phase("student", config.epochs, config.steps, run.index.samples, config.optim.lr)
+    step = KdStep(
+        student, teacher, factories.supervised_loss(config.ohem), kd.temperature, kd.weight, ewc, world
+    )
+    phase = run.phase("student", run.student_steps(), run.index.samples, config.optim.lr)
     phase = replace(phase, fixed_files=fixed_files)
     weights = run.fit(phase, step, run.batch_stream(unlabelled=kd.tiles == "all"))
+    _compare_with_teacher(run)
     run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
 
 
-def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> DeepLabV3Plus:
+def _compare_with_teacher(run: Run) -> None:
+    """Warn when the student ends below its teacher on the validation set."""
+    teacher, student = run.journal.best_validation("teacher"), run.journal.best_validation("student")
+    if teacher is not None and student is not None and student < teacher:
+        run.journal.say(
+            f"warning: the student's best validation mIoU, {student:.4f}, is below its teacher's, {teacher:.4f}: "
+            f"{run.folder / 'teacher'} is the better model; give more steps=, or kd.student_init=teacher"
+        )
+
+
+def _teacher(config: schema.KdRun, run: Run, source: SegmentationNetwork | None) -> SegmentationNetwork:
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
     if run_on_rank0(run.world, (folder / "model.yaml").is_file):
@@ -102,9 +124,10 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
         f"teacher: {'ImageNet backbone' if source is None else kd.source}; only the {tunes} is trained"
     )
     # Train it as a phase of its own.
-    step = SupervisedStep(model, factories.ohem(config.ohem), frozen, run.world)
+    step = SupervisedStep(model, factories.supervised_loss(config.ohem), frozen, run.world)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
-    phase = run.phase("teacher", kd.teacher_epochs, None, run.index.samples, lr)
+    steps = factories.length(kd.teacher_epochs, run.index.samples, config.data.batch, usual=20, least=200)
+    phase = run.phase("teacher", steps, run.index.samples, lr)
     model.load_state_dict(run.fit(phase, step, run.batch_stream(unlabelled=False)))
     run.write_model(
         model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
@@ -112,7 +135,7 @@ def _teacher(config: schema.KdRun, run: Run, source: DeepLabV3Plus | None) -> De
     return model.requires_grad_(False).eval()
 
 
-def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> DeepLabV3Plus:
+def _student(config: schema.KdRun, num_classes: int, teacher: SegmentationNetwork) -> SegmentationNetwork:
     """Return the student's network with its start weights."""
     pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
     # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
@@ -125,9 +148,9 @@ def _student(config: schema.KdRun, num_classes: int, teacher: DeepLabV3Plus) -> 
 def _consolidation(
     config: schema.KdRun,
     run: Run,
-    source: DeepLabV3Plus | None,
-    teacher: DeepLabV3Plus,
-    student: DeepLabV3Plus,
+    source: SegmentationNetwork | None,
+    teacher: SegmentationNetwork,
+    student: SegmentationNetwork,
 ) -> Consolidation:
     """Return EWC's anchor and Fisher; the Fisher is an artefact of the run folder.
 
@@ -164,7 +187,7 @@ def _consolidation(
     return Consolidation(weights, shared, kd.ewc_weight)
 
 
-def _estimate_fisher(config: schema.KdRun, run: Run, model: DeepLabV3Plus, data: str) -> None:
+def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork, data: str) -> None:
     """Write the Fisher of a model on a data set into the run folder, estimated by all ranks together."""
     model.requires_grad_(True)
     fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.all_reduce_sum)

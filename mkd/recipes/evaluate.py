@@ -26,7 +26,7 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
     index = factories.check_classes("data", config.data, card.classes, f"model={config.model}")
-    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world)
+    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world, window=card.crop)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),

@@ -36,6 +36,12 @@ def experiment(config: Experiment) -> dict[str, Any]:
     for title, run in (config.rows | config.controls).items():
         if run not in config.runs:
             raise ValueError(f"rows: '{title}' names the run '{run}'; the runs are {', '.join(config.runs)}")
+    measured = {*config.rows.values(), *config.controls.values()}
+    for title, pair in config.differences.items():
+        if len(pair) != 2 or not set(pair) <= measured:
+            raise ValueError(
+                f"differences: '{title}' is {list(pair)}; give two runs of rows and controls: {', '.join(measured)}"
+            )
     _check_runs(config)
     processes = min(config.parallel, len(config.seeds))
     if processes > 1:
@@ -55,6 +61,7 @@ def experiment(config: Experiment) -> dict[str, Any]:
         "seeds": config.seeds,
         "rows": rows,
         "controls": controls,
+        "differences": [_difference(config, title, *pair) for title, pair in config.differences.items()],
     }
     write_text(Path(config.out) / "results.json", json.dumps(table, indent=1) + "\n")
     return table
@@ -151,6 +158,38 @@ def _row(config: Experiment, title: str, run: str) -> dict[str, Any]:
         frequent = [mean([r["iou"][c] for c in config.frequent]) for r in results]
         row |= {"frequent_mean": mean(frequent), "frequent_std": _std(frequent)}
     return row
+
+
+def _difference(config: Experiment, title: str, run: str, other: str) -> dict[str, Any]:
+    """Return the mean over the seeds of the difference of two runs' mIoU, and its standard error.
+
+    Each seed has its own start and order, which both runs share: so they are compared seed by seed. A difference counts
+    as shown from twice its standard error on.
+    """
+    pairs = [
+        [json.loads((run_folder(config, r, seed) / "results.json").read_text())["miou"] for r in (run, other)]
+        for seed in config.seeds
+    ]
+    found = [one - two for one, two in pairs]
+    spread = _std(found)
+    error = None if spread is None else spread / len(found) ** 0.5
+    difference = {
+        "name": title,
+        "mean": mean(found),
+        "standard_error": error,
+        "seeds": dict(zip(map(str, config.seeds), found, strict=True)),
+        "shown": error is not None and abs(mean(found)) > 2 * error,
+    }
+    return difference | {"text": _in_words(difference)}
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """Return a difference in words: "SSL - control: +3.1 +- 0.8 mIoU points", and whether that shows anything."""
+    points, error = 100 * found["mean"], found["standard_error"]
+    if error is None:
+        return f"{found['name']}: {points:+.1f} mIoU points, not shown (one seed)"
+    shown = "" if found["shown"] else ", not shown (below twice its standard error)"
+    return f"{found['name']}: {points:+.1f} +- {100 * error:.1f} mIoU points over {len(found['seeds'])} seeds{shown}"
 
 
 def _std(values: list[float]) -> float | None:

@@ -1,7 +1,7 @@
 """Objects that every stage needs, made from its config."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,75 @@ from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.loader import TileSet
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import ModelCard, load_model
-from mkd.models.deeplab import Architecture, DeepLabV3Plus
+from mkd.models.architecture import Architecture, fitting_rates, map_side
+from mkd.models.backbone import normalisation
+from mkd.models.network import SegmentationNetwork
 from mkd.train.batches import BatchStream
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 
 
-def architecture(config: schema.ModelConfig) -> Architecture:
-    """Return the network's plan; `pretrained` says where weights come from and is no part of it."""
+def architecture(
+    config: schema.ModelConfig,
+    crop: int | None = None,
+    source: Architecture | None = None,
+    *,
+    resumed: bool = False,
+) -> Architecture:
+    """Return the network's plan; `pretrained` says where weights come from and is no part of it.
+
+    Args:
+        config: keys that are None are filled in: the normalisation by timm's, the ASPP's rates by the source's, else
+            by the published ones, made smaller where the crop is small.
+        crop: side of the crops that it is trained on, pixels; None: the published rates.
+        source: of the model that it goes on from.
+        resumed: the run exists: rates that it was begun with are no longer refused.
+
+    Raises:
+        ValueError: an impossible network, or given rates that reach beyond the crop.
+    """
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asdict(config).items()}
     del fields["pretrained"]
-    return Architecture(**fields)
+    if config.mean is None or config.std is None:
+        mean, std = normalisation(config.backbone)
+        fields["mean"], fields["std"] = fields["mean"] or mean, fields["std"] or std
+    found = Architecture(**fields)
+    if crop is None or found.decoder != "deeplab" or found.aspp_rates is None:
+        return found
+    if config.aspp_rates is not None:
+        if not resumed and (fault := unfit_rates(found, crop)):
+            raise ValueError(fault)
+        return found
+    if source is not None and source.decoder == "deeplab":
+        return replace(found, aspp_rates=source.aspp_rates)
+    return replace(found, aspp_rates=fitting_rates(found.aspp_rates, map_side(crop, found.map_stride)))
 
 
-def ohem(config: schema.OhemConfig) -> Ohem:
+def unfit_rates(plan: Architecture, crop: int) -> str:
+    """Return what is wrong with the ASPP's rates at a crop, in one sentence; nothing where they fit."""
+    side = map_side(crop, plan.map_stride)
+    if plan.decoder != "deeplab" or plan.aspp_rates is None or max(plan.aspp_rates) < side:
+        return ""
+    branch = next(n for n, rate in enumerate(plan.aspp_rates, 1) if rate >= side)
+    enough = (max(plan.aspp_rates) * plan.map_stride) // 32 * 32 + 1
+    return (
+        f"model.aspp_rates={list(plan.aspp_rates)}: the outer taps of branch {branch} are "
+        f"{plan.aspp_rates[branch - 1]} pixels off on a map of {side} x {side} (data.crop={crop}, stride "
+        f"{plan.map_stride}): they never meet a feature in training, keep their random start and spoil larger images; "
+        f"give data.crop={enough} or more, or "
+        "model.aspp_rates=null in a stage that starts from ImageNet"
+    )
+
+
+def settle(config: schema.ModelConfig, plan: Architecture) -> None:
+    """Write what was filled into a network's plan back into the config, which the run folder keeps."""
+    config.mean, config.std, config.aspp_rates = plan.mean, plan.std, plan.aspp_rates
+
+
+def supervised_loss(config: schema.OhemConfig) -> SupervisedLoss:
     """Return L_sup."""
-    return Ohem(config.threshold, config.min_kept)
+    return SupervisedLoss(config.threshold, config.min_kept)
 
 
 def batch_stream(
@@ -69,7 +121,7 @@ def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], Co
         open_tiles(data, data.val, labelled=True),
         data.batch // world.ranks // micro_batches(data, world.ranks),
     )
-    return lambda model: confusion(model, tiles, size, world, data.workers)
+    return lambda model: confusion(model, tiles, size, world, window=data.crop, workers=data.workers)
 
 
 def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> DatasetIndex:
@@ -90,7 +142,9 @@ def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> Da
     return index
 
 
-def load_checked(key: str, path: str, wanted: Architecture | None = None) -> tuple[DeepLabV3Plus, ModelCard]:
+def load_checked(
+    key: str, path: str, wanted: Architecture | None = None
+) -> tuple[SegmentationNetwork, ModelCard]:
     """Load a model folder; with ``wanted`` its architecture must be that."""
     model, card = load_model(path)
     if wanted is not None and card.architecture != wanted:
@@ -132,12 +186,26 @@ def _micros(batch: int, ranks: int) -> str:
     return f"data.micro={fits} or null (all {part} tiles of a rank at once), "
 
 
+def length(epochs: float | None, tiles: int, batch: int, usual: float, least: int) -> int:
+    """Return the number of steps of a phase.
+
+    Args:
+        epochs: passes over the tiles; None: the usual number, and at least ``least`` steps: a few tiles need as many.
+        tiles: of an epoch.
+        batch: tiles of a step.
+        usual: passes.
+        least: steps.
+    """
+    if epochs is not None:
+        return max(1, round(epochs * tiles / batch))
+    return max(least, round(usual * tiles / batch))
+
+
 def phase(
     config: schema.RunConfig,
     name: str,
     *,
-    epochs: float,
-    steps: int | None,
+    steps: int,
     tiles: int,
     lr: float,
     ranks: int = 1,
@@ -147,17 +215,15 @@ def phase(
     Args:
         config: of the run.
         name: of the phase.
-        epochs: passes over ``tiles``.
-        steps: overrides ``epochs``; None does not.
+        steps: in all.
         tiles: of an epoch.
         lr: base learning rate.
         ranks: that share a batch.
     """
     an_epoch = tiles / config.data.batch
-    total = steps if steps is not None else max(1, round(epochs * an_epoch))
     return Phase(
         name=name,
-        steps=total,
+        steps=steps,
         steps_an_epoch=an_epoch,
         lr=lr,
         power=config.optim.power,
@@ -171,7 +237,7 @@ def phase(
 
 
 def engine(
-    config: schema.RunConfig, model: DeepLabV3Plus, world: World, phase: Phase, streams: int
+    config: schema.RunConfig, model: SegmentationNetwork, world: World, phase: Phase, streams: int
 ) -> Engine:
     """Return what runs the model, with its optimizer.
 

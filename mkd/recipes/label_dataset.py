@@ -11,23 +11,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config import schema
 from mkd.dataset.codec import decode_image, image_kind
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
+from mkd.inference.windows import probabilities
 from mkd.labels import IGNORE
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, weights_digest
 from mkd.recipes import factories
 from mkd.semi.entropy import filter_pseudo_labels
-from mkd.teacher.local import Autocast, logits_of
+from mkd.teacher.local import Autocast
 from shards.inputs.encode import encode_tile
 from shards.inputs.fingerprint import identity, unit_fingerprint
 from shards.output.build_manifest import Budget, BuildManifest
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.shard_writer import ShardWriter
-from shards.progress import log_to_stdout, summarize
+from shards.progress import summarize
 
 
 def label(config: schema.TeacherLabel) -> None:
@@ -46,10 +48,18 @@ def label(config: schema.TeacherLabel) -> None:
     version = weights_digest(config.model)
     limit = 1.0 if config.tile_entropy is None else config.tile_entropy
     work = _Labeller(
-        model, partial(autocast, device), device, tiles, config.confidence, limit, config.batch, version
+        model,
+        partial(autocast, device),
+        device,
+        tiles,
+        window=card.crop,
+        confidence=config.confidence,
+        limit=limit,
+        batch=config.batch,
+        version=version,
     )
     description, units = _plan(config, card, tiles, version)
-    with log_to_stdout():
+    with route_log_lines(say_on_stdout, "shards"):
         index = build(description, units, work, BuildOptions(config.out, part=config.part)).index
     if index is not None:
         print(
@@ -93,6 +103,7 @@ class _Labeller:
     autocast: Autocast
     device: torch.device
     tiles: TileSet
+    window: int | None
     confidence: float
     limit: float
     batch: int
@@ -129,7 +140,9 @@ class _Labeller:
     def _add(self, tiles: list[_Tile], shard: ShardWriter) -> None:
         """Label tiles of one size and add those of which something is left."""
         images = torch.from_numpy(np.stack([t.pixels for t in tiles])).permute(0, 3, 1, 2).contiguous()
-        logits = logits_of(self.model, images.to(self.device), self.autocast)
+        with torch.inference_mode(), self.autocast():
+            found = probabilities(self.model, images.to(self.device).float() / 255, self.window)
+        logits = found.log()  # of which the filter's softmax are the probabilities again
         answer = filter_pseudo_labels(logits, self.confidence, self.limit)
         labels = answer.labels.cpu().numpy()
         rows = zip(tiles, labels, answer.score.tolist(), answer.accepted.tolist(), strict=True)

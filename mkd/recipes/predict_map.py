@@ -3,20 +3,24 @@
 from mkd.config.schema import PredictRun
 from mkd.distributed.world import find_world
 from mkd.inference.map_writer import predict_map
+from mkd.inference.windows import default_overlap
 from mkd.recipes import factories
+
+UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card
 
 
 def predict(config: PredictRun) -> str:
     """Write the map; return one line about it."""
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
+    tile = config.tile or card.crop or UNKNOWN_CROP
     done = predict_map(
         model,
         card.palette,
         config.input,
         config.output,
-        tile=config.tile,
-        overlap=config.overlap,
+        tile=tile,
+        overlap=default_overlap(tile) if config.overlap is None else config.overlap,
         batch=config.batch,
         device=world.device,
         autocast=world.device.type == "cuda",

@@ -11,6 +11,7 @@ import torch
 
 from mkd.config.schema import EvaluateRun, Experiment
 from mkd.dataset.index import read_index
+from mkd.inference.windows import probabilities
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder
@@ -68,7 +69,8 @@ def experiment_report(
         notes=[
             f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
             for r in results["controls"]
-        ],
+        ]
+        + [f"{found['text']}." for found in results["differences"]],
         created=date.today().isoformat(),
     )
     write_report(path, page)
@@ -94,9 +96,10 @@ def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
     items = [tiles[(0, n)] for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
-        model, _ = load_model(folder)
+        model, card = load_model(folder)
         for n, (image, _, _) in enumerate(items):
-            predicted[n][title] = model(image[None].float() / 255).argmax(dim=1)[0].to(torch.uint8).numpy()
+            found = probabilities(model, image[None].float() / 255, card.crop)
+            predicted[n][title] = found.argmax(dim=1)[0].to(torch.uint8).numpy()
     return [
         Panel(tiles.meta(n)["key"], image.permute(1, 2, 0).contiguous().numpy(), label.numpy(), by_model)
         for n, (image, label, _), by_model in zip(chosen, items, predicted, strict=True)

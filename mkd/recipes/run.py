@@ -18,7 +18,7 @@ from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.model_folder import ModelCard, save_model
-from mkd.models.deeplab import DeepLabV3Plus
+from mkd.models.network import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run_folder import open_run, versions
 from mkd.train.batches import BatchStream
@@ -126,11 +126,16 @@ class Run:
         self.timer.lap("data")
         return batches
 
-    def phase(self, name: str, epochs: float, steps: int | None, tiles: int, lr: float) -> Phase:
-        """Return one phase of the loop; ``steps`` overrides ``epochs`` passes over ``tiles``."""
-        return factories.phase(
-            self.config, name, epochs=epochs, steps=steps, tiles=tiles, lr=lr, ranks=self.world.ranks
-        )
+    def phase(self, name: str, steps: int, tiles: int, lr: float) -> Phase:
+        """Return one phase of the loop, of so many steps; ``tiles`` are an epoch."""
+        return factories.phase(self.config, name, steps=steps, tiles=tiles, lr=lr, ranks=self.world.ranks)
+
+    def student_steps(self) -> int:
+        """Return the steps of a phase that trains a student on the labelled tiles."""
+        c = self.config
+        if c.steps is not None:
+            return c.steps
+        return factories.length(c.epochs, self.index.samples, c.data.batch, usual=100, least=1000)
 
     def checkpoints(self, phase: Phase) -> Checkpoints:
         """Return the checkpoints of a phase."""
@@ -151,12 +156,12 @@ class Run:
 
         Args:
             phase: in numbers.
-            step: what the loop repeats; its model is a `DeepLabV3Plus`.
+            step: what the loop repeats; its model is a `SegmentationNetwork`.
             batches: of this rank.
             validated: choose the weights by validation, where data.val is given.
             monitor: of the pseudo-labels; None where there are none.
         """
-        assert isinstance(step.model, DeepLabV3Plus)
+        assert isinstance(step.model, SegmentationNetwork)
         # Ranks that start from different weights would go different ways; all wait for each other's hash here.
         what = f"{phase.name} phase: the weights at its start"
         self.world.check_equal([t.to(self.world.device) for t in step.model.state_dict().values()], what)
@@ -204,7 +209,7 @@ class Run:
 
     def write_model(
         self,
-        model: DeepLabV3Plus,
+        model: SegmentationNetwork,
         weights: dict[str, Tensor],
         provenance: dict[str, object],
         name: str = "model",
@@ -216,7 +221,8 @@ class Run:
             "data": self.config.data.labelled,
             "versions": versions(),
         }
-        card = ModelCard(model.architecture, tuple(self.index.classes), tuple(self.index.palette), about)
+        classes, palette = tuple(self.index.classes), tuple(self.index.palette)
+        card = ModelCard(model.architecture, classes, palette, about, self.config.data.crop)
         run_on_rank0(self.world, lambda: save_model(self.folder / name, weights, card))
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from mkd.atomic import write_text
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
 from mkd.config.schema import RunConfig
+from mkd.models.architecture import published_rates
 
 
 def open_run(config: RunConfig) -> Path:
@@ -23,7 +25,7 @@ def open_run(config: RunConfig) -> Path:
     """
     folder = Path(config.out)
     path = folder / "config.yaml"
-    if path.is_file() and (changed := difference(path.read_text(encoding="utf-8"), config)):
+    if path.is_file() and (changed := difference(_completed(path.read_text(encoding="utf-8")), config)):
         raise ValueError(
             f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
         )
@@ -34,6 +36,21 @@ def open_run(config: RunConfig) -> Path:
     if not (folder / "versions.json").is_file():
         write_text(folder / "versions.json", json.dumps(versions(), indent=1) + "\n")
     return folder
+
+
+def is_run(config: RunConfig) -> bool:
+    """Return whether the config's folder holds a run, which is then gone on with."""
+    return (Path(config.out) / "config.yaml").is_file()
+
+
+def _completed(written: str) -> str:
+    """Return a run's config with the keys that are newer than it, as its version meant them; others are defaults."""
+    content = yaml.safe_load(written)
+    if (model := content.get("model")) is not None and "aspp_rates" not in model:
+        model["aspp_rates"] = list(published_rates(model["backbone"], model["output_stride"]))
+    if (semi := content.get("semi")) is not None:
+        content["semi"] = {"average": "kept", "cutmix": 0.5, "plateau": None} | semi
+    return yaml.safe_dump(content)
 
 
 def versions() -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mkd.cli.log_lines import route_log_lines
@@ -14,7 +15,7 @@ from mkd.distributed.engine import autocast
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import TIMEOUT
 from mkd.model_folder import ModelCard
-from mkd.models.deeplab import DeepLabV3Plus
+from mkd.models.network import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.semi.entropy import TileLimit
@@ -39,24 +40,41 @@ def semi(config: schema.SemiRun) -> Path:
     # What the threads of the teachers' side report is about this rank alone.
     with Run(config, world, index, timer) as run, route_log_lines(run.say, "mkd.teacher"):
         if not run.ended():
+            if fault := factories.unfit_rates(model.architecture, config.data.crop):
+                run.journal.say(f"warning: {fault}")
             _stage(config, run, model, card)
     return run.folder
 
 
-def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCard) -> None:
+def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: ModelCard) -> None:
     """Train in an open run folder."""
     s, world = config.semi, run.world
-    model.to(world.device)
+    # The layout that the engine gives the student, before the teacher's copy is made: another rounds otherwise.
+    model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     batches = run.batch_stream(unlabelled=True)
     assert batches.unlabelled is not None
     tiles = len(batches.unlabelled)
-    phase = run.phase("semi", config.epochs, config.steps, tiles, config.optim.lr)
+    usual = min(100, s.views / tiles)
+    steps = config.steps or factories.length(config.epochs, tiles, config.data.batch, usual, least=3000)
+    phase = run.phase("semi", steps, tiles, config.optim.lr)
+    phase = replace(phase, plateau=s.plateau, validates_start=True)
     who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
-    teacher = _teacher(config, model, card, run)
+    decay = s.ema_decay if s.ema_decay is not None else ema_decay(phase.steps)
+    teacher = _teacher(config, model, card, run, decay)
     pseudo = _pseudo_feed(config, run, phase, batches, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model
-    step = SemiStep(model, pseudo, result, factories.ohem(config.ohem), s.weight, world)
+    step = SemiStep(
+        model,
+        pseudo,
+        result,
+        factories.supervised_loss(config.ohem),
+        s.weight,
+        average=s.average,
+        cutmix=s.cutmix,
+        paste=s.paste,
+        world=world,
+    )
     try:
         weights = _fit(run, phase, step, replace(batches, unlabelled=None))
     finally:
@@ -65,13 +83,23 @@ def _stage(config: schema.SemiRun, run: Run, model: DeepLabV3Plus, card: ModelCa
     run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
 
 
-def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run: Run) -> Teacher:
+def ema_decay(steps: int) -> float:
+    """Return the EMA's decay for a run's length: its memory, 1 / (1 - a) steps, is a small part of the run.
+
+    Source: published settings by run length, 0.99 for some 10,000 steps, 0.996 for some 40,000, 0.999 beyond.
+    """
+    return 0.99 if steps < 10_000 else 0.996 if steps < 40_000 else 0.999
+
+
+def _teacher(
+    config: schema.SemiRun, model: SegmentationNetwork, card: ModelCard, run: Run, decay: float
+) -> Teacher:
     """Return who holds the EMA and labels with it: this process, or services that get it."""
     s, t = config.semi, config.teacher
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
     if t.kind != "service":
-        return LocalTeacher(model, s.ema_decay, s.confidence, limit, precision, run.world.gather)
+        return LocalTeacher(model, decay, s.confidence, limit, precision, run.world.gather)
     if run.world.ranks > 1 and t.patience > 0.9 * TIMEOUT.total_seconds():
         raise ValueError(
             f"teacher.patience={t.patience:.0f}: the other ranks wait {TIMEOUT.total_seconds():.0f} s for one that "
@@ -99,7 +127,7 @@ def _teacher(config: schema.SemiRun, model: DeepLabV3Plus, card: ModelCard, run:
         model,
         client,
         access,
-        max_decay=s.ema_decay,
+        max_decay=decay,
         confidence=s.confidence,
         tile_limit=limit,
         autocast=precision,
@@ -125,7 +153,10 @@ def _pseudo_feed(
     """Return the feed of pseudo-labelled tiles, with the monitor of its teacher."""
     good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
     world = run.world
-    monitor = PseudoLabelMonitor(run.index.classes, run.index.histogram, teacher.stats, world, good)
+    control = config.semi.weight == 0 or config.semi.confidence >= 1
+    monitor = PseudoLabelMonitor(
+        run.index.classes, run.index.histogram, teacher.stats, world, good, control=control
+    )
     audit_log = AuditLog(run.folder / f"ledger-{world.rank}.jsonl") if config.teacher.ledger else None
     size = config.data.batch // world.ranks
     return PseudoFeed(batches.candidates, size, teacher, monitor, world, audit_log)

@@ -2,29 +2,38 @@
 
 from pathlib import Path
 
+import torch
+
 from mkd.config import schema
-from mkd.models.deeplab import build
+from mkd.model_folder import read_card
+from mkd.models.build import build
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
+from mkd.recipes.run_folder import is_run
 from mkd.train.steps.supervised import SupervisedStep
 
 
 def supervised(config: schema.SupervisedRun) -> Path:
     """Train the baseline without distillation; return the run folder."""
     world, timer = join_ranks(config)
-    arch = factories.architecture(config.model)
     index = labelled_index(config)
+    scratch = config.student_init in ("random", "imagenet")
+    source = None if scratch else read_card(config.student_init).architecture
+    resumed = is_run(config)
+    arch = factories.architecture(config.model, config.data.crop, source, resumed=resumed)
+    factories.settle(config.model, arch)
     if config.student_init in ("random", "imagenet"):
         pretrained = config.model.pretrained if config.student_init == "imagenet" else None
         model = build(arch, index.num_classes, pretrained, seed=config.seed)
     else:
         model, card = factories.load_checked("student_init", config.student_init, arch)
-        factories.check_classes("data.labelled", config.data.labelled, card.classes, "student_init")
+        if card.classes != tuple(index.classes):  # transfer learning: the classes are this data set's
+            model.reset_classifier(index.num_classes, torch.Generator().manual_seed(config.seed))
     with Run(config, world, index, timer) as run:
         if run.ended():
             return run.folder
-        step = SupervisedStep(model, factories.ohem(config.ohem), world=world)
-        phase = run.phase("student", config.epochs, config.steps, index.samples, config.optim.lr)
+        step = SupervisedStep(model, factories.supervised_loss(config.ohem), world=world)
+        phase = run.phase("student", run.student_steps(), index.samples, config.optim.lr)
         weights = run.fit(phase, step, run.batch_stream(unlabelled=False))
         run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
     return run.folder

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 from dataclasses import asdict
 from functools import partial
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from mkd.cli.log_lines import route_log_lines
+from mkd.cli.log_lines import route_log_lines, say_on_stderr
 from mkd.config import schema
 from mkd.config.load import from_yaml
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
 from mkd.model_folder import ModelCard
-from mkd.models.deeplab import DeepLabV3Plus
+from mkd.models.network import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token
@@ -28,6 +27,7 @@ from mkd.teacher.server.metrics import describe
 from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 
 WEIGHTS = Path("teacher") / "weights.safetensors"  # in a run folder
+_say = say_on_stderr("teacher")
 DRAIN_SECONDS = 20.0  # seconds that the last answers may take
 
 
@@ -176,7 +176,7 @@ def _start_model_of(run: str | None) -> str:
         ) from None
 
 
-def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.WeightsVersion:
+def _newest_weights(run: str | None, model: SegmentationNetwork) -> protocol.WeightsVersion:
     """Load the newest weights that a run has published, if any; return the version that the model has."""
     path = None if run is None else Path(run) / WEIGHTS
     if path is None or not path.is_file():
@@ -184,7 +184,3 @@ def _newest_weights(run: str | None, model: DeepLabV3Plus) -> protocol.WeightsVe
     state, header = weights.read_file(path, weights.layout(model))
     model.load_state_dict(state)
     return header
-
-
-def _say(text: str) -> None:
-    print(f"teacher: {text}", file=sys.stderr, flush=True)

@@ -20,4 +20,7 @@ def show(results: dict[str, Any]) -> None:
         table.add_row(
             row["name"], f"{100 * row['miou_mean']:.2f}", std, *frequent, *iou, end_section=row is rows[-1]
         )
-    Console(width=140).print(table)
+    console = Console(width=140)
+    console.print(table)
+    for found in results.get("differences", []):
+        console.print(found["text"], highlight=False)

@@ -52,6 +52,10 @@ def _train(trainer: Trainer, batches: Batches, stop: StopRequest, timer: Startup
     start = trainer.resume()
     step.net = engine.net
     step.train()
+    if start == 0 and phase.validates_start:
+        trainer.validate(0)
+    if trainer.on_plateau():  # it was stopped after it had ended
+        return
     inputs = batches(start, phase.steps)
     for index in range(start, phase.steps):
         done = index + 1
@@ -74,8 +78,15 @@ def _train(trainer: Trainer, batches: Batches, stop: StopRequest, timer: Startup
 
         # 4. Save; after the best weights, so that a kill between the two repeats the validation and chooses the same.
         level = stop.level_of_all_ranks() if done < phase.steps else 0
-        if phase.saves(done) or level:
+        ends = phase.validates(done) and done < phase.steps and trainer.on_plateau()
+        if phase.saves(done) or level or ends:
             trainer.save(done)
+        if ends:
+            trainer.journal.say(
+                f"{phase.name}: no rise of the validation mIoU in {phase.plateau} validations: ended at step {done} of "
+                f"{phase.steps}; semi.plateau=null goes on to the last step"
+            )
+            return
 
         # 5. Stop.
         if level:

@@ -76,6 +76,8 @@ class Phase:
         val_every: steps.
         batch: labelled tiles a step over all ranks.
         micro_batches: forward passes that a rank makes of its part of a batch.
+        plateau: validations in a row without a rise after which the phase ends; None goes on to the last step.
+        validates_start: validate before the first step, so that a phase that does only harm keeps its start.
         fixed_files: files that a checkpoint does not hold and that must not change: name -> SHA-256.
     """
 
@@ -90,6 +92,8 @@ class Phase:
     val_every: int
     batch: int
     micro_batches: int = 1
+    plateau: int | None = None
+    validates_start: bool = False
     fixed_files: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -55,6 +55,8 @@ class Trainer:
         evaluate: model -> confusion matrix over all validation tiles; None without a validation set.
         monitor: of the pseudo-labels, or None.
         best: highest validation mIoU so far, in [0,1].
+        stale: validations since then.
+        ewc_warned: whether a share of L_EWC that is too large or too small has been said.
         throughput: of this rank since the last row.
     """
 
@@ -66,6 +68,8 @@ class Trainer:
     evaluate: Callable[[nn.Module], ConfusionMatrix] | None = None
     monitor: PseudoLabelMonitor | None = None
     best: float = -math.inf
+    stale: int = 0
+    ewc_warned: bool = False
     throughput: Throughput = field(default_factory=Throughput)
 
     def resume(self) -> int:
@@ -82,7 +86,7 @@ class Trainer:
             self._warn_of_other_forward(int(saved.get("together", self.phase.tiles_per_forward)))
             self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
             self.step.load_state_dict(saved["step_state"])
-            self.best = saved["best"]
+            self.best, self.stale = saved["best"], int(saved.get("stale", 0))  # older ones do not count them
             # A kill may have come between the checkpoint and its other names.
             self.checkpoints.keep_as(start, self._is_good(start))
         self.journal.start(self.phase.name, start, self.phase.steps)
@@ -106,6 +110,7 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             bad = [name for name, v in values.items() if not math.isfinite(v) and name != "loss"]
             self._fail(done, ", ".join(bad) or "loss")
+        self._warn_of_ewc(done, values)
         # The row: losses, and what the monitor has counted since the last one.
         speed = self.throughput.images_per_second() * self.engine.world.ranks
         figures = Figures({}, {}) if self.monitor is None else self.monitor.report()
@@ -122,6 +127,22 @@ class Trainer:
         if self.monitor is not None:
             self.monitor.check()
 
+    def _warn_of_ewc(self, done: int, values: dict[str, float]) -> None:
+        """Say once when L_EWC drowns L_sup, or does next to nothing in the second half."""
+        ratio = values.get("ewc_ratio")
+        if (
+            ratio is None
+            or self.ewc_warned
+            or not (ratio > 1 or (ratio < 0.01 and 2 * done > self.phase.steps))
+        ):
+            return
+        self.ewc_warned = True
+        self.journal.say(
+            f"warning: {self.phase.name}, step {done}: the gradient of w_ewc L_EWC is {ratio:.3g} times that of L_sup; "
+            f"0.05 to 0.5 is a term that acts and lets the student learn: {'lower' if ratio > 1 else 'raise'} "
+            "kd.ewc_weight, in a new run folder"
+        )
+
     def validate(self, done: int) -> None:
         """Validate and keep the best weights.
 
@@ -135,8 +156,16 @@ class Trainer:
         matrix = self.evaluate(self.step.result)
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
+        if done > 0 and len(predicted := matrix.predicted()) == 1 and matrix.num_classes > 1:
+            name = self.journal.classes[predicted[0]]
+            self.journal.say(
+                f"warning: {self.phase.name}, step {done}: every validation pixel is predicted as {name!r}; "
+                "if the next validations say so too, the network does not learn: "
+                "see 'Nothing is learned' in docs/training.md"
+            )
+        self.stale += 1
         if matrix.miou() > self.best or not self.checkpoints.has_best():
-            self.best = matrix.miou()
+            self.best, self.stale = matrix.miou(), 0
             self.checkpoints.save_best(self.step.result.state_dict())
         self.throughput.leave_out_pause()
 
@@ -156,10 +185,16 @@ class Trainer:
         shared = (t.to(world.device) for t in _tensors([state["model"], step_state]))
         world.check_equal(shared, f"{self.phase.name} phase, step {done}: the weights, or their average,")
         # What to go on from; the names are those of the file format.
-        about = {"step": done, "best": self.best, "refers": dict(self.phase.fixed_files)}
+        about = {"step": done, "best": self.best, "stale": self.stale, "refers": dict(self.phase.fixed_files)}
         about |= {"together": self.phase.tiles_per_forward}
         self.checkpoints.save({**about, **state, "step_state": step_state}, self._is_good(done))
         self.throughput.leave_out_pause()
+
+    def on_plateau(self) -> bool:
+        """Whether the phase has gone on long enough without a rise of the validation mIoU."""
+        return (
+            self.phase.plateau is not None and self.evaluate is not None and self.stale >= self.phase.plateau
+        )
 
     def result(self) -> dict[str, Tensor]:
         """Return the weights with the best validation mIoU; the last ones without a validation set."""

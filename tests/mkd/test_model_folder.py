@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from mkd.model_folder import ModelCard, load_model, read_card, save_model, weights_digest
-from mkd.models.deeplab import Architecture, build
+from mkd.models.architecture import Architecture
+from mkd.models.build import build
 from tests.helpers.training.nets import perturb
 
 ARCHITECTURE = Architecture(

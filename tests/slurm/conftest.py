@@ -85,7 +85,7 @@ def sets(tmp_path_factory):
     from mkd.config.load import parse
     from mkd.config.schema import KdRun
     from mkd.model_folder import ModelCard, save_model
-    from mkd.models.deeplab import build
+    from mkd.models.build import build
     from mkd.recipes import factories
     from tests.helpers.training.runs import coloured
 

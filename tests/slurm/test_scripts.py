@@ -57,6 +57,7 @@ def _tars(folder):
     return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
 
 
+@pytest.mark.slow
 def test_a_job_ahead_of_its_time_limit_saves_queues_again_and_ends_as_if_never_stopped(
     lab, quick, weights, tmp_path
 ):
@@ -76,6 +77,7 @@ def test_a_job_ahead_of_its_time_limit_saves_queues_again_and_ends_as_if_never_s
     assert weights(requeued) == weights(plain)
 
 
+@pytest.mark.slow
 def test_teachers_and_students_share_an_allocation_and_end_together(lab, quick, sets, tmp_path):
     """One teacher a node, behind a token that only its owner reads; one is killed with -9 and comes back."""
     run = tmp_path / "ssl"

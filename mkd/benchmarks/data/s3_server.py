@@ -37,7 +37,7 @@ def s3_server(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     (folder / "data").mkdir(parents=True)
     user = {"name": "bench", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
-    port = _free_ports(len(PORTS) + len(PORTS_GRPC))
+    port = free_ports(len(PORTS) + len(PORTS_GRPC))
     with open(folder / "log", "wb") as log:
         process = subprocess.Popen([str(weed), *_options(folder, port)], stdout=log, stderr=log)
     aws = {
@@ -93,7 +93,7 @@ def _make_bucket(endpoint: str, log: Path) -> None:
             time.sleep(0.2)
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """Return the first of ``count`` consecutive free ports below the range of ephemeral ones."""
     for first in range(20000 + os.getpid() % 400 * 20, 32000, 20):
         if all(_is_free(first + place) for place in range(count)):

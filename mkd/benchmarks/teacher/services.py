@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from mkd.cli.log_lines import route_log_lines
+from mkd.cli.log_lines import route_log_lines, say_on_stderr
 from mkd.config.schema import TeacherConfig
 from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher import protocol
@@ -26,6 +26,7 @@ INSTANT_IDENTITY = protocol.identity({"backbone": "none"}, ("a", "b"))
 QUEUE = 8  # requests that may wait at the instant service
 PATIENCE = 60.0  # seconds without an answer after which the benchmark gives up
 SHUTDOWN_S = 20.0  # seconds that a service gets to end
+_say = say_on_stderr("teacher")
 
 
 class InstantBatcher(Batcher):
@@ -129,10 +130,6 @@ def connected_student(endpoint: str, network: nn.Module, mine: protocol.Identity
         yield teacher
     finally:
         teacher.close()
-
-
-def _say(text: str) -> None:
-    print(f"teacher: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mkd.distributed.world import World
 from mkd.labels import IGNORE
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher.api import Teacher, TeachersGone
-from mkd.train.batches import Candidates
+from mkd.train.batches import FILTERED, Candidates
 from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.exchange import PseudoBatch, PseudoTile, TileSlot, exchange_tiles, stack_tiles
 from mkd.train.pseudo.monitor import PseudoLabelMonitor
@@ -151,7 +151,9 @@ class PseudoFeed:
         ticket, batch = self._in_flight[0]
         answer, flags = _labels_and_flags(self.teacher, ticket, batch, self.world)
         self._in_flight.popleft()
-        labels = answer.labels.masked_fill(~batch.inside, IGNORE)
+        # A pixel that a filter dropped still is a pixel of the tile, which L_cons may be the mean over.
+        dropped = (answer.labels == IGNORE) & batch.inside
+        labels = answer.labels.masked_fill(~batch.inside, IGNORE).masked_fill(dropped, FILTERED)
         self.monitor.add(labels, batch.inside, answer.score, answer.accepted)
         passed, failed = list[TileSlot](), list[TileSlot]()
         for slot, accepted in enumerate(flags):

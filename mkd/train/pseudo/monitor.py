@@ -20,6 +20,7 @@ DOMINANT = 0.95  # share of the kept pixels with which one class has taken over,
 ORDINARY = 0.8  # unless the labelled set gives it this share itself
 FLOOR = 0.001  # share of the pixels kept below which the student learns nothing from the teacher
 ROWS = 5  # rows of the journal in a row that make a collapse
+FEW = 0.1  # share of the pixels kept below which a run is told once that it gains little
 ROLLBACKS = 3  # after that many a run stops
 
 
@@ -69,6 +70,7 @@ class PseudoLabelMonitor:
         stats: the teacher's; of one in another process, waiting and ages are reported too.
         world: the ranks; all call `report` and `check` together.
         good: whether there is a good checkpoint to go back to; None never goes back (semi.on_collapse=warn).
+        control: nothing is learned from the pseudo-labels on purpose: then nothing is a collapse.
     """
 
     def __init__(
@@ -78,13 +80,16 @@ class PseudoLabelMonitor:
         stats: TeacherStats,
         world: World,
         good: Callable[[], bool] | None = None,
+        *,
+        control: bool = False,
     ) -> None:
         """Start with nothing seen."""
+        self.control, self._few_rows = control, 0
         self.classes, self.stats, self.world, self._good = tuple(classes), stats, world, good
         total = max(1, sum(histogram))
         self.labelled = [n / total for n in histogram]
         self.bad_rows, self.rollbacks = 0, 0
-        self._reason = ""
+        self._reason, self._too_few = "", False
         self._sums = self._new_sums()
 
     @property
@@ -128,7 +133,8 @@ class PseudoLabelMonitor:
         s, self._sums = self._sums, self._new_sums()
         kept = sum(counts)
         shares = [n / max(1, kept) for n in counts]
-        self._reason = self._fault(kept / max(1, inside), shares)
+        self._reason = "" if self.control else self._fault(kept / max(1, inside), shares)
+        self._warn_of_few(kept / max(1, inside))
         self.bad_rows = self.bad_rows + 1 if self._reason else 0
         values = {
             "kept_tiles": accepted / max(1, tiles),
@@ -154,13 +160,12 @@ class PseudoLabelMonitor:
         collapse = f"the pseudo-labels have collapsed: in {ROWS} rows of the journal, {self._reason}"
         if self._good is None:
             log.warning(
-                f"warning: {collapse}; if the validation mIoU falls too, raise semi.confidence, lower semi.weight "
-                "or set semi.on_collapse=rollback, in a new run folder"
+                f"warning: {collapse}; if the validation mIoU falls too, {self._advice()}, or set "
+                "semi.on_collapse=rollback, in a new run folder"
             )
         elif self.rollbacks == ROLLBACKS:
             raise ValueError(
-                f"{collapse}, after {ROLLBACKS} rollbacks; raise semi.confidence, lower semi.weight or optim.lr in a "
-                "new run folder"
+                f"{collapse}, after {ROLLBACKS} rollbacks; {self._advice()}, in a new run folder"
             )
         # Rank 0 decides for all, which wait for its answer: files show up on other nodes a little later.
         elif self.world.broadcast(self._good()):
@@ -168,9 +173,25 @@ class PseudoLabelMonitor:
         else:
             log.warning(f"warning: {collapse}; there is no good checkpoint to go back to yet, so it goes on")
 
+    def _advice(self) -> str:
+        """Return what helps against the last bad row."""
+        if self._too_few:
+            return "lower semi.confidence, or train the start longer: it is sure of next to nothing"
+        return "raise semi.confidence, lower semi.weight or optim.lr"
+
+    def _warn_of_few(self, kept: float) -> None:
+        """Say once when the pseudo-labels have been few for some rows, but enough to be no collapse."""
+        self._few_rows = self._few_rows + 1 if FLOOR <= kept < FEW and not self.control else 0
+        if self._few_rows == ROWS:
+            log.warning(
+                f"warning: {kept:.1%} of the pixels get a pseudo-label, so little is learned from them; lower "
+                "semi.confidence, or train the start longer, in a new run folder"
+            )
+
     def _fault(self, kept: float, shares: list[float]) -> str:
         """Return what is bad about a row, in words; nothing where it is good."""
-        if kept < FLOOR:
+        self._too_few = kept < FLOOR
+        if self._too_few:
             return f"{kept:.2%} of the pixels were kept (less than {FLOOR:.1%})"
         for name, share, usual in zip(self.classes, shares, self.labelled, strict=True):
             if share > DOMINANT and usual < ORDINARY:

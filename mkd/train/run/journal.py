@@ -13,6 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from mkd.atomic import append_line, write_text
 from mkd.metrics.confusion import ConfusionMatrix
 
+LONG_HOURS = 0.25  # from which a phase's length is announced
+
 
 class Journal:
     """Writes a run's metrics and shows its progress.
@@ -45,6 +47,7 @@ class Journal:
         self._drop_after(phase, step)
         self.tensorboard = SummaryWriter(str(self.folder / "tensorboard" / phase), purge_step=step + 1)
         self._open = True
+        self._announced = False
         self._phase, self._steps, self._first, self._began = phase, steps, step, time.monotonic()
         if step:
             self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
@@ -83,6 +86,7 @@ class Journal:
         """
         if not self.writes:
             return
+        self._announce(step)
         groups = groups or {}
         row = {"phase": phase, "step": step, "epoch": round(epoch, 3), "lr": lr, "img_s": round(speed, 2)}
         self._append({**row, **values, **groups})
@@ -97,6 +101,19 @@ class Journal:
             self._shown = time.monotonic()
             left = (self._steps - step) * (time.monotonic() - self._began) / max(1, step - self._first)
             self.console.print(f"{phase}  {text}  ETA {left / 60:.1f} min", highlight=False, soft_wrap=True)
+
+    def _announce(self, step: int) -> None:
+        """Say once, at the first row of a process, how long a long phase will take, and what shortens it."""
+        if self._announced:
+            return
+        self._announced = True
+        a_step = (time.monotonic() - self._began) / max(1, step - self._first)
+        hours = (self._steps - step) * a_step / 3600
+        if hours > LONG_HOURS:
+            self.say(
+                f"{self._phase}: {self._steps - step:,} steps of {a_step:.2f} s are left, about {hours:.1f} hours; a "
+                "smaller steps= takes less, a killed or stopped run goes on by the same command"
+            )
 
     def validation(self, phase: str, step: int, matrix: ConfusionMatrix) -> None:
         """Record one validation row: mIoU and IoU by class name, null for an absent class."""
@@ -115,7 +132,19 @@ class Journal:
         for name, value in zip(self.classes, iou, strict=True):
             if value is not None:
                 self.tensorboard.add_scalar(f"val_iou/{name}", value, step)
-        self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou():.4f}")
+        by_class = "  ".join(
+            f"{name} {'absent' if value is None else f'{value:.2f}'}"
+            for name, value in zip(self.classes, iou, strict=True)
+        )
+        self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou():.4f}  ({by_class})")
+
+    def best_validation(self, phase: str) -> float | None:
+        """Return the highest validation mIoU in [0,1] of a phase, from metrics.jsonl; None where it has none."""
+        if not self.path.is_file():
+            return None
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        found = [row["val_miou"] for row in rows if row["phase"] == phase and row.get("val_miou") is not None]
+        return max(found, default=None)
 
     def say(self, text: str) -> None:
         """Print one line beside the progress."""

@@ -1,8 +1,7 @@
 """One distillation step: L = L_sup + w_kd L_KD + w_ewc L_EWC; each loss is a function of `mkd.losses`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from mkd.labels import IGNORE
 from mkd.losses.distillation import distillation_loss
 from mkd.losses.ewc import ewc_penalty
 from mkd.train.batches import StepBatch
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import StatelessStep, SupervisedLoss
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,13 @@ class Consolidation:
 
 
 @dataclass
-class KdStep:
+class KdStep(StatelessStep):
     """The paper's KD stage objective.
 
     Attributes:
         model: the student.
         teacher: M_T, frozen, in eval mode.
-        ohem: L_sup.
+        loss_sup: L_sup.
         temperature: T.
         weight: w_kd.
         ewc: EWC's constants; None leaves the term out.
@@ -41,24 +40,11 @@ class KdStep:
 
     model: nn.Module
     teacher: nn.Module
-    ohem: Ohem
+    loss_sup: SupervisedLoss
     temperature: float
     weight: float
     ewc: Consolidation | None
     world: World = field(default_factory=World.single)
-
-    def __post_init__(self) -> None:
-        """Let forward passes go through the student itself."""
-        self.net: Callable[[Tensor], Tensor] = self.model
-
-    @property
-    def result(self) -> nn.Module:
-        """The network whose weights become the model folder."""
-        return self.model
-
-    def train(self) -> None:
-        """Put the student into training mode."""
-        self.model.train()
 
     def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
         """Return the batch with the number of pixels, over all ranks, that L_KD is the mean over."""
@@ -76,7 +62,7 @@ class KdStep:
             z_t = self.teacher(images)
         z_s = self.net(images)
         # The named losses and their sum.
-        loss_sup = self.ohem(z_s[: len(labels)], labels, self.world)
+        loss_sup = self.loss_sup(z_s[: len(labels)], labels, self.world)
         loss_kd = distillation_loss(z_s, z_t, self.temperature, _valid(micro_batch), micro_batch.pixel_count)
         loss = loss_sup + self.weight * loss_kd
         losses = {"loss_sup": loss_sup.detach(), "loss_kd": loss_kd.detach()}
@@ -103,16 +89,6 @@ class KdStep:
         # The gradient of the whole loss is the sum over ranks, which wait for each other at each parameter.
         squares = [self.world.all_reduce_sum(g.float()).square().sum() for g in grads if g is not None]
         return torch.stack(squares).sum().sqrt()
-
-    def after_update(self) -> None:
-        """Do nothing: teacher, anchor and Fisher never change."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing beyond the student: teacher, anchor and Fisher never change."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: there is no state."""
 
 
 def _valid(batch: StepBatch) -> Tensor:

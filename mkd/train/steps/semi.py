@@ -11,9 +11,9 @@ from mkd.distributed.world import World
 from mkd.labels import IGNORE
 from mkd.loader.augment import cutmix, strong_colour
 from mkd.losses.pseudo_label import pseudo_label_loss
-from mkd.train.batches import StepBatch
+from mkd.train.batches import FILTERED, StepBatch
 from mkd.train.pseudo.feed import PseudoFeed
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 
 
 @dataclass
@@ -24,8 +24,11 @@ class SemiStep:
         model: the student.
         pseudo: feed of pseudo-labelled tiles, with its teacher and monitor.
         result: the network whose weights become the model folder: the student, or the teacher's EMA.
-        ohem: L_sup.
-        weight: w_u; the monitor halves it with each rollback.
+        loss_sup: L_sup.
+        weight: w_u; the monitor halves it with each rollback. 0 is the control: no unlabelled tile is used.
+        average: what L_cons is the mean over: "valid", all pixels inside the tiles, or "kept", those with a label.
+        cutmix: share of the strong views that get a box of another one.
+        paste: share of the strong views that then get a box of a labelled tile, with its labels.
         world: the ranks that share a batch.
         net: what forward passes go through: the student, or an engine's wrapper of it.
     """
@@ -33,8 +36,11 @@ class SemiStep:
     model: nn.Module
     pseudo: PseudoFeed
     result: nn.Module
-    ohem: Ohem
+    loss_sup: SupervisedLoss
     weight: float
+    average: str = "valid"
+    cutmix: float = 1.0
+    paste: float = 0.0
     world: World = field(default_factory=World.single)
 
     def __post_init__(self) -> None:
@@ -53,17 +59,29 @@ class SemiStep:
         Raises:
             TeachersGone: a rank's teacher is gone; on all ranks.
         """
+        if self.weight == 0:  # the control: labels alone, also in BatchNorm's batch
+            return batch
         # Pseudo-labelled tiles; this waits for the teachers of all ranks.
         tiles, size = self.pseudo(progress), self.pseudo.size
         strong, labels = strong_colour(tiles.weak.float() / 255, tiles.generators), tiles.labels
         # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
-        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, tiles.generators[:size])
-        kept = self.world.all_reduce_sum((labels != IGNORE).sum()).clamp(min=1)  # waits for all ranks
-        return replace(batch, strong=mixed, pseudo=labels, pixel_count=kept)
+        draws = tiles.generators[:size]
+        mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, draws, self.cutmix)
+        if self.paste > 0:
+            own = strong_colour(batch.images, draws)
+            mixed, labels = cutmix(mixed, labels, own, batch.labels, draws, self.paste)
+        outside = labels == IGNORE
+        labels = labels.masked_fill(labels == FILTERED, IGNORE)
+        counted = ~outside if self.average == "valid" else labels != IGNORE
+        count = self.world.all_reduce_sum(counted.sum()).clamp(min=1)  # waits for all ranks
+        return replace(batch, strong=mixed, pseudo=labels, pixel_count=count)
 
     def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
         """Return this rank's partial losses by name; the monitor reports what the filters kept."""
+        if self.weight == 0:
+            loss_sup = self.loss_sup(self.net(micro_batch.images), micro_batch.labels, self.world)
+            return {"loss": loss_sup, "loss_sup": loss_sup.detach()}
         assert micro_batch.strong is not None
         assert micro_batch.pseudo is not None
         assert micro_batch.pixel_count is not None
@@ -71,7 +89,7 @@ class SemiStep:
         images, labels = torch.cat([micro_batch.images, micro_batch.strong]), micro_batch.labels
         z_s = self.net(images)
         # The named losses and their sum.
-        loss_sup = self.ohem(z_s[: len(labels)], labels, self.world)
+        loss_sup = self.loss_sup(z_s[: len(labels)], labels, self.world)
         loss_cons = pseudo_label_loss(z_s[len(labels) :], micro_batch.pseudo, count=micro_batch.pixel_count)
         return {
             "loss": loss_sup + self.pseudo.monitor.weight_factor * self.weight * loss_cons,

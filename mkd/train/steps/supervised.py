@@ -7,16 +7,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from mkd.distributed.world import World
+from mkd.labels import IGNORE
 from mkd.losses.ohem import ohem_cross_entropy
+from mkd.losses.pseudo_label import pseudo_label_loss
 from mkd.losses.rank_sum import one_rank
 from mkd.train.batches import StepBatch
 
 
 @dataclass(frozen=True)
-class Ohem:
-    """Hard-pixel mining: threshold and the least share of the global batch's pixels that counts."""
+class SupervisedLoss:
+    """L_sup: cross-entropy over the hard pixels, or over all.
 
-    threshold: float
+    Attributes:
+        threshold: probability of the true class from which a pixel is easy; None counts all pixels.
+        min_kept: least share of the global batch's pixels that counts as hard.
+    """
+
+    threshold: float | None
     min_kept: float
 
     def __call__(self, logits: Tensor, labels: Tensor, world: World) -> Tensor:
@@ -30,30 +37,24 @@ class Ohem:
         Returns:
             Scalar >= 0.
         """
-        kept = int(self.min_kept * labels.numel() * world.ranks)
         total = world.all_reduce_sum if world.ranks > 1 else one_rank
+        if self.threshold is None:
+            return pseudo_label_loss(logits, labels, count=total((labels != IGNORE).sum()).clamp(min=1))
+        kept = int(self.min_kept * labels.numel() * world.ranks)
         return ohem_cross_entropy(logits, labels, self.threshold, kept, total=total)
 
 
-@dataclass
-class SupervisedStep:
-    """L = L_sup.
+class StatelessStep:
+    """What steps share that train one network and keep no state beside it.
 
     Attributes:
-        model: the network; parameters that require no gradient stay as they are.
-        ohem: L_sup.
-        frozen: modules kept in eval mode, so that their BatchNorm statistics stay too.
-        world: the ranks that share a batch.
-        net: what forward passes go through: the model, or an engine's wrapper of it.
+        model: the network.
     """
 
     model: nn.Module
-    ohem: Ohem
-    frozen: Sequence[nn.Module] = ()
-    world: World = field(default_factory=World.single)
 
     def __post_init__(self) -> None:
-        """Let forward passes go through the model itself."""
+        """Let forward passes go through the network itself, until an engine wraps it."""
         self.net: Callable[[Tensor], Tensor] = self.model
 
     @property
@@ -62,8 +63,40 @@ class SupervisedStep:
         return self.model
 
     def train(self) -> None:
-        """Put the network into training mode, frozen modules into eval mode."""
+        """Put the network into training mode."""
         self.model.train()
+
+    def after_update(self) -> None:
+        """Do nothing: no weights follow the network's."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing beyond the network."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Do nothing: there is no state."""
+
+
+@dataclass
+class SupervisedStep(StatelessStep):
+    """L = L_sup.
+
+    Attributes:
+        model: the network; parameters that require no gradient stay as they are.
+        loss_sup: L_sup.
+        frozen: modules kept in eval mode, so that their BatchNorm statistics stay too.
+        world: the ranks that share a batch.
+        net: what forward passes go through: the model, or an engine's wrapper of it.
+    """
+
+    model: nn.Module
+    loss_sup: SupervisedLoss
+    frozen: Sequence[nn.Module] = ()
+    world: World = field(default_factory=World.single)
+
+    def train(self) -> None:
+        """Put the network into training mode, frozen modules into eval mode."""
+        super().train()
         for module in self.frozen:
             module.eval()
 
@@ -73,15 +106,5 @@ class SupervisedStep:
 
     def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
         """Return this rank's partial losses by name; ``loss`` is the one to minimise."""
-        loss_sup = self.ohem(self.net(micro_batch.images), micro_batch.labels, self.world)
+        loss_sup = self.loss_sup(self.net(micro_batch.images), micro_batch.labels, self.world)
         return {"loss": loss_sup, "loss_sup": loss_sup.detach()}
-
-    def after_update(self) -> None:
-        """Do nothing: no weights follow the network's."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing beyond the model."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: there is no state."""

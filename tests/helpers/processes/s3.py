@@ -3,13 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+
+from mkd.benchmarks.data.s3_server import free_ports
 
 KEYS = {"AWS_ACCESS_KEY_ID": "testkey", "AWS_SECRET_ACCESS_KEY": "testsecret12"}
 IDENTITIES = {
@@ -32,7 +33,7 @@ class S3Server:
     """SeaweedFS with one bucket `bkt`; keys testkey/testsecret12 (all rights), readkey/readsecret12 (reads)."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, _free_ports(8)
+        self.folder, self.port = folder, free_ports(8)
         self.process = None
         (folder / "data").mkdir(parents=True)
         (folder / "s3.json").write_text(json.dumps(IDENTITIES))
@@ -120,16 +121,3 @@ def mortal_server(folder, monkeypatch):
     finally:
         server.kill()
         s3fs.S3FileSystem.clear_instance_cache()
-
-
-def _free_ports(count: int) -> int:
-    """Find the first of some consecutive free ports."""
-    for first in range(20000 + os.getpid() % 400 * 20, 32000, 20):
-        if all(_is_free(first + offset) for offset in range(count)):
-            return first
-    raise RuntimeError("no free ports")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0

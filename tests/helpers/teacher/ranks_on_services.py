@@ -15,7 +15,7 @@ from mkd.semi.entropy import TileLimit
 from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from tests.helpers.shards import write_dataset
 from tests.helpers.teacher.services import remote
 from tests.helpers.training.nets import tiny_net
@@ -48,7 +48,7 @@ def _train(world, folder, steps, max_age, *endpoints):
     teacher = remote(student, *endpoints, limit=limit, gather=world.gather, **terms)
     monitor, audit_log = monitor_of(teacher, world=world), AuditLog(folder / f"ledger-{world.rank}.jsonl")
     pseudo = PseudoFeed(feed.candidates, SIZE, teacher, monitor, world, audit_log)
-    step = SemiStep(student, pseudo, student, Ohem(0.7, 0.1), 1.0, world)
+    step = SemiStep(student, pseudo, student, SupervisedLoss(0.7, 0.1), 1.0, world=world)
     engine = Engine(world, student, torch.optim.SGD(student.parameters(), lr=0.01), rank_batch=SIZE)
     step.net = engine.net
     slots = range(world.rank * SIZE, (world.rank + 1) * SIZE)

@@ -9,13 +9,13 @@ from mkd.loader.loader import TileSet
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from mkd.train.steps.kd import Consolidation, KdStep
-from mkd.train.steps.supervised import Ohem, SupervisedStep
+from mkd.train.steps.supervised import SupervisedLoss, SupervisedStep
 from tests.helpers.shards import pictures, write_dataset
 from tests.helpers.training.nets import tiny_net
 from tests.helpers.training.pseudo import semi_step_of
 from tests.helpers.training.runs import CPU, coloured, feed_of, fit_in, phase_of
 
-OHEM = Ohem(0.7, 0.1)
+OHEM = SupervisedLoss(0.7, 0.1)
 KINDS = ("supervised", "kd", "semi")
 
 
@@ -60,7 +60,7 @@ def step_and_feed(kind, seed, labelled, unlabelled, world=CPU, **more):
 def validation(data, world=CPU):
     """Make what a run validates with."""
     tiles = TileSet(data["val"], labelled=True)
-    return lambda model: confusion(model, tiles, 2, world)
+    return lambda model: confusion(model, tiles, 2, world, window=None)
 
 
 def run(folder, data, kind, seed=0, kill=None, world=CPU, batch=None, **phase):

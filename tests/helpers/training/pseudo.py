@@ -11,7 +11,7 @@ from mkd.train.batches import Candidates
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from tests.helpers.shards import CLASSES
 from tests.helpers.training.runs import CPU
 
@@ -108,4 +108,4 @@ def semi_step_of(model, teacher, feed, result=None, weight=1.0):
     world = feed.world
     monitor, size = monitor_of(teacher, world=world), feed.batch // world.ranks
     pseudo = PseudoFeed(feed.candidates, size, teacher, monitor, world)
-    return SemiStep(model, pseudo, result or model, Ohem(0.7, 0.1), weight, world)
+    return SemiStep(model, pseudo, result or model, SupervisedLoss(0.7, 0.1), weight, world=world)

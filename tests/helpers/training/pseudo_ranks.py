@@ -19,7 +19,7 @@ from mkd.train.batches import StepBatch
 from mkd.train.pseudo.audit_log import AuditLog
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from tests.helpers.training.nets import tiny_net
 from tests.helpers.training.pseudo import TILES, Scripted, monitor_of, numbered, semi_step_of
 from tests.helpers.training.runs import feed_of
@@ -58,7 +58,9 @@ def one_step(feed):
     """Take one batch and make its strong views."""
     batch = feed(0.5)
     draws = torch.tensor([copy.deepcopy(g).random() for g in batch.generators], dtype=torch.float64)
-    step = SemiStep(nn.Identity(), Once(batch, feed.size), nn.Identity(), Ohem(0.7, 0.1), 1.0, feed.world)
+    step = SemiStep(
+        nn.Identity(), Once(batch, feed.size), nn.Identity(), SupervisedLoss(0.7, 0.1), 1.0, world=feed.world
+    )
     views = step.prepare(StepBatch(torch.empty(0), torch.empty(0)), 0.5)
     return {
         "weak": batch.weak,
@@ -164,7 +166,7 @@ def rank_without_teacher(world, ticket):
 
 
 def train(world, folder, kind="auto"):
-    """Do 24 semi-supervised steps with real tiles, as the loop does them; return weights, average and each step."""
+    """Do 26 semi-supervised steps with real tiles, as the loop does them; return weights, average and each step."""
     batch, size = 4, 4 // world.ranks
     feed = feed_of(f"{folder}/labelled", f"{folder}/other", crop=16, batch=batch, world=world)
     model = tiny_net()
@@ -177,8 +179,8 @@ def train(world, folder, kind="auto"):
     engine = Engine(world, model, optimizer, kind=kind, rank_batch=size)
     step.net, rows = engine.net, []
     step.train()
-    for now, views in enumerate(replace(feed, unlabelled=None)(0, 24)):
-        views = step.prepare(views, now / 24)
+    for now, views in enumerate(replace(feed, unlabelled=None)(0, 26)):
+        views = step.prepare(views, now / 26)
         seed_dropout(model, 3, now, range(world.rank * size, (world.rank + 1) * size), batch)
         losses = step(views, False)
         engine.backward(losses["loss"])

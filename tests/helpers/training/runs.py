@@ -31,6 +31,7 @@ from tests.helpers.shards import CLASSES
 ROOT = Path(__file__).resolve().parents[3]
 CPU = World.single()
 LITE0 = ("model=lite0", "model.pretrained=null")  # the small network, from random weights
+RANDOM = (*LITE0, "student_init=random")  # the same for launch/supervised.py
 QUICK = ("data.crop=32", "data.batch=2", "data.workers=0", "device=cpu")
 
 

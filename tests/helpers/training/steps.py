@@ -8,11 +8,11 @@ from mkd.distributed.engine import Engine
 from mkd.models.dropout import seed_dropout
 from mkd.train.batches import StepBatch
 from mkd.train.steps.kd import Consolidation, KdStep
-from mkd.train.steps.supervised import Ohem, SupervisedStep
+from mkd.train.steps.supervised import SupervisedLoss, SupervisedStep
 from tests.helpers.training.nets import perturb, tiny_net
 from tests.helpers.training.runs import feed_of
 
-BATCH, STEPS, OHEM = 6, 20, Ohem(0.4, 0.3)
+BATCH, STEPS, OHEM = 6, 20, SupervisedLoss(0.4, 0.3)
 KINDS = ("supervised", "frozen", "kd")
 
 

@@ -245,7 +245,7 @@ def test_other_scripts(folders):
         assert text.startswith(bad)
         assert fix in text
     ask = [f"model={f['model']}", f"input={f['scene.tif']}", "output=map.tif"]
-    assert load(PredictRun, "predict_map", ask).tile == 512
+    assert load(PredictRun, "predict_map", ask).tile is None
     assert "GeoTIFF" in refusal(PredictRun, "predict_map", [*ask, f"input={f['gone']}"])
     assert refusal(CostRun, "cost", ["size=8"]).startswith("size=8;")
     assert refusal(CostRun, "cost", ["classes=0"]).startswith("classes=0;")

@@ -41,7 +41,7 @@ def test_a_model_choice_can_be_adjusted(base):
     """model=NAME takes a file of configs/model, and single values on top of it."""
     run = load(SupervisedRun, "supervised", [*base, "model=lite0", "model.aspp_channels=32"])
     assert (run.model.backbone, run.model.aspp_channels) == ("tf_efficientnet_lite0", 32)
-    assert list(run.model.mean) == [0.5, 0.5, 0.5]
+    assert run.model.decoder == "fpn"
 
 
 def test_the_number_of_classes_is_a_value(tmp_path):

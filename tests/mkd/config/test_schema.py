@@ -1,12 +1,12 @@
-"""The schema's defaults are the method's figures."""
+"""kd=paper and semi=paper are the method's figures."""
 
 from dataclasses import asdict
 
 import pytest
 import yaml
 
-from mkd.config.load import CONFIGS
-from mkd.config.schema import KdRun, ModelConfig, SemiRun, SupervisedRun
+from mkd.config.load import CONFIGS, parse
+from mkd.config.schema import KdRun, ModelConfig, SemiRun
 
 METHOD = {
     "epochs": 100,
@@ -27,13 +27,18 @@ METHOD = {
     "kd.anchor": "teacher",
     "kd.tiles": "labelled",
     "kd.student_init": "random",
+    "kd.teacher_epochs": 20,
     "semi.weight": 1,
+    "semi.average": "kept",
+    "semi.cutmix": 0.5,
+    "semi.paste": 0,
     "semi.confidence": 0.95,
     "semi.drop_start": 0.2,
     "semi.drop_end": 0,
     "semi.tile_entropy": None,
     "semi.ema_decay": 0.999,
-    "student_init": "random",
+    "semi.result": "student",
+    "semi.plateau": None,
 }
 
 
@@ -44,12 +49,17 @@ def value(config, key):
 
 
 @pytest.mark.parametrize("key", METHOD)
-def test_default_is_the_methods(key):
-    """A run that only names its folders trains with the figures of the paper."""
-    runs = [kind() for kind in (SupervisedRun, KdRun, SemiRun)]
+def test_the_papers_choice_is_the_methods(key):
+    """kd=paper and semi=paper train with the figures of the paper, whatever the defaults are."""
+    given = ["out=x", "data.labelled=x"]
+    runs = [
+        parse(KdRun, "kd", ["kd=paper", *given]),
+        parse(SemiRun, "semi", ["semi=paper", "semi.start=x", *given]),
+    ]
     having = [run for run in runs if hasattr(run, key.split(".")[0])]
     assert having
-    assert [value(run, key) for run in having] == [METHOD[key]] * len(having)
+    found = [value(run, key) for run in having]
+    assert [tuple(v) if isinstance(v, list) else v for v in found] == [METHOD[key]] * len(having)
 
 
 @pytest.mark.parametrize("name", ["supervised", "kd", "cost", "speed"])
@@ -69,4 +79,4 @@ def test_configs_are_not_shared():
     one, other = KdRun(), KdRun()
     one.optim.lr = 7.0
     one.kd.weight = 7.0
-    assert (other.optim.lr, other.kd.weight) == (1e-3, 1.0)
+    assert (other.optim.lr, other.kd.weight) == (KdRun().optim.lr, KdRun().kd.weight)

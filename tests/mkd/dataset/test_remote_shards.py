@@ -160,6 +160,7 @@ def test_keys_that_became_wrong_end_a_run(s3, monkeypatch):
         assert not isinstance(caught.value, DamagedTile)
 
 
+@pytest.mark.slow
 def test_an_epoch_outlives_its_server(tmp_path, monkeypatch, caplog):
     """The server is killed and started again in the middle of an epoch: every tile comes once, with its bytes."""
     with mortal_server(tmp_path / "server", monkeypatch) as server:

@@ -83,7 +83,7 @@ def test_without_torchrun_torch_makes_its_own(monkeypatch):
     assert find_store(0, 2, SOON) is None
 
 
-@pytest.mark.parametrize("late", ["0", "1"])
+@pytest.mark.parametrize("late", ["0", pytest.param("1", marks=pytest.mark.slow)])
 def test_torchrun_starts_again(tmp_path, monkeypatch, late):
     """A rank is killed with -9, and after the restart the other one comes late: both go on."""
     script = tmp_path / "script.py"

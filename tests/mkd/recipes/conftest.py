@@ -8,7 +8,7 @@ from mkd.recipes.distill import kd
 from mkd.recipes.semi import semi
 from mkd.recipes.supervised import supervised
 from tests.helpers.shards import write_dataset
-from tests.helpers.training.runs import LITE0, QUICK, coloured, retitle
+from tests.helpers.training.runs import LITE0, QUICK, RANDOM, coloured, retitle
 
 OFTEN = ("save_every=2", "val_every=2", "log_every=1")
 KINDS = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
@@ -35,7 +35,7 @@ def config_of(sets):
         if stage == "semi":
             base.append(f"data.unlabelled={sets['unlabelled']}")
         else:
-            base += LITE0
+            base += RANDOM if stage == "supervised" else LITE0
         if stage == "kd":
             base += ["kd.teacher_epochs=1", "kd.fisher_tiles=2"]
         return load(KINDS[stage], stage, [*base, *overrides])

@@ -6,7 +6,7 @@ import pytest
 
 from mkd.config.schema import DemoRun
 from mkd.dataset.index import read_index
-from mkd.recipes.demo import _data, _print_gains
+from mkd.recipes.demo import _data
 from shards.inputs.class_file import read_classfile
 from tests.helpers.training.runs import ROOT, digests
 
@@ -60,13 +60,3 @@ def test_the_same_seed_draws_the_same_world(made, tmp_path):
     assert {n: d for n, d in after.items() if n.endswith(".tar")} == {
         n: d for n, d in before.items() if n.endswith(".tar")
     }
-
-
-def test_the_gains_are_measured(capsys):
-    """Each row is compared with the one before it, and a row that does not gain says so."""
-    rows = [{"name": n, "miou_mean": v} for n, v in (("base", 0.5), ("+ KD", 0.55), ("+ KD + SSL", 0.54))]
-    _print_gains({"rows": rows})
-    assert capsys.readouterr().out.splitlines() == [
-        "+ KD: +5.00 mIoU points over 'base'",
-        "+ KD + SSL: -1.00 mIoU points over '+ KD': NO GAIN",
-    ]

@@ -13,7 +13,7 @@ from mkd.loader.augment import Geometry
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.models.backbone import create_backbone
-from mkd.models.deeplab import build
+from mkd.models.build import build
 from mkd.recipes.distill import _consolidation, _student, kd
 from mkd.recipes.run import Run, labelled_index
 from mkd.train.run.startup_timer import StartupTimer
@@ -223,14 +223,14 @@ def test_source_tiles_of_other_classes(config_of, runs, sets, tmp_path):
 def test_ewc_needs_one_architecture(config_of, runs, tmp_path):
     """With EWC source and student must be the same network; each value that differs is named."""
     given = [f"kd.source={runs['kd'].kd.source}", "model.decoder_channels=32"]
-    assert "decoder_channels 64 there, 32 here" in refusal(config_of("kd", f"out={tmp_path}/run", *given))
+    assert "decoder_channels 128 there, 32 here" in refusal(config_of("kd", f"out={tmp_path}/run", *given))
 
 
 def test_a_student_that_starts_as_its_teacher_needs_one_architecture(config_of, runs, tmp_path):
     """kd.student_init=teacher with another network is one sentence too, EWC or not."""
     given = [f"kd.source={runs['kd'].kd.source}", "model.decoder_channels=32", "kd.ewc_weight=0"]
     text = refusal(config_of("kd", f"out={tmp_path}/run", *given, "kd.student_init=teacher"))
-    assert "decoder_channels 64 there, 32 here" in text
+    assert "decoder_channels 128 there, 32 here" in text
 
 
 def test_teacher_and_student_may_differ_without_ewc(config_of, runs, tmp_path):

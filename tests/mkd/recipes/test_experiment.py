@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from statistics import stdev
 
+import numpy as np
 import pytest
 
 from mkd.config.schema import DemoRun, Experiment, ExperimentStep
@@ -11,7 +12,7 @@ from mkd.recipes.demo import demo
 from mkd.recipes.experiment import _fill, _row, experiment, run_folder
 from mkd.recipes.reports import experiment_report
 from mkd.report.terminal_table import show
-from tests.helpers.training.runs import LITE0, QUICK, digests
+from tests.helpers.training.runs import QUICK, RANDOM, digests
 
 
 def table(tmp_path, **more):
@@ -136,7 +137,7 @@ def test_a_row_of_no_run_is_refused_first(tmp_path):
 )
 def test_every_run_is_checked_before_the_first_is_trained(tmp_path, sets, step, word):
     """A mistake in the last run of a table of hours is found at its start."""
-    good = ExperimentStep("supervised", [f"data.labelled={sets['labelled']}", *LITE0, *QUICK, "steps=1"])
+    good = ExperimentStep("supervised", [f"data.labelled={sets['labelled']}", *RANDOM, *QUICK, "steps=1"])
     config = table(tmp_path, runs={"base": good, "next": step}, seeds=[0], test=sets["val"])
     with pytest.raises(ValueError, match=word):
         experiment(config)
@@ -155,12 +156,13 @@ def small(sets, tmp_path_factory):
         data=str(root),
         seeds=[0, 1],
         test=sets["val"],
-        common={"supervised": [*common, *LITE0], "semi": [*common, f"data.unlabelled={sets['unlabelled']}"]},
+        common={"supervised": [*common, *RANDOM], "semi": [*common, f"data.unlabelled={sets['unlabelled']}"]},
         runs={
             "base": ExperimentStep("supervised"),
             "next": ExperimentStep("semi", ["semi.start={run:base}/model"]),
         },
         rows={"Base": "base", "+ SSL": "next"},
+        differences={"SSL - base": ["next", "base"]},
     )
     return config, experiment(config)
 
@@ -175,6 +177,27 @@ def test_a_small_table(small):
         assert row["seeds"] == dict(zip("01", mious, strict=True))
         assert row["miou_mean"] == pytest.approx(sum(mious) / 2)
     assert json.loads((run_folder(config, "x", 0).parent.parent / "results.json").read_text()) == found
+
+
+def test_differences_are_paired(small):
+    """Mean and standard error of the seeds' own differences; below twice its error it is not shown."""
+    _, found = small
+    base, following = (list(row["seeds"].values()) for row in found["rows"])
+    (got,) = found["differences"]
+    apart = np.subtract(following, base)
+    assert list(got["seeds"].values()) == pytest.approx(list(apart))
+    assert got["mean"] == pytest.approx(apart.mean())
+    assert got["standard_error"] == pytest.approx(apart.std(ddof=1) / 2**0.5)
+    assert got["shown"] == (abs(apart.mean()) > 2 * got["standard_error"])
+    assert got["text"].startswith(f"SSL - base: {100 * apart.mean():+.1f} +- ")
+    assert ("not shown" in got["text"]) == (not got["shown"])
+
+
+def test_a_difference_names_two_measured_runs(small):
+    """A run that no row and no control evaluates has no figures to compare."""
+    for pair in (["next"], ["next", "gone"]):
+        with pytest.raises(ValueError, match=r"differences: 'd' is .*; give two runs of rows and controls"):
+            experiment(replace(small[0], differences={"d": pair}))
 
 
 def test_a_second_start_repeats_nothing(small, capsys):

@@ -9,7 +9,8 @@ from mkd.benchmarks.settings import CostRun
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import DataConfig, ModelConfig, OhemConfig, SupervisedRun
 from mkd.distributed.world import World
-from mkd.models.deeplab import Architecture, build
+from mkd.models.architecture import Architecture
+from mkd.models.build import build
 from mkd.recipes import factories
 from tests.helpers.shards import CLASSES
 from tests.helpers.training.runs import CPU, phase_of
@@ -47,7 +48,7 @@ def test_the_feed_is_the_configs(sets, tmp_path):
 
 def test_ohem_is_the_configs():
     """Threshold and least share arrive."""
-    assert asdict(factories.ohem(OhemConfig(0.6, 0.25))) == {"threshold": 0.6, "min_kept": 0.25}
+    assert asdict(factories.supervised_loss(OhemConfig(0.6, 0.25))) == {"threshold": 0.6, "min_kept": 0.25}
 
 
 def test_check_classes(sets):
@@ -64,8 +65,8 @@ def test_load_checked(runs):
     folder = f"{runs['kd'].out}/model"
     wanted = factories.architecture(runs["kd"].model)
     assert factories.load_checked("kd.source", folder, wanted)[1].classes == CLASSES
-    other = Architecture(**(asdict(wanted) | {"low_channels": 9}))
-    with pytest.raises(ValueError, match=r"kd\.source=.*\(low_channels 32 there, 9 here\)"):
+    other = Architecture(**(asdict(wanted) | {"lateral_channels": 9}))
+    with pytest.raises(ValueError, match=r"kd\.source=.*\(lateral_channels 96 there, 9 here\)"):
         factories.load_checked("kd.source", folder, other)
 
 
@@ -75,7 +76,9 @@ def test_load_checked(runs):
 )
 def test_a_phase_counts_steps(epochs, steps, tiles, total):
     """epochs passes over the tiles in batches of 8, at least one step; `steps` overrides them."""
-    phase = factories.phase(SupervisedRun(), "student", epochs=epochs, steps=steps, tiles=tiles, lr=0.1)
+    phase = factories.phase(SupervisedRun(), "student", steps=total, tiles=tiles, lr=0.1)
+    if steps is None:
+        assert factories.length(epochs, tiles, 8, usual=7, least=3) == total
     assert (phase.steps, phase.steps_an_epoch, phase.lr) == (total, tiles / 8, 0.1)
     assert (phase.power, phase.log_every, phase.save_every, phase.val_every) == (0.9, 10, 200, 200)
 
@@ -88,7 +91,7 @@ def test_a_batch_is_ranks_times_passes_times_micro(batch, micro, ranks, passes):
     """The number of forward passes is completed from the other three."""
     assert factories.micro_batches(DataConfig("x", batch=batch, micro=micro), ranks) == passes
     config = SupervisedRun(data=DataConfig("x", batch=batch, micro=micro))
-    phase = factories.phase(config, "student", epochs=1, steps=None, tiles=80, lr=0.1, ranks=ranks)
+    phase = factories.phase(config, "student", steps=80 // batch, tiles=80, lr=0.1, ranks=ranks)
     assert (phase.batch, phase.micro_batches, phase.steps) == (batch, passes, 80 // batch)
 
 
@@ -137,3 +140,34 @@ def test_validation_is_on_whole_tiles_or_not_at_all(sets, runs):
     data = DataConfig(sets["labelled"], val=sets["val"], batch=2, workers=0)
     matrix = factories.validator(data, CPU)(model)
     assert matrix.matrix.sum() == torch.tensor(factories.read_index(sets["val"]).histogram).sum()
+
+
+def test_rates_follow_crop_and_source():
+    """Null rates fit the crop, or are the source's; given ones that reach beyond the crop are refused."""
+    plain = load(CostRun, "cost", ["model=lite0_deeplab"]).model  # output stride 32
+    assert factories.architecture(plain).aspp_rates == (3, 6, 9)
+    assert factories.architecture(plain, 512).aspp_rates == (3, 6, 9)
+    assert factories.architecture(plain, 96).aspp_rates == (1, 1, 2)
+    source = factories.architecture(plain, 160)
+    assert source.aspp_rates == (1, 3, 4)
+    assert factories.architecture(plain, 512, source).aspp_rates == (1, 3, 4)
+    given = replace(plain, aspp_rates=(1, 2, 3))
+    assert factories.architecture(given, 128).aspp_rates == (1, 2, 3)
+    with pytest.raises(
+        ValueError, match=r"^model.aspp_rates=\[1, 2, 3\]: .* branch 3 .*3 x 3 .*data.crop=97 or more"
+    ):
+        factories.architecture(given, 96)
+    assert factories.architecture(given, 97).aspp_rates == (1, 2, 3)
+    assert factories.unfit_rates(source, 96).startswith(
+        "model.aspp_rates=[1, 3, 4]: the outer taps of branch 2"
+    )
+    assert (
+        factories.unfit_rates(factories.architecture(load(CostRun, "cost", ["model=lite0"]).model), 32) == ""
+    )
+
+
+def test_what_is_filled_in_is_kept():
+    """The run folder's config names normalisation and rates."""
+    config = load(CostRun, "cost", ["model=lite0_deeplab", "model.mean=null", "model.std=null"]).model
+    factories.settle(config, factories.architecture(config, 96))
+    assert (config.mean, config.std, config.aspp_rates) == ((0.5,) * 3, (0.5,) * 3, (1, 1, 2))

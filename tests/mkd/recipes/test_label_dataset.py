@@ -34,7 +34,7 @@ def model(runs, sets, tmp_path_factory):
         network.classifier.bias.sub_(logits.mean(dim=(0, 2, 3))).mul_(scale)
         network.classifier.weight.mul_(scale[:, None, None, None])
     folder = tmp_path_factory.mktemp("sure") / "model"
-    save_model(folder, network.state_dict(), card)
+    save_model(folder, network.state_dict(), replace(card, crop=None))  # tiles are predicted whole
     return folder
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mkd.config.load import to_yaml
 from mkd.model_folder import load_model
+from mkd.recipes import factories
 from mkd.recipes.distill import kd
 from mkd.recipes.run_folder import open_run
 from mkd.recipes.semi import semi
@@ -67,7 +68,7 @@ def test_rows_have_the_names_of_the_stage(runs):
         row = next(r for r in reversed(rows(runs[stage].out)) if "loss" in r)
         assert set(row) == names | {"phase", "step", "epoch", "lr"}
     valid = [r for r in rows(runs["semi"].out) if "val_miou" in r]
-    assert [r["step"] for r in valid] == [2, 4]
+    assert [r["step"] for r in valid] == [0, 2, 4]  # the start competes
     assert set(valid[0]["val_iou"]) == set(CLASSES)
 
 
@@ -162,10 +163,37 @@ def test_data_of_other_classes_than_the_start(runs, config_of, sets, tmp_path):
     """A start model of other classes than the data is one sentence that names both and what to do."""
     other = [f"out={tmp_path}/run", f"data.labelled={sets['source']}", "data.val=null"]
     start = f"{runs['kd'].out}/model"
-    for stage, key in (("supervised", "student_init"), ("semi", "semi.start")):
-        text = refusal(STAGES[stage], config_of(stage, *other, f"{key}={start}"))
-        assert f"data.labelled={sets['source']} has 4 classes" in text
-        assert "use a data set and a model of the same classes" in text
+    text = refusal(semi, config_of("semi", *other, f"semi.start={start}"))
+    assert f"data.labelled={sets['source']} has 4 classes" in text
+    assert "use a data set and a model of the same classes" in text
+
+
+def test_fine_tuning_with_other_classes(runs, config_of, sets, tmp_path):
+    """student_init=MODEL of other classes is transfer learning: all its weights but a new classifier."""
+    other = [
+        f"out={tmp_path}/run",
+        f"data.labelled={sets['source']}",
+        "data.val=null",
+        "steps=1",
+        "optim.lr=1e-9",
+    ]
+    start = f"{runs['kd'].out}/model"
+    supervised(config_of("supervised", *other, f"student_init={start}"))
+    (before, _), (after, card) = load_model(start), load_model(f"{tmp_path}/run/model")
+    assert card.classes == ("grass", "path", "lake", "roof")
+    assert after.classifier.weight.shape[0] == 4
+    for name, tensor in before.named_parameters():
+        if not name.startswith("classifier."):
+            torch.testing.assert_close(after.get_parameter(name), tensor, atol=1e-5, rtol=0)
+
+
+def test_the_folder_names_the_crop_and_what_was_filled_in(runs):
+    """model.yaml holds the crop, config.yaml the normalisation and the rates that null stood for."""
+    for stage in ("supervised", "kd", "semi"):
+        assert load_model(f"{runs[stage].out}/model")[1].crop == runs[stage].data.crop == 32
+    written = yaml.safe_load(Path(runs["kd"].out, "config.yaml").read_text())["model"]
+    assert written["mean"] == [0.5, 0.5, 0.5]
+    assert len(written["aspp_rates"]) == 3
 
 
 def test_the_same_number_of_classes_is_not_enough(runs, config_of, tmp_path):
@@ -179,7 +207,7 @@ def test_a_start_of_another_architecture(runs, config_of, tmp_path):
     """student_init=MODEL with another network names each value that differs."""
     given = [f"student_init={runs['kd'].out}/model", "model.aspp_channels=48"]
     text = refusal(supervised, config_of("supervised", f"out={tmp_path}/run", *given))
-    assert "aspp_channels 96 there, 48 here" in text
+    assert "aspp_channels 256 there, 48 here" in text
 
 
 @pytest.mark.parametrize(
@@ -210,6 +238,7 @@ def test_a_folder_that_somebody_writes(config_of, tmp_path, monkeypatch):
     """A living process owns the folder: refused, nothing is changed; when it is killed, the run is made."""
     monkeypatch.setattr("mkd.train.run.run_lock.EXIT_SECONDS", 0.2)
     config = config_of("supervised", f"out={tmp_path}/run", "steps=1", "data.val=null")
+    factories.settle(config.model, factories.architecture(config.model, config.data.crop))
     owner = open_run(config) / "owner.json"
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     owner.write_text(

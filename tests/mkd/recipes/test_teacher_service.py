@@ -12,8 +12,8 @@ from mkd.config import schema
 from mkd.config.load import load, to_yaml
 from mkd.distributed.world import World
 from mkd.model_folder import ModelCard, read_card, save_model
-from mkd.models.deeplab import Architecture
-from mkd.models.deeplab import build as network
+from mkd.models.architecture import Architecture
+from mkd.models.build import build as network
 from mkd.recipes import teacher_service as build
 from mkd.recipes.semi import _teacher, _token
 from mkd.teacher import protocol, weights
@@ -184,7 +184,7 @@ def test_several_ranks_cannot_wait_for_longer_than_their_calls():
     config = schema.SemiRun(teacher=schema.TeacherConfig(kind="service", endpoints=["h:1"], patience=3600.0))
     run = SimpleNamespace(world=World(0, 2, torch.device("cpu")))
     with pytest.raises(ValueError, match=r"teacher.patience=3600: .* at most 540 is allowed"):
-        _teacher(config, torch.nn.Identity(), None, run)
+        _teacher(config, torch.nn.Identity(), None, run, 0.9)
     assert schema.TeacherConfig().patience < 540
 
 

@@ -9,7 +9,7 @@ from mkd.metrics.confusion import ConfusionMatrix
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
 from mkd.train.run.checkpoint import Checkpoints
-from mkd.train.steps.supervised import Ohem, SupervisedStep
+from mkd.train.steps.supervised import SupervisedLoss, SupervisedStep
 from tests.helpers.shards import write_dataset
 from tests.helpers.training.loops import KINDS, OHEM, equal, run, semi, step_and_feed, validation, write_sets
 from tests.helpers.training.nets import tiny_net
@@ -96,7 +96,7 @@ def test_a_small_problem_is_learnt(tmp_path, data, kind):
     """On two tiles whose class shows in their colour the supervised loss falls by half in 30 steps."""
     two = write_dataset(tmp_path / "two", coloured(2, (16, 16), seed=8))
     step, feed = step_and_feed(kind, 3, two, two, scale=(1.0, 1.0))
-    step.ohem = Ohem(1.0, 1.0)
+    step.loss_sup = SupervisedLoss(1.0, 1.0)
     step.model[3].p = 0.0
     fit_in(tmp_path / "run", step, feed, phase_of(steps=30, lr=0.2, save_every=50))
     losses = [r["loss_sup"] for r in rows(tmp_path / "run")]
@@ -247,3 +247,29 @@ def test_teachers_that_are_gone_leave_a_checkpoint(data, whole, tmp_path, answer
     folder, expected = whole["semi"]
     assert equal(weights, expected)
     assert rows(tmp_path) == rows(folder)
+
+
+def test_a_plateau_ends_a_phase_and_a_killed_one_ends_alike(data, tmp_path):
+    """After two validations without a rise the phase ends at a checkpoint; what is started again is not trained on."""
+    validations = scores(0.2, 0.5, 0.4, 0.5, 0.9)  # a tie is no rise
+    step, feed = step_and_feed("supervised", 0, data["labelled"], None)
+    phase = replace(phase_of(steps=40, save_every=50), plateau=2)
+    weights = fit_in(tmp_path, step, feed, phase, validations)
+    assert [r["step"] for r in rows(tmp_path) if "val_miou" in r] == [2, 4, 6, 8]
+    saved = Checkpoints(tmp_path / "checkpoints" / "student").load()
+    assert (saved["step"], saved["stale"]) == (8, 2)
+    before = rows(tmp_path)
+    again = fit_in(tmp_path, step_and_feed("supervised", 5, data["labelled"], None)[0], feed, phase, scores())
+    assert equal(again, weights)
+    assert rows(tmp_path) == before
+
+
+def test_the_start_competes(data, tmp_path):
+    """A phase that validates its start keeps these weights when it does only harm."""
+    step, feed = step_and_feed("supervised", 0, data["labelled"], None)
+    before = {name: t.clone() for name, t in step.model.state_dict().items()}
+    phase = replace(phase_of(steps=4), validates_start=True)
+    kept = fit_in(tmp_path, step, feed, phase, scores(0.5, 0.4, 0.3))
+    assert [r["step"] for r in rows(tmp_path) if "val_miou" in r] == [0, 2, 4]
+    assert equal(kept, before)
+    assert not equal(step.model.state_dict(), before)

@@ -14,7 +14,7 @@ from mkd.teacher.local import LocalTeacher
 from mkd.train.run import stop_request as stopping
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.stop_request import LATER, Stopped, StopRequest
-from mkd.train.steps.supervised import Ohem, SupervisedStep
+from mkd.train.steps.supervised import SupervisedLoss, SupervisedStep
 from tests.helpers.teacher.services import until
 from tests.helpers.training.loops import KINDS, equal, run, semi, validation, write_sets
 from tests.helpers.training.nets import tiny_net
@@ -141,7 +141,7 @@ def test_micro_batches_share_one_update(data, tmp_path):
             seen.append((part, self.model[3].place.tolist(), copy.deepcopy(self.model)))
             return super().__call__(part, measure_gradients)
 
-    step = Watching(tiny_net(), Ohem(1.0, 1.0))
+    step = Watching(tiny_net(), SupervisedLoss(1.0, 1.0))
     reference = tiny_net()
     phase = phase_of(steps=2, batch=4, micro_batches=2, val_every=9, save_every=9)
     fit_in(tmp_path, step, feed, phase)
@@ -153,7 +153,7 @@ def test_micro_batches_share_one_update(data, tmp_path):
         assert torch.equal(part.images, views[n // 2].images[half])
     losses = []
     for part, _, model in seen:
-        losses.append(Ohem(1.0, 1.0)(model.train()(part.images), part.labels, CPU))
+        losses.append(SupervisedLoss(1.0, 1.0)(model.train()(part.images), part.labels, CPU))
     means = [(a + b).item() / 2 for a, b in (losses[:2], losses[2:])]
     assert [r["loss"] for r in rows(tmp_path)] == pytest.approx(means, rel=1e-5)
     first = [

@@ -7,6 +7,7 @@ list, `generation` the connection that the event is about: the dispatcher drops 
 
 import queue
 import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from mkd.semi.entropy import PseudoLabels
@@ -113,7 +114,7 @@ ConnectionEvent = Connected | Disconnected | Answer | Skipped
 Events = queue.SimpleQueue[ConnectionEvent | ThreadDied | Close]
 
 
-class ReportingThread(threading.Thread):
+class ReportingThread(threading.Thread, ABC):
     """A thread whose unexpected end is an event.
 
     Args:
@@ -133,6 +134,6 @@ class ReportingThread(threading.Thread):
         except Exception as error:
             self.events.put(ThreadDied(self.name, error))
 
+    @abstractmethod
     def work(self) -> None:
         """Do what the thread is for."""
-        raise NotImplementedError

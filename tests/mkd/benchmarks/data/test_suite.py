@@ -145,6 +145,7 @@ def test_a_contender_that_fails_ends_the_benchmark():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_packing_and_loading(tmp_path, capsys):
     """Every figure is there and positive, and the ratios are of the figures beside them."""
     found = run(tmp_path, "peers=null", "parts=[pack,loader]")

@@ -36,6 +36,7 @@ def test_a_rank_that_fails_ends_the_benchmark(tmp_path, capfd):
     assert "jump" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_whole_command(tmp_path, capsys):
     """Real ranks: gradients send 4 bytes a weight, BatchNorm what is counted; every table is printed and written."""
     given = (

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkd.teacher.api import TeachersGone
+from mkd.train.batches import FILTERED
 from mkd.train.pseudo.exchange import PseudoTile, TileSlot, exchange_tiles
 from mkd.train.pseudo.feed import LIMIT
 from tests.helpers.processes.ranks import run_ranks
@@ -50,7 +51,7 @@ def alone(case, *args, **more):
     steps,
     st.integers(0, 3),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_ranks_change_nothing(tmp_path_factory, pattern, first, second, each, depth, stored, cut, more, lost):
     """Killed and gone on from with another number of ranks: tiles, labels, strong views, partners, ledger, state.
 
@@ -118,7 +119,7 @@ def test_a_shortage_is_counted_over_all_ranks(caplog):
 
     def rank_of(world):
         feed = feed_on(world, Case([False], 6))
-        assert (feed(0.5).labels == 255).all()
+        assert (feed(0.5).labels >= FILTERED).all()
         return feed.position, feed.short
 
     assert on_threads(3, rank_of) == [(LIMIT, 6)] * 3

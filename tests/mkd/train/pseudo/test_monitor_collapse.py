@@ -12,7 +12,7 @@ def test_a_collapse_is_logged_once(bad, caplog):
     """One class, or almost nothing kept, in ROWS rows in a row: one warning; again only after a recovery."""
     monitor = monitor_with()
     rows(monitor, *[bad] * (ROWS - 1), HEALTHY, *[bad] * (ROWS - 1))
-    assert caplog.messages == []
+    assert not any("collapsed" in text for text in caplog.messages)
     rows(monitor, *[bad] * 10)
     assert len(caplog.messages) == 1
     rows(monitor, HEALTHY, *[bad] * ROWS)

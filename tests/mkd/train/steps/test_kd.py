@@ -9,7 +9,7 @@ import torch
 from mkd.distributed.engine import Engine
 from mkd.train.batches import StepBatch
 from mkd.train.steps.kd import KdStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from tests.helpers import references
 from tests.helpers.training.nets import tiny_net
 from tests.helpers.training.runs import CPU
@@ -30,7 +30,9 @@ def views_of(seed=0, unlabelled=False, batch=2, side=5):
 
 def step_of(ewc=True, weight=W_KD):
     student, teacher = tiny_net(seed=0), tiny_net(seed=1).eval().requires_grad_(False)
-    return KdStep(student, teacher, Ohem(0.7, 0.1), T, weight, consolidation(student, W_EWC) if ewc else None)
+    return KdStep(
+        student, teacher, SupervisedLoss(0.7, 0.1), T, weight, consolidation(student, W_EWC) if ewc else None
+    )
 
 
 def forward(step, images, seed=9):

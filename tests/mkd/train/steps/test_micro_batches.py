@@ -15,7 +15,7 @@ from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
 from mkd.train.steps.kd import KdStep
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from mkd.train.trainer import Trainer
 from tests.helpers.processes.threads import on_threads
 from tests.helpers.shards import CLASSES
@@ -26,7 +26,7 @@ from tests.helpers.training.runs import CPU, phase_of
 from tests.helpers.training.steps import consolidation
 
 BATCH, SIDE = 4, 10
-NOTHING = Ohem(0.0, 0.0)  # L_sup is 0: what is left is the mean in question
+NOTHING = SupervisedLoss(0.0, 0.0)  # L_sup is 0: what is left is the mean in question
 
 
 def plain_net(seed):
@@ -70,7 +70,7 @@ def step_of(kind, world, ohem):
     model = copy.deepcopy(STUDENT)
     if kind == "kd":
         return KdStep(model, TEACHER, ohem, 3.0, 0.7, consolidation(model, 0.4), world)
-    return SemiStep(model, Given(world), model, ohem, 0.7, world)
+    return SemiStep(model, Given(world), model, ohem, 0.7, world=world)
 
 
 def one_update(world, kind, passes, folder, ohem=NOTHING):
@@ -112,7 +112,7 @@ def test_forward_passes_do_not_weigh(tmp_path, kind, micro):
     same(one_update(CPU, kind, BATCH // micro, tmp_path), whole)
 
 
-@pytest.mark.parametrize("ohem", [NOTHING, Ohem(1.0, 1.0), Ohem(0.4, 0.3)])
+@pytest.mark.parametrize("ohem", [NOTHING, SupervisedLoss(1.0, 1.0), SupervisedLoss(0.4, 0.3)])
 @pytest.mark.parametrize("kind", ["kd", "semi"])
 def test_ranks_and_forward_passes_are_one_product(tmp_path, kind, ohem):
     """2 ranks in one pass are 1 rank, and so are 2 ranks in two passes 1 rank in two, as far as L_KD and L_cons go.
@@ -131,7 +131,8 @@ def test_ranks_and_forward_passes_are_one_product(tmp_path, kind, ohem):
 def test_l_sup_is_the_mean_of_the_passes(tmp_path):
     """What is not exact, and is said to be so: with every labelled pixel kept, unlike passes count alike in L_sup."""
     losses = {
-        passes: one_update(CPU, "kd", passes, tmp_path, Ohem(1.0, 1.0))[0]["loss_sup"] for passes in (1, 2)
+        passes: one_update(CPU, "kd", passes, tmp_path, SupervisedLoss(1.0, 1.0))[0]["loss_sup"]
+        for passes in (1, 2)
     }
     assert losses[1] != pytest.approx(losses[2].item(), rel=1e-3)
 

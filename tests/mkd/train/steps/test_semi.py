@@ -10,10 +10,10 @@ from mkd.distributed.engine import Engine
 from mkd.loader.augment import cutmix, strong_colour
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
-from mkd.train.batches import StepBatch
+from mkd.train.batches import FILTERED, StepBatch
 from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.steps.semi import SemiStep
-from mkd.train.steps.supervised import Ohem
+from mkd.train.steps.supervised import SupervisedLoss
 from tests.helpers import references
 from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.shards import pictures, write_dataset
@@ -54,13 +54,15 @@ def pseudo_of(seed=1, side=12, labels=None):
     weak = torch.randint(0, 256, (2, 3, side, side), generator=g, dtype=torch.uint8)
     if labels is None:
         labels = torch.randint(0, 4, (2, side, side), generator=g, dtype=torch.uint8)
-        labels = labels.masked_fill(labels == 3, 255)
+        labels = labels.masked_fill(labels == 3, FILTERED)
     return PseudoBatch(weak, labels, draws_of())
 
 
-def step_of(pseudo=None, rollbacks=0):
-    model = tiny_net()
-    return SemiStep(model, Given(pseudo or pseudo_of(), rollbacks), model, Ohem(0.7, 0.1), W_U)
+def step_of(pseudo=None, rollbacks=0, **more):
+    model, loss = tiny_net(), SupervisedLoss(0.7, 0.1)
+    return SemiStep(
+        model, Given(pseudo or pseudo_of(), rollbacks), model, loss, W_U, **({"average": "kept"} | more)
+    )
 
 
 def answer(step, views, seed=9):
@@ -77,7 +79,8 @@ def test_loss_is_the_named_sum(rollbacks):
     given, draws = pseudo_of(), draws_of()
     strong = strong_colour(given.weak.float() / 255, draws)
     others = strong.roll(-1, 0), given.labels.roll(-1, 0)
-    strong, labels = cutmix(strong, given.labels, *others, draws)
+    strong, labels = cutmix(strong, given.labels, *others, draws, 1.0)
+    labels = labels.masked_fill(labels == FILTERED, 255)
     student = tiny_net().train()
     torch.manual_seed(9)
     with torch.no_grad():
@@ -87,6 +90,46 @@ def test_loss_is_the_named_sum(rollbacks):
     assert losses["loss_sup"].item() == pytest.approx(sup, rel=1e-4)
     assert losses["loss_cons"].item() == pytest.approx(cons, rel=1e-4)
     assert losses["loss"].item() == pytest.approx(sup + W_U / 2**rollbacks * cons, rel=1e-4)
+
+
+@pytest.mark.parametrize("paste", [0.0, 1.0])
+def test_the_mean_over_valid_pixels(paste):
+    """L_cons is the sum over kept pixels over all pixels inside the tiles; pasted boxes hold the labelled tiles'."""
+    given, views = pseudo_of(), views_of()
+    given.labels[:, :3] = 255  # outside the tile
+    step = step_of(given, average="valid", cutmix=0.0, paste=paste)
+    batch = step.prepare(views, 0.5)
+    draws = draws_of()
+    strong = strong_colour(given.weak.float() / 255, draws)
+    strong, labels = cutmix(strong, given.labels, strong.roll(-1, 0), given.labels.roll(-1, 0), draws, 0.0)
+    if paste:
+        strong, labels = cutmix(strong, labels, strong_colour(views.images, draws), views.labels, draws, 1.0)
+        assert not torch.equal(labels, given.labels)
+    assert torch.equal(batch.strong, strong)
+    assert batch.pixel_count.item() == (labels != 255).sum().item()
+    kept = labels.masked_fill(labels == FILTERED, 255)
+    assert torch.equal(batch.pseudo, kept)
+    assert 0 < (kept != 255).sum() < batch.pixel_count
+    step.train()
+    torch.manual_seed(9)
+    found = step(batch, False)["loss_cons"].item()
+    student = tiny_net().train()
+    torch.manual_seed(9)
+    with torch.no_grad():
+        z = student(torch.cat([views.images, strong])).double()
+    wanted = references.cross_entropy(z[2:], kept) * (kept != 255).sum() / (labels != 255).sum()
+    assert found == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_the_control_uses_the_labels_alone():
+    """With w_u = 0 no unlabelled tile is asked for, and the network sees the labelled tiles only."""
+    step, views = step_of(), views_of()
+    step.weight, seen = 0.0, []
+    step.model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    losses = answer(step, views)
+    assert step.pseudo.asked == []
+    assert seen == [2]
+    assert losses["loss"].item() == losses["loss_sup"].item() > 0
 
 
 def test_nothing_kept_leaves_l_sup():
@@ -157,7 +200,7 @@ def test_state_is_that_of_teacher_pool_and_monitor(feed):
 
 
 def test_two_ranks_train_as_one(tmp_path):
-    """24 steps on two real ranks, BatchNorm synchronised, dropout and rejection active: one with the whole batch."""
+    """26 steps on two real ranks, BatchNorm synchronised, dropout and rejection active: one with the whole batch."""
     write_dataset(tmp_path / "labelled", coloured(6, (20, 20)))
     other = coloured(9, (20, 20), seed=1) + pictures(8, (20, 20), seed=2)
     write_dataset(tmp_path / "other", other, labelled=False)

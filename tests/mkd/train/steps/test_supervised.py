@@ -7,7 +7,7 @@ import torch
 
 from mkd.distributed.engine import Engine
 from mkd.train.batches import StepBatch
-from mkd.train.steps.supervised import Ohem, SupervisedStep
+from mkd.train.steps.supervised import SupervisedLoss, SupervisedStep
 from tests.helpers import references
 from tests.helpers.processes.threads import on_threads
 from tests.helpers.training.nets import tiny_net
@@ -25,7 +25,7 @@ def test_loss_is_ohem_of_the_logits(threshold, min_kept):
     """`loss` is L_sup, with min_kept as a share of the batch's pixels."""
     model, views = tiny_net(), views_of()
     model[3].p = 0.0  # dropped channels would make equal pixels, of which a reference may keep others
-    step = SupervisedStep(model, Ohem(threshold, min_kept))
+    step = SupervisedStep(model, SupervisedLoss(threshold, min_kept))
     step.train()
     logits = copy.deepcopy(model)(views.images)
     losses = step(views, False)
@@ -37,7 +37,7 @@ def test_loss_is_ohem_of_the_logits(threshold, min_kept):
 
 def test_named_losses_hold_no_graph():
     """Only `loss` can be differentiated; the named parts are for the journal."""
-    losses = SupervisedStep(tiny_net(), Ohem(0.7, 0.1))(views_of(), False)
+    losses = SupervisedStep(tiny_net(), SupervisedLoss(0.7, 0.1))(views_of(), False)
     assert losses["loss"].requires_grad
     assert not losses["loss_sup"].requires_grad
 
@@ -48,7 +48,7 @@ def test_frozen_modules_stay():
     model.requires_grad_(False)
     model[4].requires_grad_(True)
     before = copy.deepcopy(model.state_dict())
-    step = SupervisedStep(model, Ohem(0.7, 0.1), frozen=[model[0], model[1]])
+    step = SupervisedStep(model, SupervisedLoss(0.7, 0.1), frozen=[model[0], model[1]])
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     engine = Engine(CPU, model, optimizer)
     for seed in range(3):
@@ -65,7 +65,7 @@ def test_without_frozen_modules_statistics_move():
     """The counterpart: unfrozen, BatchNorm follows the batches."""
     model = tiny_net()
     before = copy.deepcopy(model.state_dict())
-    step = SupervisedStep(model, Ohem(0.7, 0.1))
+    step = SupervisedStep(model, SupervisedLoss(0.7, 0.1))
     model.eval()
     step.train()
     step(views_of(), False)
@@ -74,7 +74,7 @@ def test_without_frozen_modules_statistics_move():
 
 def test_forward_passes_go_through_the_net():
     """`net` is the model until an engine puts its wrapper there; then forward passes go through the wrapper."""
-    step, seen = SupervisedStep(tiny_net(), Ohem(0.7, 0.1)), []
+    step, seen = SupervisedStep(tiny_net(), SupervisedLoss(0.7, 0.1)), []
     assert step.net is step.model
 
     def wrapper(images):
@@ -90,8 +90,8 @@ def test_min_kept_is_a_share_of_all_ranks_pixels():
     """A rank of two asks for twice the pixels that it would ask for alone, and sums its counts over both."""
     z, labels = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8)
     z[0, 0] = torch.arange(16).view(4, 4) / 8
-    rank_of = on_threads(2, lambda world: Ohem(0.0, 0.25)(z, labels, world))
-    twice = Ohem(0.0, 0.25)(torch.cat([z, z]), torch.cat([labels, labels]), CPU)
+    rank_of = on_threads(2, lambda world: SupervisedLoss(0.0, 0.25)(z, labels, world))
+    twice = SupervisedLoss(0.0, 0.25)(torch.cat([z, z]), torch.cat([labels, labels]), CPU)
     assert sum(share.item() for share in rank_of) == pytest.approx(twice.item(), rel=1e-6)
     assert twice.item() == pytest.approx(references.ohem(z, labels, 0.0, 4), rel=1e-5)
 
@@ -99,6 +99,6 @@ def test_min_kept_is_a_share_of_all_ranks_pixels():
 def test_the_result_is_the_network():
     """What is validated and saved is the trained network; nothing else needs saving."""
     model = tiny_net()
-    step = SupervisedStep(model, Ohem(0.7, 0.1))
+    step = SupervisedStep(model, SupervisedLoss(0.7, 0.1))
     assert step.result is model
     assert step.state_dict() == {}

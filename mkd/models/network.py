@@ -1,0 +1,88 @@
+"""What all segmentation networks share: images in, logits out, a classifier that can be replaced."""
+
+from abc import ABC, abstractmethod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mkd.models.architecture import Architecture
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """Backbone, head, classifier; a subclass gives `_decode`.
+
+    Args:
+        architecture: see :class:`Architecture`.
+        num_classes: C, at least 2.
+
+    Attributes:
+        backbone: the only part that ImageNet weights exist for.
+        classifier: the last 1x1 convolution, decoder_channels -> C.
+        divisor: what H and W are padded to a multiple of.
+    """
+
+    mean: Tensor
+    std: Tensor
+    backbone: Any  # a module with `body`, timm's network
+    classifier: nn.Conv2d
+    divisor: int
+
+    def __init__(self, architecture: Architecture, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"model: {num_classes} classes make no segmentation, use 2 or more")
+        self.architecture, self.num_classes = architecture, num_classes
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, float32 (B,C,H,W), for RGB images, float32 (B,3,H,W) in [0,1], of any H and W."""
+        height, width = images.shape[2:]
+        padded = self._pad(images)
+        logits = self.classifier(self._decode(padded)).float()
+        logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the classifier sees, (B,decoder_channels,ceil(H/4),ceil(W/4)), for images as above."""
+        height, width = images.shape[2:]
+        return self._decode(self._pad(images))[..., : -(-height // 4), : -(-width // 4)]
+
+    def reset_classifier(self, num_classes: int, generator: torch.Generator) -> None:
+        """Replace the classifier by a fresh one, on the same device.
+
+        Args:
+            num_classes: C, at least 2.
+            generator: CPU generator that the new weights are drawn from; biases start at 0.
+        """
+        if num_classes < 2:
+            raise ValueError(f"model: {num_classes} classes make no segmentation, use 2 or more")
+        old = self.classifier.weight
+        new = nn.Conv2d(old.shape[1], num_classes, 1, device=old.device, dtype=old.dtype)
+        weight = torch.empty(new.weight.shape)
+        nn.init.kaiming_uniform_(weight, a=5**0.5, generator=generator)
+        with torch.no_grad():
+            new.weight.copy_(weight)
+            nn.init.zeros_(cast(Tensor, new.bias))
+        self.classifier = new
+        self.num_classes = num_classes
+
+    def head_modules(self) -> list[nn.Module]:
+        """Return the parts that have no pretrained weights: everything but the backbone."""
+        return [part for name, part in self.named_children() if name != "backbone"]
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """Repeat the last row and column up to a multiple of the backbone's divisor.
+
+        At least two multiples, so that BatchNorm sees more than one value even for one small image.
+        """
+        step = self.divisor
+        height, width = (max(2, -(-side // step)) * step for side in images.shape[2:])
+        right, bottom = width - images.shape[3], height - images.shape[2]
+        return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
+
+    @abstractmethod
+    def _decode(self, padded: Tensor) -> Tensor:
+        """Return what the classifier sees, (B,decoder_channels,H/4,W/4), of padded images in [0,1]."""
