@@ -268,7 +268,7 @@ class TeacherLabel:
     data: str = MISSING  # data set; labels in it are never read
     out: str = MISSING  # data set to make
     model: str = MISSING  # model folder
-    confidence: float = 0.95  # least probability of a kept pixel
+    confidence: float = 0.7  # least probability of a kept pixel, as semi.confidence
     tile_entropy: float | None = None  # tiles with a higher mean entropy are left out; none keeps all
     batch: int = 8  # tiles in a forward pass
     max_bad: float = 0.001  # share of the tiles that may be unreadable

@@ -36,7 +36,7 @@ def demo(config: DemoRun) -> None:
     print(
         f"mkd demo: draws landscapes, packs shards, distils ImageNet -> intermediate -> target with "
         f"{config.labelled} labelled tiles, adds unlabelled tiles, maps an unseen orthomosaic; "
-        f"5 to 8 minutes on 2 CPU cores ({cores} here).",
+        f"about 10 minutes on 2 CPU cores ({cores} here).",
         flush=True,
     )
     with PeakMemory() as memory:
@@ -52,13 +52,7 @@ def demo(config: DemoRun) -> None:
         results = experiment(table)
         best = run_folder(table, list(table.rows.values())[-1], config.seeds[0]) / "model"
         scene = out / "scenes" / "images" / f"{UNSEEN}.tif"
-        print(
-            predict(
-                PredictRun(
-                    model=str(best), input=str(scene), output=str(out / "map.tif"), tile=256, overlap=64
-                )
-            )
-        )
+        print(predict(PredictRun(model=str(best), input=str(scene), output=str(out / "map.tif"))))
     results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
     results |= _earlier_figures(out / "results.json", results)
     experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")

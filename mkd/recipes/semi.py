@@ -167,7 +167,7 @@ def _fit(run: Run, phase: Phase, step: SemiStep, batches: BatchStream) -> dict[s
     monitor = step.pseudo.monitor
     while True:
         try:
-            return run.fit(phase, step, batches, monitor=monitor)
+            return run.fit(phase, step, batches, monitor=monitor if step.weight > 0 else None)
         except Collapsed as collapse:
             count = monitor.rollbacks + 1
             change = partial(_with_rollbacks, count=count)

@@ -273,3 +273,34 @@ def test_the_start_competes(data, tmp_path):
     assert [r["step"] for r in rows(tmp_path) if "val_miou" in r] == [0, 2, 4]
     assert equal(kept, before)
     assert not equal(step.model.state_dict(), before)
+
+
+def test_one_class_alone_is_warned_of(data, tmp_path, capsys):
+    """A validation in which every pixel has the same class says so, with the class."""
+
+    def all_road(model):
+        matrix = ConfusionMatrix(3)
+        matrix.matrix[:, 1] = 5
+        return matrix
+
+    step, feed = step_and_feed("supervised", 0, data["labelled"], None)
+    fit_in(tmp_path, step, feed, phase_of(steps=2), all_road)
+    assert (
+        "warning: student, step 2: every validation pixel is predicted as 'road'" in capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize(("weight", "word"), [(1e6, "lower"), (1e-9, "raise"), (None, None)])
+def test_a_share_of_ewc_that_is_off_is_warned_of_once(data, tmp_path, capsys, weight, word):
+    """A ratio of gradients above 1 drowns L_sup; below 0.01 in the second half the term does next to nothing."""
+    step, feed = step_and_feed("kd", 0, data["labelled"], data["unlabelled"])
+    if weight is not None:
+        step.ewc = replace(step.ewc, weight=weight)
+    fit_in(tmp_path, step, feed, phase_of(steps=20, lr=1e-12))
+    said = [line for line in capsys.readouterr().out.splitlines() if "the gradient of w_ewc" in line]
+    ratios = [r["ewc_ratio"] for r in rows(tmp_path) if "ewc_ratio" in r]
+    assert len(ratios) == 4
+    assert len(said) == (word is not None)
+    if word is not None:
+        assert f"{word} kd.ewc_weight" in said[0]
+        assert all(r > 1 if word == "lower" else r < 0.01 for r in ratios)

@@ -2,8 +2,11 @@
 
 import pytest
 
-from mkd.train.pseudo.monitor import ROLLBACKS, ROWS, Collapsed
+from mkd.teacher.api import TeacherStats
+from mkd.train.pseudo.monitor import ROLLBACKS, ROWS, Collapsed, PseudoLabelMonitor
 from tests.helpers.processes.threads import on_threads
+from tests.helpers.shards import CLASSES
+from tests.helpers.training.runs import CPU
 from tests.mkd.train.pseudo.answers import EMPTY, HEALTHY, TAKEN, answer, monitor_with, rows
 
 
@@ -12,7 +15,7 @@ def test_a_collapse_is_logged_once(bad, caplog):
     """One class, or almost nothing kept, in ROWS rows in a row: one warning; again only after a recovery."""
     monitor = monitor_with()
     rows(monitor, *[bad] * (ROWS - 1), HEALTHY, *[bad] * (ROWS - 1))
-    assert not any("collapsed" in text for text in caplog.messages)
+    assert caplog.messages == []
     rows(monitor, *[bad] * 10)
     assert len(caplog.messages) == 1
     rows(monitor, HEALTHY, *[bad] * ROWS)
@@ -45,10 +48,40 @@ def test_where_a_class_has_taken_over(histogram, classes, collapsed, caplog):
 
 
 def test_the_floor_itself_is_enough(caplog):
-    """A kept share of exactly 0.001 is no collapse."""
+    """A kept share of exactly 0.001 is no collapse; that it is little is said once, with what helps."""
     monitor = monitor_with()
-    rows(monitor, *[answer((0, 1), (1, 1), size=2000)] * ROWS)
+    rows(monitor, *[answer((0, 1), (1, 1), size=2000)] * 3 * ROWS)
+    assert caplog.messages == [
+        "warning: 0.1% of the pixels get a pseudo-label, so little is learned from them; lower semi.confidence, or "
+        "train the start longer, in a new run folder"
+    ]
+
+
+@pytest.mark.parametrize(("kept", "said"), [(9, True), (10, False)])
+def test_few_pseudo_labels_are_said(kept, said, caplog):
+    """Below a tenth of the pixels, in ROWS rows in a row."""
+    monitor = monitor_with()
+    few = answer((0, kept // 2), (1, kept - kept // 2))
+    rows(monitor, *[few] * (ROWS - 1))
     assert caplog.messages == []
+    rows(monitor, few)
+    assert bool(caplog.messages) is said
+
+
+def test_a_control_is_no_collapse(caplog):
+    """With semi.weight=0 or a confidence of 1 nothing is kept on purpose."""
+    monitor = PseudoLabelMonitor(CLASSES, (30, 50, 20), TeacherStats(), CPU, control=True)
+    rows(monitor, *[EMPTY] * 3 * ROWS)
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("bad", "advice"), [(EMPTY, "lower semi.confidence"), (TAKEN, "raise semi.confidence")]
+)
+def test_the_advice_fits_the_collapse(bad, advice, caplog):
+    """Next to nothing kept is no reason for a higher threshold."""
+    rows(monitor_with(), *[bad] * ROWS)
+    assert advice in caplog.messages[0]
 
 
 def test_rollback_needs_a_good_checkpoint(caplog):

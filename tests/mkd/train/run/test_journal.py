@@ -195,3 +195,40 @@ def test_going_on_is_said(tmp_path, capsys):
     """A resumed run says from which step."""
     Journal(tmp_path, CLASSES).start("student", 6, 10)
     assert capsys.readouterr().out == "student: going on from step 6 of 10\n"
+
+
+def test_the_best_validation_of_a_phase(tmp_path):
+    """The highest of its rows; none without a row, and other phases do not count."""
+    journal = write(tmp_path)
+    assert journal.best_validation("student") is None
+    journal.start("student", 4, 10)
+    for step, other in ((5, False), (6, True)):
+        journal.validation("student", step, matrix_of(other))
+    journal.end()
+    assert journal.best_validation("student") == max(matrix_of().miou(), matrix_of(True).miou())
+    assert journal.best_validation("teacher") is None
+    assert Journal(tmp_path / "none", CLASSES).best_validation("student") is None
+
+
+def test_a_validation_names_each_class(tmp_path, capsys):
+    """One line with mIoU and the IoU of every class; one that the labels lack is absent."""
+    journal = write(tmp_path)
+    journal.start("student", 4, 10)
+    journal.validation("student", 5, matrix_of(absent=True))
+    journal.end()
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert "validation mIoU 0.7083  (field 0.75  road 0.67  water absent)" in said
+
+
+def test_a_long_phase_is_announced_once(tmp_path, capsys, monkeypatch):
+    """At the first row, how many hours are left; nothing of a short one."""
+    write(tmp_path / "short")
+    assert "hours" not in capsys.readouterr().out
+    clock = iter(range(0, 100000, 30))
+    monkeypatch.setattr("mkd.train.run.journal.time.monotonic", lambda: next(clock))
+    write(tmp_path / "long", steps=1000)
+    said = [line for line in capsys.readouterr().out.splitlines() if "hours" in line]
+    assert said == [
+        "student: 999 steps of 30.00 s are left, about 8.3 hours; a smaller steps= takes less, a killed or stopped run "
+        "goes on by the same command"
+    ]
