@@ -14,7 +14,7 @@ from mkd.atomic import write_text, written_aside
 from mkd.labels import Colour
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mkd.losses.ohem import ohem_cross_entropy
 from mkd.metrics.cost import cost, gmac
 from mkd.model_folder import ModelCard, save_model
 from mkd.models.build import build
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import World
-from mkd.inference.windows import probabilities
+from mkd.inference.windowed import probabilities
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
 

@@ -8,8 +8,8 @@ from mkd.models.architecture import Architecture
 from mkd.models.backbone import normalisation
 from mkd.models.deeplab import DeepLabV3Plus
 from mkd.models.fpn import FPN
-from mkd.models.network import SegmentationNetwork
 from mkd.models.pretrained import load_pretrained
+from mkd.models.segmentation import SegmentationNetwork
 
 _log = logging.getLogger(__name__)
 _NETWORKS: dict[str, type[SegmentationNetwork]] = {"deeplab": DeepLabV3Plus, "fpn": FPN, "dpt": FPN}

@@ -10,8 +10,8 @@ from mkd.models.architecture import Architecture
 from mkd.models.aspp import ASPP, conv_bn_relu
 from mkd.models.backbone import HRNet, create_backbone
 from mkd.models.dropout import SampleDropout
-from mkd.models.network import SegmentationNetwork
 from mkd.models.psa import polarized_pair
+from mkd.models.segmentation import SegmentationNetwork
 
 
 class DeepLabV3Plus(SegmentationNetwork):

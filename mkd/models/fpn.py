@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mkd.models.architecture import Architecture
 from mkd.models.aspp import conv_bn_relu
 from mkd.models.dropout import SampleDropout
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 
 STRIDES = (4, 8, 16, 32)
 DEPTHS = 4  # blocks of a vision transformer whose tokens are used, evenly spaced, the last one included

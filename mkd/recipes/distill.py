@@ -23,7 +23,7 @@ from mkd.loader.loader import in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.model_folder import load_model, read_card
 from mkd.models.build import build
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run

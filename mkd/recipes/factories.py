@@ -19,7 +19,7 @@ from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.architecture import Architecture, fitting_rates, map_side
 from mkd.models.backbone import normalisation
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.train.batches import BatchStream
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase

@@ -16,7 +16,7 @@ from mkd.config import schema
 from mkd.dataset.codec import decode_image, image_kind
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
-from mkd.inference.windows import probabilities
+from mkd.inference.windowed import probabilities
 from mkd.labels import IGNORE
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, weights_digest

@@ -3,7 +3,7 @@
 from mkd.config.schema import PredictRun
 from mkd.distributed.world import find_world
 from mkd.inference.map_writer import predict_map
-from mkd.inference.windows import default_overlap
+from mkd.inference.windowed import default_overlap
 from mkd.recipes import factories
 
 UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card

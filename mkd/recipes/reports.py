@@ -11,7 +11,7 @@ import torch
 
 from mkd.config.schema import EvaluateRun, Experiment
 from mkd.dataset.index import read_index
-from mkd.inference.windows import probabilities
+from mkd.inference.windowed import probabilities
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder

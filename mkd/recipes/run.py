@@ -18,7 +18,7 @@ from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.model_folder import ModelCard, save_model
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run_folder import open_run, versions
 from mkd.train.batches import BatchStream

@@ -15,7 +15,7 @@ from mkd.distributed.engine import autocast
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import TIMEOUT
 from mkd.model_folder import ModelCard
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.semi.entropy import TileLimit

@@ -17,7 +17,7 @@ from mkd.config.load import from_yaml
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
 from mkd.model_folder import ModelCard
-from mkd.models.network import SegmentationNetwork
+from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token

@@ -16,6 +16,7 @@ from mkd.train.pseudo.monitor import Figures, PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
 from mkd.train.run.run_lock import LockLost
+from mkd.train.run.warnings import ewc_fault, one_class_alone
 
 
 @dataclass
@@ -110,7 +111,9 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             bad = [name for name, v in values.items() if not math.isfinite(v) and name != "loss"]
             self._fail(done, ", ".join(bad) or "loss")
-        self._warn_of_ewc(done, values)
+        if not self.ewc_warned and (fault := ewc_fault(values.get("ewc_ratio"), done / self.phase.steps)):
+            self.ewc_warned = True
+            self.journal.say(f"warning: {self.phase.name}, step {done}: {fault}")
         # The row: losses, and what the monitor has counted since the last one.
         speed = self.throughput.images_per_second() * self.engine.world.ranks
         figures = Figures({}, {}) if self.monitor is None else self.monitor.report()
@@ -127,22 +130,6 @@ class Trainer:
         if self.monitor is not None:
             self.monitor.check()
 
-    def _warn_of_ewc(self, done: int, values: dict[str, float]) -> None:
-        """Say once when L_EWC drowns L_sup, or does next to nothing in the second half."""
-        ratio = values.get("ewc_ratio")
-        if (
-            ratio is None
-            or self.ewc_warned
-            or not (ratio > 1 or (ratio < 0.01 and 2 * done > self.phase.steps))
-        ):
-            return
-        self.ewc_warned = True
-        self.journal.say(
-            f"warning: {self.phase.name}, step {done}: the gradient of w_ewc L_EWC is {ratio:.3g} times that of L_sup; "
-            f"0.05 to 0.5 is a term that acts and lets the student learn: {'lower' if ratio > 1 else 'raise'} "
-            "kd.ewc_weight, in a new run folder"
-        )
-
     def validate(self, done: int) -> None:
         """Validate and keep the best weights.
 
@@ -156,13 +143,8 @@ class Trainer:
         matrix = self.evaluate(self.step.result)
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
-        if done > 0 and len(predicted := matrix.predicted()) == 1 and matrix.num_classes > 1:
-            name = self.journal.classes[predicted[0]]
-            self.journal.say(
-                f"warning: {self.phase.name}, step {done}: every validation pixel is predicted as {name!r}; "
-                "if the next validations say so too, the network does not learn: "
-                "see 'Nothing is learned' in docs/training.md"
-            )
+        if done > 0 and (alone := one_class_alone(matrix, self.journal.classes)):
+            self.journal.say(f"warning: {self.phase.name}, step {done}: {alone}")
         self.stale += 1
         if matrix.miou() > self.best or not self.checkpoints.has_best():
             self.best, self.stale = matrix.miou(), 0

@@ -9,7 +9,7 @@ from torch import nn
 
 from mkd.geo.blend import window_weight
 from mkd.geo.grid import covering_windows
-from mkd.inference.windows import default_overlap, probabilities
+from mkd.inference.windowed import default_overlap, probabilities
 
 
 class Positions(nn.Module):
