@@ -44,7 +44,7 @@ class OptimConfig:
     """Optimizer and learning rate; poly decay per step."""
 
     name: str = "adamw"  # sgd | adamw
-    lr: float = 1e-3  # learning rate at the first step
+    lr: float = 1e-3  # learning rate at the first step; launch/semi.py: 5e-4
     head_factor: float = 1.0  # learning rate of ASPP, decoder and classifier, in units of lr
     momentum: float = 0.9  # of sgd
     weight_decay: float = 1e-2  # L2 penalty of sgd, decoupled decay of adamw

@@ -13,7 +13,7 @@ def predict(config: PredictRun) -> str:
     """Write the map; return one line about it."""
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
-    tile = config.tile or card.crop or UNKNOWN_CROP
+    tile = config.tile if config.tile is not None else card.crop or UNKNOWN_CROP
     done = predict_map(
         model,
         card.palette,

@@ -168,7 +168,7 @@ class Journal:
         append_line(self.path, json.dumps(plain))
 
     def _drop_after(self, phase: str, step: int) -> None:
-        """Keep the rows of other phases and those up to ``step``; a half-written last line goes too."""
+        """Keep the rows of other phases and those up to ``step``, of 0 none; a half-written last line goes too."""
         if not self.path.is_file():
             return
         kept = []
@@ -177,7 +177,7 @@ class Journal:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if row["phase"] != phase or row["step"] <= step:
+            if row["phase"] != phase or row["step"] <= step > 0:
                 kept.append(line + "\n")
         write_text(self.path, "".join(kept))
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import mkd.recipes.semi as stage
 import mkd.train.pseudo.monitor as monitoring
+from mkd.recipes.semi import ema_decay
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher.api import TeachersGone
 from mkd.teacher.local import LocalTeacher
@@ -260,3 +261,9 @@ def test_a_run_that_waits_for_services_can_be_stopped(start, config_of, tmp_path
             stage.semi(config_of("semi", f"out={out}", *start, *remote, "teacher.ledger=true"))
         thread.join()
     assert Checkpoints(out / "checkpoints" / "semi").load()["step"] == 0
+
+
+@pytest.mark.parametrize(("steps", "decay"), [(1, 0.99), (9_999, 0.99), (10_000, 0.996), (40_000, 0.999)])
+def test_the_decay_follows_the_length(steps, decay):
+    """The average reaches back a small part of the run."""
+    assert ema_decay(steps) == decay

@@ -71,3 +71,12 @@ def test_a_share_of_ewc_that_is_off_is_warned_of_once(data, tmp_path, capsys, we
     if word is not None:
         assert f"{word} kd.ewc_weight" in said[0]
         assert all(r > 1 if word == "lower" else r < 0.01 for r in ratios)
+
+
+def test_a_start_that_is_validated_again_has_one_row(data, tmp_path):
+    """Killed before its first checkpoint, a phase begins anew, and so do its rows."""
+    phase = replace(phase_of(steps=4), validates_start=True)
+    for kill in (2, None):
+        step, feed = step_and_feed("supervised", 0, data["labelled"], None)
+        fit_in(tmp_path, step, feed, phase, scores(0.5, 0.4, 0.3), kill)
+    assert [r["step"] for r in rows(tmp_path) if "val_miou" in r] == [0, 2, 4]
