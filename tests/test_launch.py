@@ -79,9 +79,7 @@ def same_end(run, whole, phase):
     assert mine["step"] == theirs["step"]
     assert all(torch.equal(t, theirs["model"][n]) for n, t in mine["model"].items())
     momenta = [saved["optimizer"]["state"] for saved in (mine, theirs)]
-    assert all(
-        torch.equal(s["momentum_buffer"], momenta[1][n]["momentum_buffer"]) for n, s in momenta[0].items()
-    )
+    assert all(torch.equal(s["exp_avg"], momenta[1][n]["exp_avg"]) for n, s in momenta[0].items())
 
 
 def killed(stage, out, phase, overrides):

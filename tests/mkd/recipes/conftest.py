@@ -37,7 +37,7 @@ def config_of(sets):
         else:
             base += RANDOM if stage == "supervised" else LITE0
         if stage == "kd":
-            base += ["kd.teacher_epochs=1", "kd.fisher_tiles=2"]
+            base += ["kd.teacher_epochs=1", "kd.fisher_tiles=2", "optim.name=sgd"]
         return load(KINDS[stage], stage, [*base, *overrides])
 
     return config

@@ -134,7 +134,7 @@ def test_the_anchor_is_the_teacher(runs, monkeypatch):
     stored = load_file(Path(config.out) / "fisher.safetensors")
     limit = 1.9 / config.optim.lr
     assert all(torch.equal(f, stored[n].clamp(max=limit)) for n, f in ewc.fisher.items())
-    assert ewc.weight == 1.0
+    assert ewc.weight == config.kd.ewc_weight > 0
 
 
 def test_the_anchor_can_be_the_start(config_of, runs, tmp_path, monkeypatch):
@@ -228,14 +228,25 @@ def test_ewc_needs_one_architecture(config_of, runs, tmp_path):
 
 def test_a_student_that_starts_as_its_teacher_needs_one_architecture(config_of, runs, tmp_path):
     """kd.student_init=teacher with another network is one sentence too, EWC or not."""
-    given = [f"kd.source={runs['kd'].kd.source}", "model.decoder_channels=32", "kd.ewc_weight=0"]
+    given = [
+        f"kd.source={runs['kd'].kd.source}",
+        "model.decoder_channels=32",
+        "kd.ewc_weight=0",
+        "kd.student_init=random",
+    ]
     text = refusal(config_of("kd", f"out={tmp_path}/run", *given, "kd.student_init=teacher"))
     assert "decoder_channels 128 there, 32 here" in text
 
 
 def test_teacher_and_student_may_differ_without_ewc(config_of, runs, tmp_path):
     """Plain distillation works across networks."""
-    given = [f"kd.source={runs['kd'].kd.source}", "model.decoder_channels=32", "kd.ewc_weight=0", "steps=1"]
+    given = [
+        f"kd.source={runs['kd'].kd.source}",
+        "model.decoder_channels=32",
+        "kd.ewc_weight=0",
+        "kd.student_init=random",
+        "steps=1",
+    ]
     kd(config_of("kd", f"out={tmp_path}/run", *given, "kd.teacher_epochs=0.3", "data.val=null"))
     assert not (tmp_path / "run" / "fisher.safetensors").exists()
     assert load_model(tmp_path / "run" / "model")[1].architecture.decoder_channels == 32
