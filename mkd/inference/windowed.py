@@ -35,12 +35,13 @@ def probabilities(model: nn.Module, images: Tensor, window: int | None) -> Tenso
     if window is None or max(height, width) <= window:
         whole: Tensor = model(images)
         return whole.float().softmax(dim=1)
+    # All windows of an image have one size, and so one weight.
+    weight = torch.tensor(window_weight(min(window, height), min(window, width)), device=images.device)
     blended: Tensor | None = None
     weights = torch.zeros(height, width, device=images.device)
     for row, col, tall, wide in covering_windows(height, width, window, default_overlap(window)):
         rows, cols = slice(row, row + tall), slice(col, col + wide)
         found = model(images[:, :, rows, cols]).float().softmax(dim=1)
-        weight = torch.from_numpy(window_weight(tall, wide).copy()).to(images.device)
         if blended is None:
             blended = torch.zeros(*found.shape[:2], height, width, device=images.device)
         blended[:, :, rows, cols] += found * weight

@@ -39,8 +39,7 @@ def kd(config: schema.KdRun) -> Path:
     index = labelled_index(config)
     keeps = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"  # the source's own network
     from_source = None if config.kd.source is None or not keeps else read_card(config.kd.source).architecture
-    resumed = is_run(config)
-    arch = factories.architecture(config.model, config.data.crop, from_source, resumed=resumed)
+    arch = factories.architecture(config.model, config.data.crop, from_source, resumed=is_run(config))
     factories.settle(config.model, arch)
     with torch.device("meta"):
         build(arch, index.num_classes)  # an impossible network is refused before the run folder is made

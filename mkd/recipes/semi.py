@@ -153,7 +153,7 @@ def _pseudo_feed(
     """Return the feed of pseudo-labelled tiles, with the monitor of its teacher."""
     good = run.checkpoints(phase).good.is_file if config.semi.on_collapse == "rollback" else None
     world = run.world
-    control = config.semi.weight == 0 or config.semi.confidence >= 1
+    control = config.semi.confidence >= 1  # with semi.weight=0 nothing is reported at all
     monitor = PseudoLabelMonitor(
         run.index.classes, run.index.histogram, teacher.stats, world, good, control=control
     )

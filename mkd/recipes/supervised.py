@@ -19,10 +19,9 @@ def supervised(config: schema.SupervisedRun) -> Path:
     index = labelled_index(config)
     scratch = config.student_init in ("random", "imagenet")
     source = None if scratch else read_card(config.student_init).architecture
-    resumed = is_run(config)
-    arch = factories.architecture(config.model, config.data.crop, source, resumed=resumed)
+    arch = factories.architecture(config.model, config.data.crop, source, resumed=is_run(config))
     factories.settle(config.model, arch)
-    if config.student_init in ("random", "imagenet"):
+    if scratch:
         pretrained = config.model.pretrained if config.student_init == "imagenet" else None
         model = build(arch, index.num_classes, pretrained, seed=config.seed)
     else:

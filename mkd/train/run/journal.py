@@ -99,15 +99,19 @@ class Journal:
             self.progress.update(self._task, completed=step, text=text)
         elif time.monotonic() - self._shown > self.PLAIN_SECONDS:
             self._shown = time.monotonic()
-            left = (self._steps - step) * (time.monotonic() - self._began) / max(1, step - self._first)
+            left = (self._steps - step) * self._step_seconds(step)
             self.console.print(f"{phase}  {text}  ETA {left / 60:.1f} min", highlight=False, soft_wrap=True)
+
+    def _step_seconds(self, step: int) -> float:
+        """Return the mean time of this process's steps so far."""
+        return (time.monotonic() - self._began) / max(1, step - self._first)
 
     def _announce(self, step: int) -> None:
         """Say once, at the first row of a process, how long a long phase will take, and what shortens it."""
         if self._announced:
             return
         self._announced = True
-        a_step = (time.monotonic() - self._began) / max(1, step - self._first)
+        a_step = self._step_seconds(step)
         hours = (self._steps - step) * a_step / 3600
         if hours > LONG_HOURS:
             self.say(
