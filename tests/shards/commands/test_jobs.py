@@ -14,7 +14,7 @@ from tests.helpers.processes.jobs import command, run, wait_until, workers_of
 
 def test_a_killed_worker_is_one_sentence(folder, tmp_path):
     """When the system kills a worker, the job ends, keeps its shards, and says what to do."""
-    for number in range(5, 400):
+    for number in range(5, 2000):  # seconds of work: the job must not end before it is hit
         folder.image(f"images/n{number}.jpg", seed=number)
     folder.describe(layout={"images": "images/*.jpg", "masks": None})
     job = subprocess.Popen(
@@ -30,7 +30,7 @@ def test_a_killed_worker_is_one_sentence(folder, tmp_path):
 
 def test_an_interrupted_job_keeps_what_is_finished(folder, tmp_path):
     """Ctrl-C ends job and workers with one sentence and exit code 130."""
-    for number in range(5, 400):
+    for number in range(5, 2000):  # seconds of work: the job must not end before it is hit
         folder.image(f"images/n{number}.jpg", seed=number)
     folder.describe(layout={"images": "images/*.jpg", "masks": None})
     job = subprocess.Popen(
@@ -49,7 +49,7 @@ def test_an_interrupted_job_keeps_what_is_finished(folder, tmp_path):
 
 def test_workers_end_with_a_killed_job(folder, tmp_path):
     """A job killed alone takes its workers along, so that nobody writes behind the next job's back."""
-    for number in range(5, 600):
+    for number in range(5, 2000):  # seconds of work: the job must not end before it is hit
         folder.image(f"images/n{number}.jpg", seed=number)
     folder.describe(layout={"images": "images/*.jpg", "masks": None})
     job = subprocess.Popen(command(folder, tmp_path / "out", "--workers", "2"))
