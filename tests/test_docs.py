@@ -24,6 +24,7 @@ SCRIPTS = {
     "launch/predict_map.py": schema.PredictRun,
     "launch/experiment.py": schema.Experiment,
     "launch/demo.py": schema.DemoRun,
+    "launch/landscapes.py": schema.LandscapesRun,
     "launch/teacher.py serve": schema.TeacherServe,
     "launch/teacher.py status": schema.TeacherStatus,
     "launch/teacher.py label": schema.TeacherLabel,

@@ -29,6 +29,7 @@ COMMANDS = (  # word after python launch/, schema
     ("predict_map.py", schema.PredictRun),
     ("experiment.py", schema.Experiment),
     ("demo.py", schema.DemoRun),
+    ("landscapes.py", schema.LandscapesRun),
     ("teacher.py serve", schema.TeacherServe),
     ("teacher.py label", schema.TeacherLabel),
     ("teacher.py status", schema.TeacherStatus),

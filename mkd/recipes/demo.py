@@ -13,6 +13,7 @@ from mkd.config.load import CONFIGS, load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
 from mkd.dataset.index import read_index
 from mkd.recipes.experiment import check_alone, experiment, run_folder
+from mkd.recipes.landscapes import draw_scenes
 from mkd.recipes.predict_map import predict
 from mkd.recipes.reports import experiment_report
 from mkd.report.terminal_table import show
@@ -68,13 +69,7 @@ def _data(config: DemoRun, out: Path) -> None:
         if (data / domain / "split.json").is_file():
             continue
         print(f"{domain}: drawing {count} orthomosaics of {config.scene} x {config.scene} pixels", flush=True)
-        images, labels = [], []
-        for n in range(count):
-            image, label = write_orthomosaic(
-                render(domain, config.scene, config.scene, n), scenes, f"{domain}_{n}"
-            )
-            images.append(image)
-            labels.append(label)
+        images, labels = draw_scenes(scenes, domain, count, config.scene)
         classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
         whole, few = data / domain / "all", config.labelled if domain == "target" else None
         with route_log_lines(say_on_stdout, "shards"):
