@@ -6,9 +6,10 @@ from mkd.config.schema import LandscapesRun
 
 def work(config: LandscapesRun) -> str:
     """Draw them and return what to print."""
-    from mkd.recipes.landscapes import draw
+    from mkd.synth.landscape import draw_scenes
 
-    return draw(config)
+    images, labels = draw_scenes(config.out, config.domain, config.scenes, config.size, config.first)
+    return "\n".join([*images, *labels])
 
 
 if __name__ == "__main__":

@@ -192,7 +192,11 @@ class PredictRun:
 
     model: str = MISSING  # model folder
     input: str = MISSING  # GeoTIFF of three 8-bit bands
-    output: str = MISSING  # GeoTIFF to write: class ids and confidence
+    output: str = MISSING  # cloud-optimised GeoTIFF to write: class ids and confidence
+    polygons: str | None = None  # GeoPackage to write: polygons by class with area and confidence
+    min_area: float = 0.0  # square metres: smaller polygons go to their largest neighbour first
+    areas: str | None = None  # CSV to write: pixels, hectares, share and confidence of each class
+    preview: str | None = None  # HTML page to write: the map over its scene, with a slider and a legend
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     batch: int = 4  # windows in a forward pass

@@ -120,7 +120,7 @@ class RasterReader:
     def _reading(self) -> Iterator[None]:
         """Raise an error of the opener as it is: GDAL would call the raster damaged."""
         try:
-            with _translated(self.path, "read"):
+            with raster_errors(self.path, "read"):
                 yield
         except DamagedRaster:
             if self._errors:
@@ -181,7 +181,7 @@ class RasterWriter:
         profile |= {"compress": "deflate", "BIGTIFF": "IF_SAFER", "nodata": nodata, "crs": crs}
         if transform is not None:
             profile["transform"] = rasterio.Affine(*transform)
-        with ExitStack() as stack, _translated(str(self.path), "write"):
+        with ExitStack() as stack, raster_errors(str(self.path), "write"):
             self._aside = stack.enter_context(written_aside(self.path))
             self._data = rasterio.open(
                 self._aside, "w", height=height, width=width, count=count, dtype=dtype, **profile
@@ -213,27 +213,32 @@ class RasterWriter:
                 f"values, found {array.shape}"
             )
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with _translated(str(self.path), "write"):
+        with raster_errors(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the finished file in place, or remove it after an error."""
-        with suppress(_Abandoned), self._stack, _translated(str(self.path), "write"):
+        with suppress(_Abandoned), self._stack, raster_errors(str(self.path), "write"):
             self._data.close()
             if kind is not None:
                 raise _Abandoned  # the file aside goes, and the caller's own error stays as it is
-            self._read_back()
+            read_back(self._aside)
 
-    def _read_back(self) -> None:
-        """Decode the whole file once: GDAL keeps silent about a disk that fills up while it closes."""
-        try:
-            with rasterio.open(self._aside) as data:
-                for _, block in data.block_windows(1):
-                    data.read(window=block)
-        except RasterioError as error:
-            raise OSError(f"it is damaged after writing, is the disk full? ({error})") from error
+
+def read_back(path: Path) -> None:
+    """Decode a whole file once: GDAL keeps silent about a disk that fills up while it closes.
+
+    Raises:
+        OSError: it cannot be decoded.
+    """
+    try:
+        with rasterio.open(path) as data:
+            for _, block in data.block_windows(1):
+                data.read(window=block)
+    except RasterioError as error:
+        raise OSError(f"it is damaged after writing, is the disk full? ({error})") from error
 
 
 def encode_tiff(pixels: NDArray[Any]) -> bytes:
@@ -249,7 +254,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     profile = {"driver": "GTiff", "compress": "deflate", "predictor": 2, "interleave": "pixel"}
     # UNSPECIFIED, or GDAL would take a fourth band for alpha.
     profile |= {"photometric": "MINISBLACK", "alpha": "UNSPECIFIED"}
-    with _translated("in memory", "write"), MemoryFile() as file:
+    with raster_errors("in memory", "write"), MemoryFile() as file:
         size = {"height": height, "width": width, "count": count, "blockysize": height}
         with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
             data.write(pixels.transpose(2, 0, 1))
@@ -270,13 +275,13 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
     """
     if not data:  # rasterio would make a new file of it
         raise DamagedRaster("cannot read the raster in memory (it is empty): copy it again")
-    with _translated("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with raster_errors("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
         pixels: NDArray[Any] = raster.read()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 @contextmanager
-def _translated(path: str, verb: str) -> Iterator[None]:
+def raster_errors(path: str, verb: str) -> Iterator[None]:
     """Turn rasterio's errors into one sentence with the path; a file without georeference is no warning."""
     try:
         # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.

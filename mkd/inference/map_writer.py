@@ -3,7 +3,7 @@
 Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a finished band.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from mkd.geo.blend import Band, BandBlender, Floats
+from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
-from mkd.geo.raster import RasterReader, RasterWriter
+from mkd.geo.ground_area import GroundArea
+from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA, Colour
 
 
@@ -28,8 +30,9 @@ from mkd.labels import NODATA, Colour
 class MapSummary:
     """What a map holds.
 
-    `class_pixels` counts by class id; `windows` were predicted, `empty_windows` held no data and were
-    skipped; `mean_confidence` is the mean of the largest probability over pixels with data (None: no pixel).
+    `class_pixels` counts by class id; `class_areas` is the ground they cover, m2 (NaN: the scene has no CRS);
+    `class_confidence` the mean of their largest probability (NaN: no pixel). `windows` were predicted,
+    `empty_windows` held no data and were skipped; `mean_confidence` is over all pixels with data (None: no pixel).
     """
 
     height: int
@@ -37,6 +40,8 @@ class MapSummary:
     windows: int
     empty_windows: int
     class_pixels: tuple[int, ...]
+    class_areas: tuple[float, ...]
+    class_confidence: tuple[float, ...]
     nodata_pixels: int
     mean_confidence: float | None
 
@@ -51,6 +56,8 @@ def predict_map(
     overlap: int = 128,
     batch: int = 4,
     bands: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
+    tags: Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     autocast: bool = False,
 ) -> MapSummary:
@@ -64,12 +71,14 @@ def predict_map(
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
             alpha or mask) stay without data in the map.
-        output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
-            transform of the input. It appears once it is complete.
+        output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
+            CRS and transform of the input. It appears once it is complete, with class names in ``OUTPUT.aux.xml``.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
         bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
+        names: class names, by id; None = class 0, class 1, ...
+        tags: what the file says of itself, such as the model.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
 
@@ -87,12 +96,13 @@ def predict_map(
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
-        counts = _Counts(np.zeros(len(class_palette), np.int64))
+        counts = _Counts(len(class_palette), GroundArea(info.crs, info.transform))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
-        colormap = dict(enumerate(class_palette))
+        classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
+        legend = Legend(classes, tuple(class_palette), tags or {})
         place: dict[str, Any] = {"crs": info.crs, "transform": info.transform}
         with (
-            RasterWriter(output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA) as writer,
+            ClassMapWriter(output, *size, legend, **place) as writer,
             _progress(total) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
@@ -130,23 +140,28 @@ class _Network:
         return np.asarray(probabilities.cpu().numpy(), np.float32)
 
 
-@dataclass
 class _Counts:
-    """Turns finished bands into map pixels and counts classes, windows and confidence."""
+    """Turns finished bands into map pixels and counts classes, areas, windows and confidence."""
 
-    class_pixels: NDArray[np.int64]
-    nodata_pixels: int = 0
-    confidence: float = 0.0  # sum over pixels with data
-    windows: int = 0
-    empty_windows: int = 0
+    def __init__(self, classes: int, area: GroundArea) -> None:
+        self.area, self.nodata_pixels, self.windows, self.empty_windows = area, 0, 0, 0
+        self.class_pixels = np.zeros(classes, np.int64)
+        self.class_areas, self.confidence = (
+            np.zeros(classes),
+            np.zeros(classes),
+        )  # m2; sum over pixels with data
 
     def map_pixels(self, band: Band, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return the (K, width, 2) uint8 pixels of a band: class id and confidence, 255 without data."""
         ids = band.values.argmax(axis=0).astype(np.uint8)
         best = band.values.max(axis=0)
-        self.class_pixels += np.bincount(ids[valid], minlength=len(self.class_pixels))
+        classes, rows = len(self.class_pixels), np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
+        in_rows = np.bincount(rows[valid] * classes + ids[valid], minlength=len(ids) * classes)
+        in_rows = in_rows.reshape(len(ids), classes)
+        self.class_pixels += in_rows.sum(axis=0)
+        self.class_areas += self.area.of_rows(band.row, len(ids)) @ in_rows
+        self.confidence += np.bincount(ids[valid], best[valid].astype(np.float64), classes)
         self.nodata_pixels += int((~valid).sum())
-        self.confidence += float(best[valid].sum(dtype=np.float64))
         confidence = np.minimum(np.rint(best * 255), NODATA - 1).astype(np.uint8)
         pixels = np.stack([ids, confidence], axis=-1)
         pixels[~valid] = NODATA
@@ -155,14 +170,18 @@ class _Counts:
     def summary(self, height: int, width: int) -> MapSummary:
         """Return the counts of the whole map."""
         pixels = int(self.class_pixels.sum())
+        with np.errstate(invalid="ignore"):
+            sure = self.confidence / self.class_pixels
         return MapSummary(
             height=height,
             width=width,
             windows=self.windows,
             empty_windows=self.empty_windows,
             class_pixels=tuple(int(n) for n in self.class_pixels),
+            class_areas=tuple(float(a) for a in self.class_areas),
+            class_confidence=tuple(float(c) for c in sure),
             nodata_pixels=self.nodata_pixels,
-            mean_confidence=self.confidence / pixels if pixels else None,
+            mean_confidence=float(self.confidence.sum()) / pixels if pixels else None,
         )
 
 

@@ -13,11 +13,10 @@ from mkd.config.load import CONFIGS, load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
 from mkd.dataset.index import read_index
 from mkd.recipes.experiment import check_alone, experiment, run_folder
-from mkd.recipes.landscapes import draw_scenes
 from mkd.recipes.predict_map import predict
 from mkd.recipes.reports import experiment_report
 from mkd.report.terminal_table import show
-from mkd.synth.landscape import render, write_orthomosaic
+from mkd.synth.landscape import draw_scenes, render, write_orthomosaic
 from shards.commands.split import split
 from shards.commands.tile import tile
 from shards.inputs.tiling import TilingOptions

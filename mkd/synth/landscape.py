@@ -140,3 +140,21 @@ def write_orthomosaic(scene: Landscape, folder: str | os.PathLike[str], name: st
             raster.write(Window(0, 0, height, width), array)
         paths.append(str(path))
     return paths[0], paths[1]
+
+
+def draw_scenes(
+    folder: str | Path, domain: str, count: int, size: int, first: int = 0
+) -> tuple[list[str], list[str]]:
+    """Write scenes ``first`` to ``first + count - 1`` of a domain; return paths of images and label rasters.
+
+    Raises:
+        ValueError: unknown domain, or a size or number out of range.
+    """
+    if count < 1:
+        raise ValueError(f"scenes={count}: at least 1")
+    images, labels = [], []
+    for n in range(first, first + count):
+        image, label = write_orthomosaic(render(domain, size, size, n), folder, f"{domain}_{n}")
+        images.append(image)
+        labels.append(label)
+    return images, labels
