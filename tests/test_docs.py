@@ -23,6 +23,7 @@ SCRIPTS = {
     "launch/evaluate.py": schema.EvaluateRun,
     "launch/predict_map.py": schema.PredictRun,
     "launch/experiment.py": schema.Experiment,
+    "launch/export.py": schema.ExportRun,
     "launch/demo.py": schema.DemoRun,
     "launch/landscapes.py": schema.LandscapesRun,
     "launch/teacher.py serve": schema.TeacherServe,

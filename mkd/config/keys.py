@@ -27,6 +27,7 @@ COMMANDS = (  # word after python launch/, schema
     ("semi.py", schema.SemiRun),
     ("evaluate.py", schema.EvaluateRun),
     ("predict_map.py", schema.PredictRun),
+    ("export.py", schema.ExportRun),
     ("experiment.py", schema.Experiment),
     ("demo.py", schema.DemoRun),
     ("landscapes.py", schema.LandscapesRun),

@@ -204,6 +204,19 @@ class PredictRun:
 
 
 @dataclass
+class ExportRun:
+    """launch/export.py: model folder -> ONNX."""
+
+    model: str = MISSING  # model folder
+    output: str = MISSING  # ONNX file to write
+    tile: int | None = None  # side of the input, pixels; none: the crop that the model was trained on
+    uint8: bool = False  # input of 0 to 255 instead of float32 in 0 to 1
+    overlap: int = 25  # of tiles in programs that cut them, percent of the side
+    resolution: float | None = None  # ground size of a pixel, centimetres; none: not stored
+    stac: str | None = None  # STAC item of the model to write, a JSON file
+
+
+@dataclass
 class Experiment:
     """launch/experiment.py: the runs behind one table; configs/experiment/NAME.yaml."""
 

@@ -1,0 +1,72 @@
+"""mkd as a library: ``from mkd import load, predict``, on numpy arrays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mkd.inference.windowed import probabilities
+from mkd.model_folder import ModelCard, load_model
+from mkd.models.segmentation import SegmentationNetwork
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network on its device, with the card of its folder: classes, palette, crop."""
+
+    network: SegmentationNetwork
+    card: ModelCard
+    device: torch.device
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names, by id."""
+        return self.card.classes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class ids uint8 (H, W) and confidence float32 (H, W) in [0, 1] of an image."""
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+
+
+def load(folder: str | Path, device: str | None = None) -> LoadedModel:
+    """Load a model folder, such as ``RUN/model``.
+
+    Args:
+        folder: with model.safetensors and model.yaml.
+        device: None takes cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: no model folder, or a damaged one.
+    """
+    network, card = load_model(folder)
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return LoadedModel(network.to(place).eval(), card, place)
+
+
+@torch.inference_mode()
+def predict(model: LoadedModel, image: NDArray[np.uint8]) -> Prediction:
+    """Predict the classes of one image, in windows of the size that the model was trained on.
+
+    The whole image is in memory; for orthomosaics use launch/predict_map.py, which reads by windows.
+
+    Args:
+        model: of `load`.
+        image: uint8 (H, W, 3), red, green, blue.
+
+    Raises:
+        ValueError: another type or shape.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"the image is {image.dtype} of shape {image.shape}: give uint8 of shape (height, width, 3)"
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).to(model.device)
+    images = pixels.permute(2, 0, 1)[None].float() / 255
+    confidence, ids = probabilities(model.network, images, model.card.crop)[0].max(dim=0)
+    return Prediction(ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())

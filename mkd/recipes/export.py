@@ -1,0 +1,47 @@
+"""launch/export.py: model folder -> ONNX file and STAC item."""
+
+from pathlib import Path
+
+from mkd.config.schema import ExportRun
+from mkd.inference.onnx_export import ExportOptions, export_onnx
+from mkd.inference.stac_item import write_stac_item
+from mkd.recipes import factories
+
+UNKNOWN_CROP = 512  # pixels: of models that are older than the crop in their card
+
+
+def export(config: ExportRun) -> str:
+    """Write the ONNX file, and the STAC item where one is asked for; return a line about each.
+
+    Raises:
+        ValueError: a key out of range, or a folder that does not exist.
+    """
+    for key, ending in (("output", ".onnx"), ("stac", ".json")):
+        value = getattr(config, key)
+        if value is not None and not value.lower().endswith(ending):
+            raise ValueError(f"{key}={value}: the name must end in {ending}")
+        if value is not None and not Path(value).absolute().parent.is_dir():
+            raise ValueError(f"the folder of {key}={value} does not exist: create it, or name another")
+    for key, low, high in (("tile", 32, 8192), ("overlap", 0, 90), ("resolution", 1e-3, 1e6)):
+        value = getattr(config, key)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{key}={value}: it must be from {low:g} to {high:g}")
+    network, card = factories.load_checked("model", config.model)
+    tile = config.tile or card.crop or UNKNOWN_CROP
+    options = ExportOptions(tile, 3, config.uint8, config.overlap, config.resolution)
+    export_onnx(network, card.classes, config.output, options)
+    values = "uint8, 0 to 255" if options.uint8 else "float32, 0 to 1"
+    lines = [
+        f"{config.output}: image (B, {options.bands}, {tile}, {tile}) {values} -> probabilities of "
+        f"{len(card.classes)} classes"
+    ]
+    if config.resolution is None:
+        lines.append(
+            "the ground size of a pixel is not known: a GIS asks for it; resolution=CENTIMETRES stores it"
+        )
+    if config.stac is not None:
+        architecture = f"{card.architecture.decoder} on {card.architecture.backbone}"
+        name = Path(config.output).stem
+        write_stac_item(config.stac, Path(config.output), name, card.classes, architecture, options)
+        lines.append(f"STAC item: {config.stac}")
+    return "\n".join(lines)
