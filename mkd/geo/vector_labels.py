@@ -104,12 +104,12 @@ class VectorLabels:
         Returns:
             (H, W) uint8 class ids, 255 where ignored.
         """
-        shape, affine = (
-            (window.height, window.width),
-            self._affine * Affine.translation(window.col, window.row),
-        )
-        corners = [(0, 0), (window.width, 0), (window.width, window.height), (0, window.height)]
-        ground = shapely.Polygon([affine * corner for corner in corners])
+        a, b, c, d, e, f = self._transform
+        top, left, shape = window.row, window.col, (window.height, window.width)
+        affine = Affine(a, b, c + a * left + b * top, d, e, f + d * left + e * top)
+        corners = [(left, top), (left + window.width, top), (left + window.width, top + window.height)]
+        corners.append((left, top + window.height))
+        ground = shapely.Polygon([(a * x + b * y + c, d * x + e * y + f) for x, y in corners])
         near = np.sort(self._tree.query(ground))  # in the order of the file
         pairs = [(self._features[n], int(self._ids[n])) for n in near if not self._features[n].is_empty]
         ids: NDArray[np.uint8] = np.full(shape, self._outside, np.uint8)
@@ -216,8 +216,8 @@ def _class_ids(
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise ValueError(
             f"{source.path}: the field '{source.field}' has values that are no class: {listed}{more}; the classes are "
-            f"{_listed(classes)}: map them in the class file, such as names: {{{next(iter(unknown))!r}: {classes[0]}}}, "
-            "or to 255 to ignore them"
+            f"{_listed(classes)}: map them in the class file, such as names: "
+            f"{{{next(iter(unknown))!r}: {classes[0]}}}, or to 255 to ignore them"
         )
     return [known[v] for v in found]
 
