@@ -15,12 +15,18 @@ FOLDER = Path(__file__).parents[3] / "configs" / "datasets"
 COUNTS = {
     "cityscapes": 19,
     "colombia": 5,
+    "deepglobe": 6,
     "dronedeploy": 6,
     "eh": 6,
+    "flair": 12,
     "gtav": 19,
     "hw": 17,
     "loveda": 7,
+    "openearthmap": 8,
+    "potsdam": 6,
     "uav_unlabelled": 6,
+    "uavid": 8,
+    "vaihingen": 6,
 }
 
 
