@@ -3,6 +3,7 @@
 Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a finished band.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.labels import NODATA, Colour
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def predict_map(
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
             alpha or mask) stay without data in the map.
         output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
-            transform of the input. It appears once it is complete.
+            transform, or control points, of the input. It appears once it is complete.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
@@ -90,7 +93,9 @@ def predict_map(
         counts = _Counts(np.zeros(len(class_palette), np.int64))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         colormap = dict(enumerate(class_palette))
-        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform}
+        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform, "control": info.control}
+        if info.transform is None and info.control is None:
+            _log.warning("note: %s has no place on Earth (transform, control points or RPCs), so its map has none", input)
         with (
             RasterWriter(output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA) as writer,
             _progress(total) as advance,
