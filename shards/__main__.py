@@ -88,7 +88,7 @@ def _run(args: argparse.Namespace) -> int:
             from shards.commands.split import split
             from shards.splitting.assignment import SplitOptions
 
-            split(args.source, args.out, _fill(SplitOptions, args), args.shard_size)
+            split(args.source, args.out, _fill(SplitOptions, args), args.shard_size, args.workers)
         case "sample":
             from shards.commands.sample import sample
 
@@ -221,6 +221,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labelled", type=int, metavar="N", help="training tiles that keep their labels")
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
+    _add_workers(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

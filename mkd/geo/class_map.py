@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from mkd.atomic import write_text, written_aside
+from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
 from mkd.geo.raster import raster_errors, read_back
 from mkd.geo.raster_info import Transform
@@ -69,6 +70,7 @@ class ClassMapWriter:
         *,
         crs: str | None = None,
         transform: Transform | None = None,
+        control: ControlPoints | None = None,
     ) -> None:
         """Create two rasters aside, in a folder ``.tmp-NAME.parts`` that a killed run may leave and the next removes.
 
@@ -79,12 +81,13 @@ class ClassMapWriter:
             legend: names, colours and tags.
             crs: WKT or "EPSG:n", or None.
             transform: (a, b, c, d, e, f), see `RasterInfo`, or None.
+            control: control points or RPCs of a scene without a transform, or None.
 
         Raises:
             ValueError: a place that cannot be written.
         """
         self.path, self._legend = Path(path), legend
-        self._size, self._crs, self._transform = (height, width), crs, transform
+        self._size, self._crs, self._transform, self._control = (height, width), crs, transform, control
         if not self.path.parent.is_dir():
             raise ValueError(f"cannot write the raster {self.path}: its folder does not exist, create it")
         self._folder = self.path.parent / f".tmp-{self.path.name}.parts"
@@ -159,6 +162,8 @@ class ClassMapWriter:
         if self._transform is not None:
             numbers = ", ".join(repr(float(v)) for v in rasterio.Affine(*self._transform).to_gdal())
             place += f"<GeoTransform>{numbers}</GeoTransform>"
+        if self._control is not None:
+            place += self._control.to_xml()
         tags = {"CLASSES": json.dumps(list(self._legend.names), ensure_ascii=False)} | dict(self._legend.tags)
         said = "".join(f'<MDI key="{k}">{escape(v)}</MDI>' for k, v in tags.items())
         colours = "".join(f'<Entry c1="{r}" c2="{g}" c3="{b}" c4="255"/>' for r, g, b in self._legend.palette)

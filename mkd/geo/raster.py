@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
+from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
 from mkd.geo.raster_info import Transform, info_of
 from mkd.geo.remote_file_bridge import Opener, guarded
@@ -61,13 +62,11 @@ class RasterReader:
             self.info = info_of(self._data)
 
     def __enter__(self) -> RasterReader:
-        """Return the reader itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the file."""
         self.close()
 
     def close(self) -> None:
@@ -150,6 +149,7 @@ class RasterWriter:
         *,
         crs: str | None = None,
         transform: Transform | None = None,
+        control: ControlPoints | None = None,
         colormap: Mapping[int, Sequence[int]] | None = None,
         nodata: float | None = None,
     ) -> None:
@@ -157,12 +157,11 @@ class RasterWriter:
 
         Args:
             path: where the raster will be; its folder must exist.
-            height: rows, pixels.
-            width: columns, pixels.
-            count: bands, >= 1.
+            height: rows, pixels; width: columns, pixels; count: bands, >= 1.
             dtype: numpy name of the type, such as "uint8".
             crs: WKT or "EPSG:n", or None.
             transform: (a, b, c, d, e, f), see `RasterInfo`, or None.
+            control: control points or RPCs of a raster without a transform, or None.
             colormap: (r, g, b) of each value of band 1; uint8 files of 1 or 2 bands only (a limit of TIFF).
             nodata: value of missing pixels, or None.
 
@@ -173,8 +172,7 @@ class RasterWriter:
             raise ValueError(
                 f"a colour table needs uint8 and 1 or 2 bands, not {dtype} and {count}: leave it out"
             )
-        self.path = Path(path)
-        self._count = count
+        self.path, self._count = Path(path), count
         if not self.path.parent.is_dir():
             raise ValueError(f"cannot write the raster {self.path}: its folder does not exist, create it")
         profile: dict[str, Any] = {"driver": "GTiff", "tiled": True, "blockxsize": 256, "blockysize": 256}
@@ -190,10 +188,11 @@ class RasterWriter:
                 self._data.write_colormap(1, {value: tuple(rgb) for value, rgb in colormap.items()})
                 if count == 2:  # else GDAL takes band 2 for alpha, and low values for holes
                     self._data.colorinterp = [ColorInterp.palette, ColorInterp.undefined]
+            if control is not None:
+                control.write(self._data)
             self._stack = stack.pop_all()  # the file aside is left or put in place by __exit__
 
     def __enter__(self) -> RasterWriter:
-        """Return the writer itself."""
         return self
 
     def write(self, window: Window, array: NDArray[Any]) -> None:

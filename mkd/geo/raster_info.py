@@ -6,10 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rasterio.crs import CRS
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
+from mkd.geo.control_points import ControlPoints, control_points_of
+from mkd.geo.crs import crs_name, same_horizontal_crs
+
 Transform = tuple[float, float, float, float, float, float]
+
+GRID_TOLERANCE = 0.1  # pixels: extents typed with few digits still mean the same grid
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,7 @@ class RasterInfo:
     `crs` is WKT; `transform` is (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; both
     are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha). `alpha` lists the bands
     (counted from 1) that say where there is data; `stored` is the size of the blocks in the file, (height, width).
+    `control` holds ground control points and RPCs, of a raster without a transform.
     """
 
     height: int
@@ -31,6 +37,7 @@ class RasterInfo:
     colormap: dict[int, tuple[int, ...]] | None
     alpha: tuple[int, ...]
     stored: tuple[int, int]
+    control: ControlPoints | None = None
 
 
 def info_of(data: Any) -> RasterInfo:
@@ -40,39 +47,67 @@ def info_of(data: Any) -> RasterInfo:
     except ValueError:  # rasterio's way to say that there is none
         colormap = None
     meanings = enumerate(data.colorinterp, 1)
+    transform: Transform | None = None if data.transform.is_identity else tuple(data.transform)[:6]
     return RasterInfo(
         height=int(data.height),
         width=int(data.width),
         bands=int(data.count),
         dtype=str(data.dtypes[0]),
         crs=data.crs.to_wkt() if data.crs else None,
-        transform=None if data.transform.is_identity else tuple(data.transform)[:6],
+        transform=transform,
         nodata=None if data.nodata is None else float(data.nodata),
         colormap=colormap,
         alpha=tuple(band for band, meaning in meanings if meaning == ColorInterp.alpha),
         stored=(int(data.block_shapes[0][0]), int(data.block_shapes[0][1])),
+        control=control_points_of(data) if transform is None else None,
     )
 
 
 def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
     """Return the first difference between the pixel grids of two rasters.
 
-    A transform or CRS is compared only where both have one; transforms may differ by 1/1000 pixel.
+    Of two CRS the horizontal parts count. A transform or CRS is compared only where both have one.
 
     Args:
         a: one raster.
-        b: the other.
+        b: the other; its corners may lie up to `GRID_TOLERANCE` pixels beside those of `a`.
 
     Returns:
         The first difference, such as "size 100 x 90 and 100 x 100", or None.
     """
     if (a.height, a.width) != (b.height, b.width):
         return f"size {a.height} x {a.width} and {b.height} x {b.width} pixels (height x width)"
-    if a.transform is not None and b.transform is not None:
-        pixel = max(abs(a.transform[0]), abs(a.transform[1]), abs(a.transform[3]), abs(a.transform[4]))
-        scale = np.array([a.width, a.height, 1.0] * 2)  # how far an error reaches at the far corner
-        if (np.abs(np.subtract(a.transform, b.transform)) * scale > pixel / 1000).any():
-            return f"transform {a.transform} and {b.transform}"
-    if a.crs is not None and b.crs is not None and CRS.from_wkt(a.crs) != CRS.from_wkt(b.crs):
-        return f"CRS {a.crs[:60]}... and {b.crs[:60]}..."
+    if (offset := grid_offset(a, b)) > GRID_TOLERANCE:
+        return (
+            f"transform {a.transform} and {b.transform}, by up to {offset:.3g} pixels "
+            f"({GRID_TOLERANCE} are allowed)"
+        )
+    if a.crs is not None and b.crs is not None and a.crs != b.crs:
+        corners = _corners(a)
+        near = GRID_TOLERANCE * _pixel_edge(a)
+        if not same_horizontal_crs(a.crs, b.crs, corners[:, 0].tolist(), corners[:, 1].tolist(), near):
+            return f"CRS, {crs_name(a.crs)} and {crs_name(b.crs)}"
     return None
+
+
+def grid_offset(a: RasterInfo, b: RasterInfo) -> float:
+    """Return how far the corners of two rasters of one size lie apart, in pixels of the first; 0 = unknown."""
+    if a.transform is None or b.transform is None:
+        return 0.0
+    first, shift = np.array(a.transform).reshape(2, 3), _corners(b) - _corners(a)
+    try:
+        return float(np.hypot(*np.linalg.solve(first[:, :2], shift.T)).max())
+    except np.linalg.LinAlgError:  # a transform without area
+        return 0.0 if a.transform == b.transform else float("inf")
+
+
+def _corners(info: RasterInfo) -> NDArray[np.float64]:
+    """Return the (4, 2) corners in the units of the CRS."""
+    place = np.array(info.transform or (1, 0, 0, 0, 1, 0), float).reshape(2, 3)
+    ends = [(col, row, 1.0) for row in (0, info.height) for col in (0, info.width)]
+    return np.array(ends, float) @ place.T
+
+
+def _pixel_edge(info: RasterInfo) -> float:
+    a, b, _, d, e, _ = info.transform or (1, 0, 0, 0, 1, 0)
+    return float(abs(a * e - b * d) ** 0.5)

@@ -3,6 +3,7 @@
 Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a finished band.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from mkd.geo.grid import Window, covering_windows
 from mkd.geo.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA, Colour
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def predict_map(
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
             alpha or mask) stay without data in the map.
         output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
-            CRS and transform of the input. It appears once it is complete, with class names in ``OUTPUT.aux.xml``.
+            CRS and transform, or control points, of the input. It appears once it is complete, with class names in
+            ``OUTPUT.aux.xml``.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
@@ -100,7 +104,12 @@ def predict_map(
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
         legend = Legend(classes, tuple(class_palette), tags or {})
-        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform}
+        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform, "control": info.control}
+        if info.transform is None and info.control is None:
+            _log.warning(
+                "note: %s has no place on Earth (transform, control points or RPCs), so its map has none",
+                input,
+            )
         with (
             ClassMapWriter(output, *size, legend, **place) as writer,
             _progress(total) as advance,

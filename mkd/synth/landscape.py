@@ -21,18 +21,23 @@ from mkd.synth.style import Style
 from mkd.synth.textures import blur, cast_shadow, smooth_noise, smoothstep
 from mkd.synth.trees import plant
 
-_ORIGIN = (612_000.0, 2_842_000.0)  # easting and northing of the upper left corner, metres
+_ORIGIN = (612_000.0, 2_842_000.0)  # easting and northing of the upper left corner of seed 0, metres
+_APART, _ACROSS = (
+    5_000.0,
+    32,
+)  # metres from one seed's corner to the next, seeds in a row: no two share ground
 _PHOTOGRAPH = 300.0  # side of one photograph of the mosaic, pixels
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """A rendered landscape: image uint8 (H, W, 3), label uint8 (H, W), ground sampling in metres, domain."""
+    """A rendered landscape: image uint8 (H, W, 3), label uint8 (H, W), ground sampling in metres, domain, seed."""
 
     image: npt.NDArray[np.uint8]
     label: npt.NDArray[np.uint8]
     gsd: float
     domain: str
+    seed: int = 0
 
 
 def _mosaic(rng: np.random.Generator, height: int, width: int, strength: float) -> FloatArray:
@@ -108,7 +113,7 @@ def render(domain: str, height: int, width: int, seed: int) -> Landscape:
     plant(rng, canvas)
     _light(rng, canvas, elevation)
     label = np.array(style.to_class, np.uint8)[canvas.cover]
-    return Landscape(_expose(rng, canvas.colour, style), label, style.gsd, domain)
+    return Landscape(_expose(rng, canvas.colour, style), label, style.gsd, domain, seed)
 
 
 def write_orthomosaic(scene: Landscape, folder: str | os.PathLike[str], name: str) -> tuple[str, str]:
@@ -127,7 +132,9 @@ def write_orthomosaic(scene: Landscape, folder: str | os.PathLike[str], name: st
     """
     style = STYLES[scene.domain]
     height, width = scene.label.shape
-    transform = (scene.gsd, 0.0, _ORIGIN[0], 0.0, -scene.gsd, _ORIGIN[1])
+    south, east = divmod(scene.seed, _ACROSS)
+    corner = (_ORIGIN[0] + east * _APART, _ORIGIN[1] - south % _ACROSS * _APART)
+    transform = (scene.gsd, 0.0, corner[0], 0.0, -scene.gsd, corner[1])
     table = dict(enumerate(style.palette))
     paths = []
     for kind, array, colormap in (("images", scene.image, None), ("labels", scene.label, table)):

@@ -6,18 +6,15 @@ import io
 import logging
 import os
 from itertools import accumulate
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mkd.dataset.codec import image_kind
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.shard_record import ShardRecord, TileRecord, member_fault, read_matching_record
+from mkd.dataset.shard_record import ShardRecord, read_matching_record
 from mkd.storage.folder import Folder, split_url
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
-from shards.reading.pixels import image_pixels, label_pixels
+from shards.reading.tile_reader import TileImage, read_tile, stretch_to_rgb8
 
 _log = logging.getLogger(__name__)
 
@@ -59,12 +56,6 @@ def sample(
     _log.info("%s of %s drawn into %s", pluralize(len(cards), "tile"), index.name, out)
 
 
-class _Tile(NamedTuple):
-    key: str
-    image: NDArray[Any]
-    label: NDArray[np.uint8] | None
-
-
 def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
     ends = list(accumulate(index.shards.samples))
     cards: list[Card] = []
@@ -75,36 +66,11 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
         if record is None or record.info != info:
             record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(
-            _card(
-                _decode_tile(tile.key, _read_members(place, info.file, tile), place.url_of(info.file)), index
-            )
-        )
+        cards.append(_card(read_tile(place, info.file, tile), index))
     return cards
 
 
-def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
-    read = {}
-    for kind, member in tile.members.items():
-        data = read[kind] = place.read(file, member.offset, member.offset + member.size)
-        if fault := member_fault(kind, data, member):
-            raise ValueError(
-                f"{place.url_of(file)}, {tile.key}: {fault}; "
-                f"run 'python -m shards verify {place}', copy the shard again or build it again"
-            )
-    return read
-
-
-def _decode_tile(key: str, members: dict[str, bytes], file: str) -> _Tile:
-    name, kind = f"{file}, {key}", image_kind(members)
-    if not kind:
-        raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
-    label = members.get("label.png")
-    ids = None if label is None else label_pixels(label, f"{name}.label.png")
-    return _Tile(key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)
-
-
-def _card(tile: _Tile, index: DatasetIndex) -> Card:
+def _card(tile: TileImage, index: DatasetIndex) -> Card:
     height, width, bands = tile.image.shape
     lines = [f"{height} x {width}"]
     if tile.label is not None:
@@ -114,18 +80,7 @@ def _card(tile: _Tile, index: DatasetIndex) -> Card:
             f"{index.classes[number]} {counts[number]:.0%}" for number in order if counts[number] >= 0.005
         ]
         lines.append(", ".join(shares[:4]))
-    return Card(tile.key, " · ".join(lines), _stretch_to_rgb8(tile.image), tile.label)
-
-
-def _stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
-    colours: NDArray[Any] = image[..., :3]
-    if colours.dtype == np.uint8:
-        return colours.astype(np.uint8)
-    low, high = np.percentile(colours, (2, 98), axis=(0, 1))
-    stretched: NDArray[Any] = (colours - low) / np.maximum(high - low, 1)
-    bytes_: NDArray[np.uint8] = (np.clip(stretched, 0, 1) * 255).astype(np.uint8)
-    return bytes_
+    return Card(tile.key, " · ".join(lines), stretch_to_rgb8(tile.image), tile.label)
 
 
 def _sheet(index: DatasetIndex, number: int, seed: int) -> Sheet:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, read_index
+from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
 from shards.inputs.fingerprint import holds_dataset, identity
 from shards.output.dataset_writer import DatasetWriter
 from shards.progress import pluralize, progress, summarize
-from shards.reading.shard_reader import read_metas, read_tiles
-from shards.splitting.assignment import PARTS, SplitOptions, plan_parts, read_places
+from shards.reading.shard_reader import read_tiles
+from shards.splitting.assignment import PARTS, SplitOptions, plan_parts, read_tile_places
 from shards.splitting.blocks import Parts
-from shards.splitting.neighbours import place_of, touching
+from shards.splitting.leaks import Leaks, find_leaks, read_places
+from shards.splitting.near_duplicates import PICTURE, Shards, draw_pairs, find_near_duplicates
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def split(
     out: str | os.PathLike[str],
     options: SplitOptions,
     shard_size: int = 256,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Write parts of a data set: OUT/train, val, test by place, OUT/labelled and unlabelled for few shots.
 
@@ -36,17 +38,19 @@ def split(
         out: folder for the parts, path or URL.
         options: how to split, and how many training tiles keep their labels.
         shard_size: tiles a shard, >= 1.
+        workers: processes that compare pictures, where nothing places the tiles.
 
     Returns:
         {part: folder, ...} with "dropped" (tiles a reason), "touching" (test tiles touching a training tile
-        in what was written; None = unknown), "absent" (classes not in OUT/labelled), "done_before".
+        in what was written; None = unknown), "near_duplicates" (test tiles that look like a training tile; None = not
+        looked for), "absent" (classes not in OUT/labelled), "done_before".
 
     Raises:
         ValueError: too few blocks or labels, tiles without a place, or a part that is left empty.
         OSError: a place that cannot be written.
     """
     index = read_index(source)
-    parts = plan_parts(read_places(source, index), options)
+    parts = plan_parts(read_tile_places(source, index), options)
     # Options and the source's index identify each part.
     by, fractions = options.by, list(options.fractions)
     asked: dict[str, Any] = {"command": "split", "by": by, "seed": options.seed, "labelled": options.labelled}
@@ -59,16 +63,19 @@ def split(
     if done:
         written = {part: read_index(folder) for part, folder in folders.items()}
         _log.info("already split: %s (%s)", out, ", ".join(folders))
+        leaks = _check_earlier(folders, written)
     else:
         origin: dict[str, Any] = {"source": index.name, "source_index_sha256": index.sha256()}
         origin |= {"source_provenance": index.provenance, "dropped": parts.dropped}
-        written = _write_parts(
-            source, folders, parts, {**asked, **origin, "inputs_sha256": inputs}, shard_size
-        )
+        provenance = {**asked, **origin, "inputs_sha256": inputs}
+        written, leaks = _write_parts(source, Folder(out), parts, provenance, shard_size, workers)
         _log_parts(parts, written)
+        _log_leaks(leaks, written, Folder(out))
     # Report.
+    near = _provenance(written).get("near_duplicates")
     report: dict[str, Any] = {part: str(folder) for part, folder in folders.items()}
-    report |= {"dropped": parts.dropped, "touching": _leak_count(written), "done_before": done}
+    report |= {"dropped": parts.dropped, "touching": leaks and leaks.count, "done_before": done}
+    report |= {"near_duplicates": near and near.get("test like train")}
     return report | {"absent": _absent_classes(written.get("labelled"))}
 
 
@@ -77,31 +84,17 @@ def unlabelled_tile(tile: EncodedTile) -> EncodedTile:
     return replace(tile, label=None, counts=None)
 
 
-def count_leaks(shards: Mapping[str, tuple[Folder, Sequence[ShardInfo]]]) -> int | None:
-    """Count, in shards as written, the test tiles that touch a training tile.
-
-    Args:
-        shards: folder and shards of "train" and of "test".
-
-    Returns:
-        Number of test tiles which share pixels, an edge or a corner with a training tile; None where tiles
-        have no window, so that nobody can know.
-    """
-    train = [place_of(key, meta) for key, meta, _ in read_metas(*shards["train"])]
-    test = [place_of(key, meta) for key, meta, _ in read_metas(*shards["test"])]
-    known = all(place.window is not None for place in [*train, *test])
-    return len(touching(test, train)) if known else None
-
-
 def _write_parts(
     source: str | os.PathLike[str],
-    folders: Mapping[str, Folder],
+    out: Folder,
     parts: Parts,
     provenance: Mapping[str, Any],
     shard_size: int,
-) -> dict[str, DatasetIndex]:
+    workers: int,
+) -> tuple[dict[str, DatasetIndex], Leaks | None]:
     """Stream the data set once, each tile into its parts; the leak check reads what came to the disk."""
     index = read_index(source)
+    folders = {part: out.child(part) for part in parts.keys}
     parts_of: dict[str, list[str]] = {}  # by key; a few-shot tile is in train, too
     for part, keys in parts.keys.items():
         for key in keys:
@@ -116,13 +109,45 @@ def _write_parts(
         for tile in progress(read_tiles(source), index.samples, "split"):
             for part in parts_of.get(tile.key, ()):
                 writers[part].add(unlabelled_tile(tile) if part == "unlabelled" else tile)
-        # The index comes last: it tells how many test tiles touch a training tile, read back from the shards.
+        # The index comes last: it tells what leaks, read back from the shards.
         shards = {part: (folders[part], writer.commit()) for part, writer in writers.items()}
-        leaks = count_leaks(shards) if {"train", "test"} <= set(shards) else None
-        return {
-            part: writer.finish({**provenance, "part": part, "test_tiles_touching_training": leaks})
-            for part, writer in writers.items()
-        }
+        leaks, unknown = _count_leaks(shards)
+        told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.count}
+        if unknown:
+            near = _compare_pictures(shards, workers, out)
+            told |= {"test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0, "near_duplicates": near}
+        written = {part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()}
+    return written, leaks
+
+
+def _count_leaks(shards: Shards) -> tuple[Leaks | None, bool]:
+    """Compare test and training tiles as written; also say whether the contact of any two parts is unknown."""
+    places = {part: read_places(*shards[part]) for part in reversed(PARTS) if part in shards}
+    found = {
+        (part, other): find_leaks(places[part], places[other])
+        for part, other in (("test", "train"), ("val", "train"), ("test", "val"))
+        if part in places and other in places
+    }
+    return found.get(("test", "train")), any(leaks.unknown for leaks in found.values())
+
+
+def _compare_pictures(shards: Shards, workers: int, out: Folder) -> dict[str, int]:
+    """Look for near-duplicates among train, val and test; draw the nearest pairs beside them."""
+    strict_first = {part: shards[part] for part in reversed(PARTS) if part in shards}
+    found = find_near_duplicates(strict_first, workers)
+    if found.pairs:
+        out.write(PICTURE, draw_pairs(strict_first, found))
+    return {**{f"{a} like {b}": count for (a, b), count in found.counts.items()}, "too flat": found.flat}
+
+
+def _check_earlier(folders: Mapping[str, Folder], written: Mapping[str, DatasetIndex]) -> Leaks | None:
+    """Count the leaks of a split that is there: an older version looked within each raster only."""
+    leaks, _ = _count_leaks({part: (folders[part], index.shards) for part, index in written.items()})
+    if leaks is not None:
+        _log.info("test tiles touching a training tile: %s", leaks.text())
+    if leaks is not None and leaks.touching:
+        _log.warning("note: an older version made this split: remove it and split again, or choose another --out")
+    return leaks
 
 
 def _log_parts(parts: Parts, written: Mapping[str, DatasetIndex]) -> None:
@@ -138,16 +163,32 @@ def _log_parts(parts: Parts, written: Mapping[str, DatasetIndex]) -> None:
     if 10 * lost > split_tiles:
         share = f"{lost / (lost + split_tiles):.0%}"
         _log.warning("note: %s of the tiles are left out; a larger --block loses fewer", share)
-    # What leaks.
-    if {"train", "test"} <= set(written):
-        leaks = _leak_count(written)
-        text = "unknown, tiles without window" if leaks is None else leaks
-        _log.info("test tiles touching a training tile: %s", text)
 
 
-def _leak_count(written: Mapping[str, DatasetIndex]) -> int | None:
-    leaks: int | None = next(iter(written.values())).provenance["test_tiles_touching_training"]
-    return leaks
+def _log_leaks(leaks: Leaks | None, written: Mapping[str, DatasetIndex], out: Folder) -> None:
+    if leaks is not None:
+        _log.info("test tiles touching a training tile: %s", leaks.text())
+    near = dict(_provenance(written).get("near_duplicates", {}))
+    if not near:
+        return
+    # Pictures were compared, as places do not tell all.
+    flat = near.pop("too flat")
+    if any(near.values()):
+        counts = ", ".join(f"{pluralize(count, 'tile')} of {pair}" for pair, count in near.items() if count)
+        _log.warning(
+            "note: near-duplicates across parts: %s; %s shows the nearest pairs: if they are one place, give their "
+            "images one source, or leave some out",
+            counts.replace(" like ", " look like one of "),
+            out.url_of(PICTURE),
+        )
+    else:
+        _log.info("pictures compared: no tile looks like one of another part")
+    if flat:
+        _log.info("%s too flat to be compared, such as calm water", pluralize(flat, "tile"))
+
+
+def _provenance(written: Mapping[str, DatasetIndex]) -> Mapping[str, Any]:
+    return next(iter(written.values())).provenance
 
 
 def _absent_classes(index: DatasetIndex | None) -> list[str]:

@@ -15,6 +15,7 @@ from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import content_fields, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
+from shards.inputs.places import warn_of_places
 from shards.inputs.raster_source import raster_stamps
 from shards.inputs.tiling import TilingOptions, resolve_tiling
 from shards.inputs.windows import uncovered_pixels
@@ -72,6 +73,7 @@ def tile(
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
     _warn_of_striped_rasters(scenes, spec.size)
+    warn_of_places(scenes)
     try:
         built = build(manifest, units, cutter, options)
     finally:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from mkd.geo.raster_info import RasterInfo, grid_difference
+from mkd.geo.raster_info import RasterInfo, grid_difference, grid_offset
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import tile_key
 from shards.inputs.raster_source import expand_pattern, open_raster
@@ -24,13 +24,18 @@ _DTYPES = ("uint8", "uint16")
 
 @dataclass(frozen=True)
 class Orthomosaic:
-    """An orthomosaic and its label raster, paths or URLs; `name` is the file's stem, `bands` what is kept."""
+    """An orthomosaic and its label raster, paths or URLs.
+
+    `name` is the file's stem, `bands` what is kept, `label_offset` how far the label's corners lie beside the image's,
+    in pixels.
+    """
 
     name: str
     image: str
     label: str | None
     info: RasterInfo
     bands: tuple[int, ...]
+    label_offset: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,10 +103,12 @@ def _read_scene(
             "blue, ..) of uint8 or uint16; choose with --bands (grey: 1,1,1), or convert it, such as with "
             "gdal_translate -ot Byte -scale"
         )
+    offset = 0.0
     if label is not None:
         with open_raster(label) as reader:
             _check_label(label, reader.info, image, info, classfile)
-    return Orthomosaic(_stem(image), image, label, info, kept)
+            offset = grid_offset(info, reader.info)
+    return Orthomosaic(_stem(image), image, label, info, kept, offset)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:

@@ -20,12 +20,13 @@ SHAPE = 1.5  # width / height that the grid comes near
 
 
 class Card(NamedTuple):
-    """One tile: title, line below, image (H, W, 3) uint8, label (H, W) uint8 or None."""
+    """One tile: title, line below, image (H, W, 3) uint8, label (H, W) uint8 or None; an image beside it."""
 
     title: str
     line: str
     image: NDArray[np.uint8]
     label: NDArray[np.uint8] | None
+    beside: NDArray[np.uint8] | None = None
 
 
 class Sheet(NamedTuple):
@@ -49,7 +50,8 @@ def draw_contact_sheet(sheet: Sheet, cards: Sequence[Card]) -> Image.Image:
     Returns:
         An RGB picture; its size follows from the number of cards.
     """
-    width = 2 * BOX + SEAM if sheet.labelled else BOX
+    pairs = sheet.labelled or any(card.beside is not None for card in cards)
+    width = 2 * BOX + SEAM if pairs else BOX
     columns = _columns(len(cards), width + GAP, BOX + CAPTION + GAP)
     rows = -(-len(cards) // columns)
     across = max(columns * (width + GAP) - GAP, 2 * BOX)
@@ -82,21 +84,28 @@ def _draw_card(
     page: Image.Image, pen: ImageDraw.ImageDraw, card: Card, place: tuple[int, int], sheet: Sheet, width: int
 ) -> None:
     left, top = place
-    height, wide = card.image.shape[:2]
-    scale = BOX / max(height, wide)
-    size = (max(round(wide * scale), 1), max(round(height * scale), 1))
     pen.rectangle((left, top, left + width - 1, top + BOX - 1), EMPTY)
-    spot = (left + (BOX - size[0]) // 2, top + (BOX - size[1]) // 2)
-    photo = Image.fromarray(card.image).resize(size, Image.Resampling.LANCZOS)
+    photo, spot = _fit(card.image, left, top)
     page.paste(photo, spot)
+    if card.beside is not None:
+        page.paste(*_fit(card.beside, left + BOX + SEAM, top))
     if card.label is not None:
-        ids = np.asarray(Image.fromarray(card.label).resize(size, Image.Resampling.NEAREST))
+        ids = np.asarray(Image.fromarray(card.label).resize(photo.size, Image.Resampling.NEAREST))
         page.paste(_overlay(photo, ids, sheet.palette), (spot[0] + BOX + SEAM, spot[1]))
     elif sheet.labelled:
         middle = (left + BOX + SEAM + BOX // 2, top + BOX // 2)
         pen.text(middle, "no label", PALE, _font(16), anchor="mm")
     pen.text((left, top + BOX + 6), _ellipsize(card.title, width, 15), INK, _font(15))
     pen.text((left, top + BOX + 25), _ellipsize(card.line, width, 13), PALE, _font(13))
+
+
+def _fit(image: NDArray[np.uint8], left: int, top: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Scale an image into a box; also return where its corner goes."""
+    height, wide = image.shape[:2]
+    scale = BOX / max(height, wide)
+    size = (max(round(wide * scale), 1), max(round(height * scale), 1))
+    spot = (left + (BOX - size[0]) // 2, top + (BOX - size[1]) // 2)
+    return Image.fromarray(image).resize(size, Image.Resampling.LANCZOS), spot
 
 
 def _overlay(photo: Image.Image, ids: NDArray[np.uint8], palette: Sequence[Colour]) -> Image.Image:

@@ -40,7 +40,7 @@ class SplitOptions:
     labelled: int | None = None
 
 
-def read_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[TilePlace, bool]]:
+def read_tile_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[TilePlace, bool]]:
     """Read where each tile of a data set lies, and whether it has a label.
 
     Args:
@@ -94,19 +94,19 @@ def _check_places(places: Sequence[TilePlace], by: str, block: int) -> None:
         raise ValueError(
             f"--by {by!r}: allowed are block and source (random tiles would leak into the test set)"
         )
-    whole = sum(place.window is None for place in places)
     if by == "block" and block < 1:
         raise ValueError(f"--block {block}: the edge of a block must be at least 1 pixel")
+    whole = [place.key for place in places if place.window is None and place.placement is None]
     if by == "block" and whole:
         raise ValueError(
-            f"{pluralize(whole, 'tile')} have no window in a source raster, such as {places[0].key}: use "
+            f"{pluralize(len(whole), 'tile')} have no window in a source raster, such as {whole[0]}: use "
             "--by source, or cut the rasters with `shards tile`"
         )
     if whole:
         _log.warning(
             "note: %s have no window, so each image counts as a source of its own; if "
             "they are chips of one mosaic, neighbours may come to both sides: tile the mosaic instead",
-            pluralize(whole, "tile"),
+            pluralize(len(whole), "tile"),
         )
 
 

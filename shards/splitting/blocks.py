@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from shards.splitting.neighbours import GridIndex, TilePlace, touching
+import numpy as np
+
+from shards.progress import pluralize
+from shards.splitting.neighbours import TileMap, TilePlace, touching
+from shards.splitting.units import Block, unit_of_tiles
 
 _DRAWS = 32
-
-Block = tuple[str, int, int]  # source, block row, block column; (source, 0, 0) for a whole source
 
 
 class Parts(NamedTuple):
@@ -42,14 +44,21 @@ def split_places(
     Raises:
         ValueError: fewer blocks than parts, or a part that is left empty.
     """
-    units = {place.key: block_of(place, block) for place in places}
-    part_of = _best_draw([place for place in places if units[place.key] is not None], units, fractions, seed)
+    tiles = TileMap(places)
+    units = unit_of_tiles(tiles, block)
+    grounds, sources = len(set(units)), len(tiles.source_names)
+    if block is None and grounds < min(sources, len(fractions)):
+        raise ValueError(
+            f"{sources} sources share ground and make {pluralize(grounds, 'place')}, which cannot fill {len(fractions)} "
+            f"parts ({', '.join(fractions)}): use --by block, which cuts through a place, sources of more places, or "
+            "fewer parts (a fraction of 0)"
+        )
+    part_of = _best_draw(tiles, units, fractions, seed)
     parts: dict[str, list[TilePlace]] = {part: [] for part in fractions}
-    for place in places:
-        unit = units[place.key]
+    for place, unit in zip(places, units, strict=True):
         if unit is not None:
             parts[part_of[unit]].append(place)
-    dropped = {"straddling blocks": sum(unit is None for unit in units.values())}
+    dropped = {"straddling blocks": sum(unit is None for unit in units)}
     kept: list[TilePlace] = []
     for part in ("test", "val", "train"):
         if part in parts:
@@ -60,25 +69,6 @@ def split_places(
             kept += parts[part]
     _check_none_empty(parts, dropped)
     return Parts({part: [place.key for place in tiles] for part, tiles in parts.items()}, dropped)
-
-
-def block_of(place: TilePlace, block: int | None) -> Block | None:
-    """Name the block that holds a tile.
-
-    Args:
-        place: the tile; its window is needed when there are blocks.
-        block: edge of a block, pixels; None = whole sources.
-
-    Returns:
-        (source, row // block, column // block), or None when the tile straddles blocks.
-    """
-    if block is None:
-        return (place.source, 0, 0)
-    assert place.window is not None, "checked by the caller"
-    row, col, height, width = place.window
-    first = (row // block, col // block)
-    last = ((row + height - 1) // block, (col + width - 1) // block)
-    return (place.source, *first) if first == last else None
 
 
 def assign_blocks(
@@ -148,18 +138,30 @@ def seeded_rank(seed: int | str, name: str) -> bytes:
 
 
 def _best_draw(
-    places: Sequence[TilePlace], units: Mapping[str, Block | None], fractions: Mapping[str, float], seed: int
+    tiles: TileMap, units: Sequence[Block | None], fractions: Mapping[str, float], seed: int
 ) -> dict[Block, str]:
     """Draw several assignments and keep the one that comes nearest to fraction * tiles after its losses."""
-    cells, groups = GridIndex(places), Counter[tuple[Block, frozenset[Block]]]()
-    for place in places:
-        unit = units[place.key]
-        assert unit is not None, "straddling tiles are not passed in"
-        around = {units[other.key] for other in cells.near(place)} - {unit, None}
-        groups[unit, frozenset(other for other in around if other is not None)] += 1
-    sizes = Counter(unit for unit in units.values() if unit is not None)
+    groups = Counter[tuple[Block, frozenset[Block]]]()
+    around = _units_around(tiles, units)
+    for row, unit in enumerate(units):
+        if unit is not None:
+            groups[unit, around.get(row, frozenset())] += 1
+    sizes = Counter(unit for unit in units if unit is not None)
     draws = [assign_blocks(sizes, fractions, f"{seed}/{attempt}") for attempt in range(_DRAWS)]
     return min(draws, key=lambda part_of: _distance(part_of, groups, fractions))
+
+
+def _units_around(tiles: TileMap, units: Sequence[Block | None]) -> dict[int, frozenset[Block]]:
+    """Find the other units that tiles touch; tiles inside their unit are left out."""
+    names = sorted({unit for unit in units if unit is not None})
+    number = {unit: place for place, unit in enumerate(names)}
+    numbers = np.array([-1 if unit is None else number[unit] for unit in units], np.int64)
+    rows, found = np.flatnonzero(numbers >= 0), defaultdict(set)
+    for one, other in tiles.pairs(rows, rows):
+        links = np.stack([one, numbers[other]], axis=1)[numbers[one] != numbers[other]]
+        for row, unit in np.unique(links, axis=0).tolist():
+            found[row].add(names[unit])
+    return {row: frozenset(around) for row, around in found.items()}
 
 
 def _distance(

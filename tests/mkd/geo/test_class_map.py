@@ -10,6 +10,7 @@ from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
 from mkd.geo.class_map import BLOCK, ClassMapWriter, Legend, overview_factors
+from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
 
 NAMES = ("background", "path & <road>", "洱海")
@@ -122,3 +123,39 @@ def test_pixels_of_another_shape_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"takes \(10, 20, 2\) values, found \(9, 20, 2\)"):
         with ClassMapWriter(tmp_path / "map.tif", 10, 20, LEGEND) as writer:
             writer.write(Window(0, 0, 10, 20), pixels(9, 20))
+
+
+def test_control_points_and_rpcs_are_carried(tmp_path):
+    """A scene that is placed by control points, or by RPCs, gives a map with the same."""
+    points = (
+        (0.0, 0.0, 500000.0, 5000000.0, 0.0),
+        (0.0, 20.0, 500010.0, 5000000.5, 0.0),
+        (20.0, 0.0, 5e5, 4999990.0, 1.5),
+    )
+    wkt = rasterio.crs.CRS.from_epsg(32633).to_wkt()
+    numbers = " ".join(["0.5"] * 20)
+    rpc = {
+        "HEIGHT_OFF": "1",
+        "HEIGHT_SCALE": "2",
+        "LAT_OFF": "3",
+        "LAT_SCALE": "4",
+        "LINE_OFF": "5",
+        "LINE_SCALE": "6",
+    }
+    rpc |= {
+        "LONG_OFF": "7",
+        "LONG_SCALE": "8",
+        "SAMP_OFF": "9",
+        "SAMP_SCALE": "10",
+        "LINE_NUM_COEFF": numbers,
+    }
+    rpc |= {"LINE_DEN_COEFF": numbers, "SAMP_NUM_COEFF": numbers, "SAMP_DEN_COEFF": numbers}
+    for name, control in (("a", ControlPoints(points, wkt)), ("b", ControlPoints(rpc=tuple(rpc.items())))):
+        write(tmp_path / f"{name}.tif", pixels(20, 20), control=control)
+    with rasterio.open(tmp_path / "a.tif") as data:
+        found, crs = data.gcps
+        assert [(p.row, p.col, p.x, p.y, p.z) for p in found] == list(points)
+        assert crs.to_epsg() == 32633
+    with rasterio.open(tmp_path / "b.tif") as data:
+        assert data.rpcs.lat_off == 3
+        assert data.rpcs.samp_den_coeff == [0.5] * 20

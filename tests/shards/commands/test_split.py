@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import rasterio.crs
 
 import shards.splitting.blocks
 from mkd.dataset.index import read_index
@@ -16,13 +17,21 @@ from tests.helpers.shards import read_dataset, whole_windows
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
 
 
-def make(folder, sources="ab", windows=True, labelled=lambda number: True):
-    """Write a data set of 8 x 8 tiles: 64 x 64 rasters, or single images; the third class is in one tile."""
+CRS = rasterio.crs.CRS.from_epsg(32633).to_wkt()
+
+
+def make(folder, sources="ab", windows=True, labelled=lambda number: True, placed=True):
+    """Write a data set of 8 x 8 tiles: 64 x 64 rasters, or single images; the third class is in one tile.
+
+    Each source lies on ground of its own, or without `placed` nobody knows where.
+    """
     rng = np.random.default_rng(0)
     with DatasetWriter(folder, "toy", CLASSES, PALETTE, 50) as writer:
         for source in sources:
             for number, window in enumerate(whole_windows(64, 64, 8, 8) if windows else [None]):
                 place = "" if window is None else f"_{window.row:03d}_{window.col:03d}"
+                row, col = (0, 0) if window is None else (window.row, window.col)
+                corner = [0.1, 0, 500000 + 0.1 * col + 100 * ord(source), 0, -0.1, 5000000 - 0.1 * row]
                 ids = rng.integers(0, 2, (8, 8), np.uint8)
                 ids[0, 0] = 2 if (source, number) == ("a", 0) else 255
                 image = encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8))
@@ -30,8 +39,8 @@ def make(folder, sources="ab", windows=True, labelled=lambda number: True):
                     "source": source,
                     "window": window and list(window),
                     "size": [8, 8],
-                    "crs": None,
-                    "transform": None,
+                    "crs": CRS if placed else None,
+                    "transform": corner if placed else None,
                 }
                 writer.add(encode_tile(source + place, image, "png", ids if labelled(number) else None, meta))
         writer.finish({"command": "test"})
@@ -91,7 +100,7 @@ def test_the_leak_check_counts_what_was_written(tmp_path, messages, monkeypatch)
 def test_a_split_by_source_keeps_sources_whole(tmp_path, messages):
     """No source is in two parts, with windows or, as single images, without."""
     for name, windows in (("rasters", True), ("images", False)):
-        source = make(tmp_path / name, sources="abcdefghij", windows=windows)
+        source = make(tmp_path / name, sources="abcdefghij", windows=windows, placed=windows)
         messages.clear()
         options = SplitOptions(by="source", fractions=(0.5, 0.2, 0.3))
         report = split(source, tmp_path / f"{name}_out", options)
@@ -190,6 +199,6 @@ def test_what_cannot_be_split_is_told(tmp_path, options, words):
 
 def test_blocks_need_windows(tmp_path):
     """Single images have no place in a raster, so blocks make no sense for them."""
-    source = make(tmp_path / "all", windows=False)
+    source = make(tmp_path / "all", windows=False, placed=False)
     with pytest.raises(ValueError, match=r"2 tiles have no window .* such as a: use --by source"):
         split(source, tmp_path / "out", SplitOptions(by="block"))

@@ -8,8 +8,9 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from mkd.geo.grid import Window
-from shards.splitting.blocks import assign_blocks, block_of, draw_few_shots, split_places
+from shards.splitting.blocks import assign_blocks, draw_few_shots, split_places
 from shards.splitting.neighbours import TilePlace, touching
+from shards.splitting.units import block_of
 from tests.helpers.shards import whole_windows
 
 FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}

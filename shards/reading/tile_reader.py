@@ -1,0 +1,64 @@
+"""Single tiles of a data set, read without the rest of their shard, as pictures."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mkd.dataset.codec import image_kind
+from mkd.dataset.shard_record import TileRecord, member_fault
+from mkd.storage.folder import Folder
+from shards.reading.pixels import image_pixels, label_pixels
+
+
+class TileImage(NamedTuple):
+    """A decoded tile: key, image (H, W, C) uint8 or uint16, label (H, W) uint8 or None."""
+
+    key: str
+    image: NDArray[Any]
+    label: NDArray[np.uint8] | None
+
+
+def read_tile(place: Folder, file: str, tile: TileRecord) -> TileImage:
+    """Read and decode one tile.
+
+    Args:
+        place: the data set.
+        file: the tile's shard.
+        tile: what the shard's record says of the tile.
+
+    Raises:
+        ValueError: a damaged tile, naming shard and key.
+    """
+    members, name = _read_members(place, file, tile), f"{place.url_of(file)}, {tile.key}"
+    kind = image_kind(members)
+    if not kind:
+        raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
+    label = members.get("label.png")
+    ids = None if label is None else label_pixels(label, f"{name}.label.png")
+    return TileImage(tile.key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)
+
+
+def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
+    colours: NDArray[Any] = image[..., :3]
+    if colours.dtype == np.uint8:
+        return colours.astype(np.uint8)
+    low, high = np.percentile(colours, (2, 98), axis=(0, 1))
+    stretched: NDArray[Any] = (colours - low) / np.maximum(high - low, 1)
+    bytes_: NDArray[np.uint8] = (np.clip(stretched, 0, 1) * 255).astype(np.uint8)
+    return bytes_
+
+
+def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
+    read = {}
+    for kind, member in tile.members.items():
+        data = read[kind] = place.read(file, member.offset, member.offset + member.size)
+        if fault := member_fault(kind, data, member):
+            raise ValueError(
+                f"{place.url_of(file)}, {tile.key}: {fault}; "
+                f"run 'python -m shards verify {place}', copy the shard again or build it again"
+            )
+    return read
