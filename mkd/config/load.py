@@ -18,6 +18,7 @@ from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
 from mkd.config.keys import CONFIGS, help_text
+from mkd.documents import parse_yaml
 
 T = TypeVar("T")
 
@@ -118,7 +119,7 @@ def to_yaml(config: Any) -> str:
 
 def from_yaml(kind: type[T], text: str) -> T:
     """Return the schema object that `to_yaml` wrote."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text)))
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(parse_yaml(text))))
     assert isinstance(config, kind)
     return config
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.tile_decoder import DatasetSpec, TileDecoder
+from mkd.documents import mapping, parse_json
 from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch, channels_first, odd_size_slot, to_batch
 from mkd.loader.sampler import Sampler
@@ -83,7 +83,7 @@ class TileSet:
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
-        meta: dict[str, Any] = json.loads(bytes(self.decoder.source.read(sample, ("json",))["json"]))
+        meta = mapping(parse_json(self.decoder.source.read(sample, ("json",))["json"]), "KEY.json")
         return {**meta, "key": self.decoder.source.record(sample).key}
 
     def layout(self, slots: int) -> BufferLayout:
