@@ -99,7 +99,9 @@ def _card(content: dict[str, Any]) -> ModelCard:
     if crop is not None:
         whole(crop, "crop", 1, 2**20)
     provenance = mapping(content.get("provenance") or {}, "provenance")
-    return ModelCard(Architecture(**fields), classes, tuple((r, g, b) for r, g, b in palette), provenance, crop)
+    return ModelCard(
+        Architecture(**fields), classes, tuple((r, g, b) for r, g, b in palette), provenance, crop
+    )
 
 
 def _field(name: str, value: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Commands are imported late: each worker process imports this file.
+from mkd.image_header import MAX_PIXELS
 from shards.process_pool import available_cores, warm_up_workers
 
 
@@ -92,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
         case "sample":
             from shards.commands.sample import sample
 
-            sample(args.data, args.out, args.number, args.seed)
+            sample(args.data, args.out, args.number, args.seed, args.max_pixels)
         case _:
             return _print_results(args)
     return 0
@@ -111,13 +112,13 @@ def _print_results(args: argparse.Namespace) -> int:
 
             _print(info(args.data), 24 + 34 * len(args.data))
         case "verify":
-            return max([_verify(folder, args.workers) for folder in args.data])
+            return max([_verify(folder, args.workers, args.max_pixels) for folder in args.data])
         case "stats":
             from mkd.storage.folder import split_url
             from shards.commands.stats import statistics_table, stats
 
             place = split_url(args.json) if args.json else None  # a wrong one stops before the work
-            found = stats(args.data, workers=args.workers)
+            found = stats(args.data, args.workers, args.max_pixels)
             _print(statistics_table(found), 100)
             if place is not None:
                 place[0].write(place[1], json.dumps(found, indent=1) + "\n")
@@ -130,12 +131,12 @@ def _print(table: Any, width: int) -> None:
     Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
-def _verify(folder: str, workers: int) -> int:
+def _verify(folder: str, workers: int, max_pixels: int) -> int:
     from shards.commands.verify import verify
     from shards.progress import pluralize
 
     try:
-        problems = verify(folder, workers)
+        problems = verify(folder, workers, max_pixels)
     except ValueError as error:  # the other data sets are looked at all the same
         print(f"mkd-shards: {error}", file=sys.stderr)
         return 2
@@ -158,11 +159,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="read everything again and compare")
     verify.add_argument("data", nargs="+", metavar="DATASET")
     _add_workers(verify)
+    _add_max_pixels(verify)
     _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))
     stats = commands.add_parser("stats", help="mean and spread of each band, pixels and tiles of each class")
     stats.add_argument("data", metavar="DATASET")
     stats.add_argument("--json", metavar="FILE", help="path or URL; write the numbers there too")
     _add_workers(stats)
+    _add_max_pixels(stats)
     return parser
 
 
@@ -228,6 +231,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", dest="number", type=int, default=12, help="how many tiles (12)")
     parser.add_argument("--out", required=True, metavar="PNG", help="where the picture goes")
     parser.add_argument("--seed", type=int, default=0)
+    _add_max_pixels(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -248,12 +252,29 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--max-bad", type=float, default=0.001, metavar="SHARE", help="bad unlabelled tiles allowed (0.001)"
     )
     _add_workers(parser)
+    _add_max_pixels(parser)
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="of an image that is decoded whole, by its header (100,000,000)",
+    )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=available_cores(), metavar="N", help="processes (all cores)"
     )
+
+
+def _pixels(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, such as {MAX_PIXELS}")
+    return int(text)
 
 
 def _bands(text: str) -> tuple[int, ...]:

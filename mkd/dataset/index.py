@@ -210,7 +210,9 @@ def _shards(content: Any) -> ShardList:
 
 
 def _shard(content: dict[str, Any]) -> ShardInfo:
-    samples, labelled, size = (whole(content[key], f"a shard's {key}") for key in ("samples", "labelled", "bytes"))
+    samples, labelled, size = (
+        whole(content[key], f"a shard's {key}") for key in ("samples", "labelled", "bytes")
+    )
     sha256 = one_line(content["sha256"], "a shard's sha256")
     return ShardInfo(file_name(content["file"], "a shard's file"), samples, labelled, size, sha256)
 

@@ -54,12 +54,16 @@ class Architecture:
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"model.output_stride: {self.output_stride} is not possible, use 8, 16 or 32")
         if not re.fullmatch(r"[\w.-]+", self.backbone):  # timm would fetch "hf-hub:..." from the network
-            raise ValueError(f"model.backbone: {self.backbone!r} is no name of a network, use letters, digits, _ and .")
+            raise ValueError(
+                f"model.backbone: {self.backbone!r} is no name of a network, use letters, digits, _ and ."
+            )
         for name in ("aspp_channels", "low_channels", "lateral_channels", "decoder_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: {getattr(self, name)} is too small, use 1 or more")
             if getattr(self, name) > MOST_CHANNELS:
-                raise ValueError(f"model.{name}: {getattr(self, name)} is too large, use {MOST_CHANNELS} or less")
+                raise ValueError(
+                    f"model.{name}: {getattr(self, name)} is too large, use {MOST_CHANNELS} or less"
+                )
         if len(self.dropout) != 2 or not all(0 <= p < 1 for p in self.dropout):
             raise ValueError(f"model.dropout: {self.dropout} must be two numbers from 0 to below 1")
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))

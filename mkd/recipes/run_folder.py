@@ -54,7 +54,9 @@ def _completed(path: Path) -> str:
         content = mapping(parse_yaml(path.read_bytes()), "it")
         if "model" in content and "aspp_rates" not in mapping(content["model"], "model"):
             model = content["model"]
-            model["aspp_rates"] = list(published_rates(str(model["backbone"]), whole(model["output_stride"], "stride", 1)))
+            model["aspp_rates"] = list(
+                published_rates(str(model["backbone"]), whole(model["output_stride"], "stride", 1))
+            )
         if "semi" in content:
             old = {"average": "kept", "cutmix": 0.5, "plateau": None}
             content["semi"] = old | mapping(content["semi"], "semi")

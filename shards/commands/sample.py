@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.shard_record import ShardRecord, TileRecord, member_fault, read_matching_record
+from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder, split_url
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
@@ -27,6 +28,7 @@ def sample(
     out: str | os.PathLike[str],
     number: int = 12,
     seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Draw tiles at random into one PNG: image, label over the image, class shares; a legend below.
 
@@ -35,6 +37,7 @@ def sample(
         out: where the picture goes, path or URL.
         number: how many tiles, >= 1; all of them when there are fewer.
         seed: another seed, other tiles.
+        max_pixels: greatest number of pixels of a tile.
 
     Raises:
         ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
@@ -51,7 +54,7 @@ def sample(
             f"{data} has {pluralize(index.samples, 'tile')}, --n is {number}: both must be at least 1"
         )
     chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
-    cards = _cards(place, index, sorted(int(row) for row in chosen))
+    cards = _cards(place, index, sorted(int(row) for row in chosen), max_pixels)
     picture = draw_contact_sheet(_sheet(index, len(cards), seed), cards)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -65,7 +68,7 @@ class _Tile(NamedTuple):
     label: NDArray[np.uint8] | None
 
 
-def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
+def _cards(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: int) -> list[Card]:
     ends = list(accumulate(index.shards.samples))
     cards: list[Card] = []
     record: ShardRecord | None = None
@@ -75,11 +78,8 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
         if record is None or record.info != info:
             record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(
-            _card(
-                _decode_tile(tile.key, _read_members(place, info.file, tile), place.url_of(info.file)), index
-            )
-        )
+        members = _read_members(place, info.file, tile)
+        cards.append(_card(_decode_tile(tile.key, members, place.url_of(info.file), max_pixels), index))
     return cards
 
 
@@ -95,13 +95,13 @@ def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes
     return read
 
 
-def _decode_tile(key: str, members: dict[str, bytes], file: str) -> _Tile:
+def _decode_tile(key: str, members: dict[str, bytes], file: str, max_pixels: int) -> _Tile:
     name, kind = f"{file}, {key}", image_kind(members)
     if not kind:
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
     label = members.get("label.png")
-    ids = None if label is None else label_pixels(label, f"{name}.label.png")
-    return _Tile(key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)
+    ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels)
+    return _Tile(key, image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels), ids)
 
 
 def _card(tile: _Tile, index: DatasetIndex) -> Card:

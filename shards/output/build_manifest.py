@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
-from mkd.labels import Colour
 from mkd.documents import parse_json
+from mkd.labels import Colour
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile
 from shards.output.build_options import BuildOptions
