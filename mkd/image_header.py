@@ -119,7 +119,7 @@ def check_shape(data: bytes | memoryview, shape: tuple[int, ...]) -> None:
     height, width, bands, _, block = header
     if (height, width) != shape[:2]:
         raise ValueError(f"it is {height} x {width}, where its record says {shape[0]} x {shape[1]}")
-    if bands > max(4, *shape[2:]):  # 4: an alpha band, or one of CMYK, that is left out
+    if bands > max((4, *shape[2:])):  # 4: an alpha band, or one of CMYK, that is left out
         raise ValueError(f"it has {bands:,} bands, where {shape[2] if shape[2:] else 1} are needed")
     if block[0] * block[1] > max(MAX_PIXELS, height * width):
         raise ValueError(f"it is stored in blocks of {block[0]:,} x {block[1]:,} pixels")

@@ -229,7 +229,7 @@ def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, over
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     texts = (TextColumn("map"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
     with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task, done = bar.add_task("map", total=total), 0

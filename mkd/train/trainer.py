@@ -81,8 +81,6 @@ class Trainer:
             ValueError: ranks see different checkpoints, a file that it refers to has changed, or it is damaged.
         """
         saved = self.checkpoints.load()
-        if self.checkpoints.foreign:
-            self.journal.say(self.checkpoints.foreign)
         start = 0 if saved is None else checked_step(saved, self.checkpoints.latest, self.phase.steps)
         self._check_start(start, {} if saved is None else saved["refers"])
         if saved is not None:

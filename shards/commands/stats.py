@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index
 from mkd.image_header import MAX_PIXELS
@@ -77,9 +78,10 @@ def stats(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MA
 
 def statistics_table(found: dict[str, Any]) -> Table:
     """Lay out what `stats` found: bands first, then classes."""
-    shown = Table(title=f"{found['name']}: {found['tiles']:,} tiles, {found['dtype']}", title_justify="left")
-    for title in ("band", "mean", "std", "min", "max"):
-        shown.add_column(title, justify="left" if title == "band" else "right")
+    title = Text(f"{found['name']}: {found['tiles']:,} tiles, {found['dtype']}")  # a name is no markup
+    shown = Table(title=title, title_justify="left")
+    for heading in ("band", "mean", "std", "min", "max"):
+        shown.add_column(heading, justify="left" if heading == "band" else "right")
     for number, band in enumerate(found["bands"], 1):
         numbers = [f"{band[key]:.4f}" for key in ("mean", "std", "min", "max")]
         shown.add_row(str(number), *numbers, end_section=number == len(found["bands"]))
@@ -88,7 +90,7 @@ def statistics_table(found: dict[str, Any]) -> Table:
     shown.add_row("class", "pixels", "share", "in tiles", "", style="bold", end_section=True)
     for entry in found["classes"]:
         shown.add_row(
-            entry["name"], f"{entry['pixels']:,}", f"{entry['share']:.2%}", f"{entry['tiles']:,}", ""
+            Text(entry["name"]), f"{entry['pixels']:,}", f"{entry['share']:.2%}", f"{entry['tiles']:,}", ""
         )
     shown.add_row("ignored", f"{found['ignored_pixels']:,}", "", "", "")
     return shown

@@ -1,6 +1,7 @@
 """Checkpoints of a phase: `latest.pt` to resume from, `best.safetensors`, `step-N.pt` kept, `good*` to go back to."""
 
 import errno
+import logging
 import os
 import shutil
 import zipfile
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import written_aside
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of latest.pt
 LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)  # file systems without hard links
@@ -50,7 +53,6 @@ class Checkpoints:
         """Set the names of the files; nothing is read yet."""
         self.folder, self.writes, self.every, self.keep = folder, writes, every, keep
         self.lock_lost, self.run, self.accept_foreign = lock_lost, run, accept_foreign
-        self.foreign = ""  # what to say of a checkpoint of another run that was gone on from
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
         self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background and writes else None
@@ -202,7 +204,9 @@ class Checkpoints:
                 f"{path} is {whose}; put the run's own back, delete {path.parent} to train the phase again, or go on "
                 "with accept=[checkpoint]"
             )
-        self.foreign = f"accept=[checkpoint]: {path} is {whose}"
+        log.warning(
+            "accept=[checkpoint]: %s is %s: the run goes on from what it has not trained itself", path, whose
+        )
 
     def _kept(self) -> list[Path]:
         """Return the checkpoints kept under their own name, the oldest first."""
