@@ -25,7 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 `verify` found problems, 2 bad input or a place that cannot be written (one
         sentence on stderr).
     """
-    args = _parser().parse_args(_join_slice(sys.argv[1:] if arguments is None else arguments))
+    words = _join_slice(sys.argv[1:] if arguments is None else arguments)
+    for word in words:
+        if any(0xD800 <= ord(c) < 0xE000 for c in word):  # how Python holds bytes of other encodings
+            print(
+                f"mkd-shards: {ascii(word)} is not UTF-8: rename the file or folder it names", file=sys.stderr
+            )
+            return 2
+    args = _parser().parse_args(words)
     if arguments is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
         if getattr(args, "workers", 1) > 1:
@@ -210,6 +217,7 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
         help="of the images (png; tif for 16 bits or more than 3 bands)",
     )
     parser.add_argument("--quality", type=int, metavar="Q", help="of JPEG images, 1..100 (90)")
+    parser.add_argument("--trust-vrt", action="store_true", help="let rasters name other files, URLs too")
     _add_common(parser)
 
 

@@ -205,6 +205,7 @@ class PredictRun:
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     batch: int = 4  # windows in a forward pass
+    trust_vrt: bool = False  # let the input name any other files, on the network too
     device: str | None = None  # none: cuda when there is one, else cpu
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
+from mkd.geo.raster_safety import RasterLimits
 from mkd.labels import NODATA, Colour
 
 
@@ -53,6 +54,7 @@ def predict_map(
     bands: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     autocast: bool = False,
+    trust_vrt: bool = False,
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
@@ -72,6 +74,7 @@ def predict_map(
         bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
+        trust_vrt: let the input name any other files, on the network too.
 
     Returns:
         Counts and mean confidence.
@@ -82,7 +85,7 @@ def predict_map(
     """
     _check(class_palette, Path(input), Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast)
-    with RasterReader(input) as reader:
+    with RasterReader(input, limits=RasterLimits(trust_vrt=trust_vrt)) as reader:
         info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)

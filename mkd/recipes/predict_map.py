@@ -24,6 +24,7 @@ def predict(config: PredictRun) -> str:
         batch=config.batch,
         device=world.device,
         autocast=world.device.type == "cuda",
+        trust_vrt=config.trust_vrt,
     )
     shares = {
         c: n / max(1, sum(done.class_pixels)) for c, n in zip(card.classes, done.class_pixels, strict=True)

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mkd.geo.raster_info import RasterInfo, grid_difference
+from mkd.geo.raster_safety import RasterLimits
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import tile_key
 from shards.inputs.raster_source import expand_pattern, open_raster
@@ -24,13 +25,17 @@ _DTYPES = ("uint8", "uint16")
 
 @dataclass(frozen=True)
 class Orthomosaic:
-    """An orthomosaic and its label raster, paths or URLs; `name` is the file's stem, `bands` what is kept."""
+    """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
+
+    `name` is the file's stem, `bands` what is kept.
+    """
 
     name: str
     image: str
     label: str | None
     info: RasterInfo
     bands: tuple[int, ...]
+    limits: RasterLimits = RasterLimits()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,6 +54,7 @@ def list_scenes(
     labels: PathLike | Sequence[PathLike] | None,
     classfile: ClassFile,
     bands: Sequence[int] | None = None,
+    limits: RasterLimits = RasterLimits(),  # noqa: B008 - frozen
 ) -> list[Orthomosaic]:
     """Pair orthomosaics with their labels and check that they fit, before anything is written.
 
@@ -57,6 +63,7 @@ def list_scenes(
         labels: one for each source, or a pattern with {stem}; None = unlabelled.
         classfile: how labels are encoded.
         bands: bands to keep, counted from 1; None = all but alpha.
+        limits: what is believed of a raster.
 
     Returns:
         At least one scene; all have as many bands of the same type.
@@ -72,7 +79,9 @@ def list_scenes(
             f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
         )
     masks = _pair_labels(images, labels)
-    scenes = [_read_scene(image, mask, classfile, bands) for image, mask in zip(images, masks, strict=True)]
+    scenes = [
+        _read_scene(image, mask, classfile, bands, limits) for image, mask in zip(images, masks, strict=True)
+    ]
     for scene in scenes[1:]:
         if _pixel_type(scene) != _pixel_type(scenes[0]):
             raise ValueError(
@@ -83,9 +92,9 @@ def list_scenes(
 
 
 def _read_scene(
-    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None
+    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None, limits: RasterLimits
 ) -> Orthomosaic:
-    with open_raster(image) as reader:
+    with open_raster(image, limits) as reader:
         info = reader.info
     kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
     if not all(1 <= band <= info.bands for band in kept):
@@ -99,9 +108,9 @@ def _read_scene(
             "gdal_translate -ot Byte -scale"
         )
     if label is not None:
-        with open_raster(label) as reader:
+        with open_raster(label, limits) as reader:
             _check_label(label, reader.info, image, info, classfile)
-    return Orthomosaic(_stem(image), image, label, info, kept)
+    return Orthomosaic(_stem(image), image, label, info, kept, limits)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:

@@ -41,7 +41,7 @@ class TensorboardFile:
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Add a point to a curve."""
-        self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))  # type: ignore[no-untyped-call]
 
     def flush(self) -> None:
         """Hand what was added to the system, so that a kill does not lose it."""
