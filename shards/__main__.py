@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 # Commands are imported late: each worker process imports this file.
+from mkd.cli.arguments import encoding_fault
 from mkd.image_header import MAX_PIXELS
 from shards.process_pool import available_cores, warm_up_workers
 
@@ -26,12 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sentence on stderr).
     """
     words = _join_slice(sys.argv[1:] if arguments is None else arguments)
-    for word in words:
-        if any(0xD800 <= ord(c) < 0xE000 for c in word):  # how Python holds bytes of other encodings
-            print(
-                f"mkd-shards: {ascii(word)} is not UTF-8: rename the file or folder it names", file=sys.stderr
-            )
-            return 2
+    if fault := encoding_fault(words):
+        print(f"mkd-shards: {fault}", file=sys.stderr)
+        return 2
     args = _parser().parse_args(words)
     if arguments is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
@@ -264,13 +262,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-pixels",
-        type=_pixels,
-        default=MAX_PIXELS,
-        metavar="N",
-        help="of an image that is decoded whole, by its header (100,000,000)",
-    )
+    text = "most pixels of an image that is decoded whole (100,000,000)"
+    parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=text)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mkd.cli.arguments import encoding_fault
 from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
@@ -42,9 +43,9 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
+    if fault := encoding_fault(argv):
+        raise ValueError(fault)
     for arg in argv:
-        if any(0xD800 <= ord(c) < 0xE000 for c in arg):  # how Python holds bytes of other encodings
-            raise ValueError(f"argument {ascii(arg)} is not UTF-8; rename the file or folder it names")
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
         if arg.startswith("+"):

@@ -1,4 +1,4 @@
-"""What a raster of strangers may not do: name other files from within an image, reach the network, or need gigabytes."""
+"""What a raster of strangers may not do: name other files, reach the network, or need gigabytes at once."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def predict_map(
         model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
-            alpha or mask) stay without data in the map.
+            alpha or mask) stay without data in the map. With `trust_vrt` it may name any files.
         output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
             transform of the input. It appears once it is complete.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
@@ -74,7 +74,6 @@ def predict_map(
         bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
-        trust_vrt: let the input name any other files, on the network too.
 
     Returns:
         Counts and mean confidence.

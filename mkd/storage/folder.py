@@ -25,6 +25,8 @@ _S3_SCHEMES = ("s3", "s3a")
 # s3fs copies the parts that it is sending: by default a whole shard at once.
 _UPLOAD_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
 
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
 T = TypeVar("T")
 
 
@@ -36,12 +38,14 @@ class FileInfo(NamedTuple):
         size: bytes.
         version: ETag or time of change: another text after each write.
         is_folder: a folder, not a file.
+        fault: "", or why it is neither a file nor a folder that can be read: a FIFO, a device, a loop of links.
     """
 
     name: str
     size: int
     version: str
     is_folder: bool
+    fault: str = ""
 
 
 class Folder:
@@ -105,7 +109,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Return name and size in bytes of each file directly inside; {} when there is no folder."""
-        return {info.name: info.size for info in self.listing() if not info.is_folder}
+        return {info.name: info.size for info in self.listing() if not info.is_folder and not info.fault}
 
     def listing(self, sub: str = "") -> list[FileInfo]:
         """Return the files and folders directly inside, or inside the folder `sub`; [] when there is none."""
@@ -274,7 +278,11 @@ def _local_info(entry: os.DirEntry[str]) -> FileInfo | None:
         status = entry.stat()
     except FileNotFoundError:  # a link to nowhere, or a file removed just now
         return None
-    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), stat.S_ISDIR(status.st_mode))
+    except OSError as error:  # such as a link to itself; whoever needs the file says so
+        return FileInfo(entry.name, 0, "", False, f"cannot be read ({error.strerror})")
+    is_folder, kind = stat.S_ISDIR(status.st_mode), stat.S_IFMT(status.st_mode)
+    fault = "" if is_folder or kind == stat.S_IFREG else f"is {_KINDS.get(kind, 'a device')}, not a file"
+    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault)
 
 
 def _remote_info(row: Mapping[str, Any]) -> FileInfo:
