@@ -93,7 +93,8 @@ class FileTree:
         if place not in self._files:
             if self._is_loop(place):
                 raise ValueError(
-                    f"{self.folder.url_of(place)} is a link to a folder that it lies in: remove it, or choose other images"
+                    f"{self.folder.url_of(place)} is a link to a folder that it lies in: remove it, or choose other "
+                    "images"
                 )
             rows = self.folder.listing(place)
             self._faults |= {_join(place, row.name): row.fault for row in rows if row.fault}

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import BinaryIO
 
+from mkd.cli.arguments import is_utf8
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_safety import RasterLimits
 from mkd.storage.folder import Folder, split_url
@@ -67,6 +68,9 @@ def expand_pattern(entry: str) -> list[str]:
         fixed = entry.partition("*")[0].rpartition("/")[0]
         names = FileTree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
         found = [f"{fixed}/{name}" for name in names]
+    for path in found:
+        if not is_utf8(path):
+            raise ValueError(f"--source {entry!r} matches {ascii(path)}, a name that is not UTF-8: rename it")
     if not found:
         raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
     return found
