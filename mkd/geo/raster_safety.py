@@ -95,8 +95,15 @@ def block_fault(data: Any, limits: RasterLimits) -> str:
 
 
 def _opened(name: str) -> BinaryIO:
-    """Open a file of a disk; a FIFO or a device is none."""
+    """Open a file of a disk.
+
+    Raises:
+        OSError: no such file.
+        ValueError: a FIFO, a device or the like, for which GDAL would wait without end.
+    """
     if not os.path.isfile(name):
+        if os.path.lexists(name) and not os.path.isdir(name):
+            raise ValueError(f"{name} is no file: remove it, or give another raster")
         raise FileNotFoundError(name)
     return open(name, "rb")
 

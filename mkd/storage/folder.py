@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -264,11 +265,22 @@ def _normalise(text: str) -> str:
 def _local_range(path: str, start: int, stop: int | None) -> bytes:
     """Read a range of a local file; an error names the file, which the system's does not always."""
     try:
+        # A FIFO in a data set would be waited for without end; pipes that the shell makes lie in /dev.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not path.startswith(("/dev/", "/proc/")):
+            raise OSError(errno.EINVAL if not os.path.isdir(path) else errno.EISDIR, "not a file")
         with open(path, "rb", buffering=0) as file:
             if start == 0 and stop is None:
                 return file.readall()
-            file.seek(start)
-            return file.readall() if stop is None else file.read(stop - start)
+            if start:  # a pipe cannot seek
+                file.seek(start)
+            if stop is None:
+                return file.readall()
+            data = file.read(stop - start)
+            while len(data) < stop - start and (
+                more := file.read(stop - start - len(data))
+            ):  # of a pipe: in pieces
+                data += more
+            return data
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
-from mkd.image_header import BYTES_A_PIXEL
+from mkd.image_header import BYTES_A_PIXEL, MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
@@ -73,9 +73,7 @@ def pack(
     tree = FileTree(folder)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
-    units, inputs = _plan_units(
-        tree, items, {**asked, "classes": content_fields(classfile)}, options.shard_size
-    )
+    units, inputs = _plan_units(tree, items, {**asked, "classes": content_fields(classfile)}, options)
     # Describe the build, with what the index will tell of its origin.
     keys = selection.keys and PurePath(selection.keys).name
     chosen = {"split": selection.split, "keys": keys, "slice": selection.image_slice}
@@ -208,14 +206,16 @@ def _read_items(
 
 
 def _plan_units(
-    tree: FileTree, items: list[ImageItem], asked: dict[str, Any], shard_size: int
+    tree: FileTree, items: list[ImageItem], asked: dict[str, Any], options: BuildOptions
 ) -> tuple[list[Unit], str]:
     """Cut the images into shards; also return what identifies all of them."""
     stamps, units = tree.stamps(file for item in items for file in item.files), []
-    for number, start in enumerate(range(0, len(items), shard_size)):
-        own_items = items[start : start + shard_size]
+    # With another limit a shard may have other bad tiles, so it is built again; its tiles are the same.
+    limit = () if options.max_pixels == MAX_PIXELS else (options.max_pixels,)
+    for number, start in enumerate(range(0, len(items), options.shard_size)):
+        own_items = items[start : start + options.shard_size]
         own_stamps = {file: stamps[file] for item in own_items for file in item.files}
-        units.append(Unit(number, unit_fingerprint(asked, own_stamps), own_items))
+        units.append(Unit(number, unit_fingerprint(asked, own_stamps, *limit), own_items))
     return units, identity(asked, stamps)
 
 

@@ -11,8 +11,14 @@ from hypothesis import strategies as st
 from mkd.documents import MAX_DEPTH, MAX_YAML, file_name, mapping, parse_json, parse_yaml, text, whole
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(-1e9, 1e9) | st.text("abÄ :#-*&", max_size=9),
-    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text("abc", max_size=3), inside, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**40), 2**40)
+    | st.floats(-1e9, 1e9)
+    | st.text("abÄ :#-*&", max_size=9),
+    lambda inside: (
+        st.lists(inside, max_size=4) | st.dictionaries(st.text("abc", max_size=3), inside, max_size=4)
+    ),
     max_leaves=12,
 )
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
