@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import write_text, written_aside
+from mkd.documents import MAX_YAML, mapping, parse_yaml, sequence, shown, text, whole
 from mkd.labels import Colour
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
@@ -67,38 +69,78 @@ def read_card(folder: str | Path) -> ModelCard:
     """
     path = Path(folder) / "model.yaml"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        fields = content["architecture"].items()
-        architecture: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields}
-        palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
-        if len(palette) != len(content["classes"]):
-            raise ValueError(f"{len(content['classes'])} classes, {len(palette)} colours")
-        crop = content.get("crop")
-        if crop is not None and (not isinstance(crop, int) or crop < 1):
-            raise ValueError(f"crop {crop!r}, a number of pixels or null is allowed")
-        card = ModelCard(
-            Architecture(**architecture),
-            tuple(content["classes"]),
-            palette,
-            content.get("provenance", {}),
-            crop,
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+        with open(path, "rb") as file:
+            return _card(mapping(parse_yaml(file.read(MAX_YAML + 1)), "it"))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ValueError(
             f"{path}: not a model card ({reason}); give a folder that a training run wrote"
         ) from None
-    return card
+
+
+def _card(content: dict[str, Any]) -> ModelCard:
+    """Make a card of its YAML.
+
+    Raises:
+        KeyError: a key that is missing.
+        TypeError: a field that an architecture does not have.
+        ValueError: a value of a wrong kind, or out of its range.
+    """
+    plan = mapping(content["architecture"], "architecture")
+    fields = {name: _field(name, value) for name, value in plan.items()}
+    classes = tuple(text(name, "a class") for name in sequence(content["classes"], "classes"))
+    colours = [sequence(colour, "a colour", 3) for colour in sequence(content["palette"], "palette")]
+    palette = [tuple(whole(part, "a colour", 0, 255) for part in colour) for colour in colours]
+    if not 2 <= len(classes) <= 254 or len(palette) != len(classes):
+        raise ValueError(
+            f"{len(classes)} classes, {len(palette)} colours; 2 to 254 classes with a colour each are needed"
+        )
+    crop = content.get("crop")
+    if crop is not None:
+        whole(crop, "crop", 1, 2**20)
+    provenance = mapping(content.get("provenance") or {}, "provenance")
+    return ModelCard(
+        Architecture(**fields), classes, tuple((r, g, b) for r, g, b in palette), provenance, crop
+    )
+
+
+def _field(name: str, value: Any) -> Any:
+    """Return a field of an architecture; lists become tuples, and a number is one where numbers are needed."""
+    if name in ("backbone", "decoder", "psa"):
+        return text(value, name)
+    if name == "separable":
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {shown(value)}, true or false is needed")
+        return value
+    if name in ("dropout", "mean", "std"):
+        parts = sequence(value, name)
+        if not all(type(part) in (int, float) for part in parts):
+            raise ValueError(f"{name} is {shown(value)}, a list of numbers is needed")
+        return tuple(parts)
+    if name == "aspp_rates":
+        return None if value is None else tuple(whole(rate, name) for rate in sequence(value, name))
+    return whole(value, name)
+
+
+def check_model_folder(folder: str | Path) -> None:
+    """Check that a folder holds a card and weights that can be read, without building the network.
+
+    Raises:
+        ValueError: the folder is incomplete or damaged.
+    """
+    read_card(folder)
+    _shapes(Path(folder) / "model.safetensors")
 
 
 def load_model(folder: str | Path) -> tuple[SegmentationNetwork, ModelCard]:
     """Build the network of a model folder with its weights, in eval mode on the CPU.
 
     Raises:
-        ValueError: the folder is incomplete, damaged, or its weights are of another architecture.
+        ValueError: the folder is incomplete, damaged, its weights are of another architecture, or not finite.
     """
     card = read_card(folder)
     path = Path(folder) / "model.safetensors"
+    _check_fit(card, path)
     model = build(card.architecture, len(card.classes), pretrained=None)
     try:
         model.load_state_dict(load_file(path))
@@ -107,7 +149,36 @@ def load_model(folder: str | Path) -> tuple[SegmentationNetwork, ModelCard]:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path}: not the weights of the architecture in model.yaml ({reason})") from None
+    for name, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{path}: the tensor {name} holds NaN or infinity, and so would every output; give another model "
+                "folder, or train again"
+            )
     return model.eval(), card
+
+
+def _check_fit(card: ModelCard, path: Path) -> None:
+    """Compare the shapes of the weights with those of the network before it takes memory: a card is not believed."""
+    found = _shapes(path)
+    with torch.device("meta"):
+        wanted = build(card.architecture, len(card.classes), pretrained=None).state_dict()
+    for name in [*wanted, *found]:
+        here = tuple(wanted[name].shape) if name in wanted else None
+        if (there := found.get(name)) != here:
+            raise ValueError(
+                f"{path}: not the weights of the architecture in model.yaml ({name} is {there or 'missing'} there, "
+                f"{here or 'unknown'} in the network); give the model.yaml that was written with them"
+            )
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of a weights file, from its header."""
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); write the model folder again") from None
 
 
 def weights_digest(folder: str | Path) -> str:

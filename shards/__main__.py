@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 # Commands are imported late: each worker process imports this file.
+from mkd.cli.arguments import encoding_fault
+from mkd.image_header import MAX_PIXELS
 from shards.process_pool import available_cores, warm_up_workers
 
 
@@ -24,7 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 1 `verify` found problems, 2 bad input or a place that cannot be written (one
         sentence on stderr).
     """
-    args = _parser().parse_args(_join_slice(sys.argv[1:] if arguments is None else arguments))
+    words = _join_slice(sys.argv[1:] if arguments is None else arguments)
+    if fault := encoding_fault(words):
+        print(f"mkd-shards: {fault}", file=sys.stderr)
+        return 2
+    args = _parser().parse_args(words)
     if arguments is None:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that would wait for work by spinning
         if getattr(args, "workers", 1) > 1:
@@ -92,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
         case "sample":
             from shards.commands.sample import sample
 
-            sample(args.data, args.out, args.number, args.seed)
+            sample(args.data, args.out, args.number, args.seed, args.max_pixels)
         case _:
             return _print_results(args)
     return 0
@@ -111,13 +117,13 @@ def _print_results(args: argparse.Namespace) -> int:
 
             _print(info(args.data), 24 + 34 * len(args.data))
         case "verify":
-            return max([_verify(folder, args.workers) for folder in args.data])
+            return max([_verify(folder, args.workers, args.max_pixels) for folder in args.data])
         case "stats":
             from mkd.storage.folder import split_url
             from shards.commands.stats import statistics_table, stats
 
             place = split_url(args.json) if args.json else None  # a wrong one stops before the work
-            found = stats(args.data, workers=args.workers)
+            found = stats(args.data, args.workers, args.max_pixels)
             _print(statistics_table(found), 100)
             if place is not None:
                 place[0].write(place[1], json.dumps(found, indent=1) + "\n")
@@ -130,12 +136,12 @@ def _print(table: Any, width: int) -> None:
     Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
-def _verify(folder: str, workers: int) -> int:
+def _verify(folder: str, workers: int, max_pixels: int) -> int:
     from shards.commands.verify import verify
     from shards.progress import pluralize
 
     try:
-        problems = verify(folder, workers)
+        problems = verify(folder, workers, max_pixels)
     except ValueError as error:  # the other data sets are looked at all the same
         print(f"mkd-shards: {error}", file=sys.stderr)
         return 2
@@ -158,11 +164,13 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="read everything again and compare")
     verify.add_argument("data", nargs="+", metavar="DATASET")
     _add_workers(verify)
+    _add_max_pixels(verify)
     _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))
     stats = commands.add_parser("stats", help="mean and spread of each band, pixels and tiles of each class")
     stats.add_argument("data", metavar="DATASET")
     stats.add_argument("--json", metavar="FILE", help="path or URL; write the numbers there too")
     _add_workers(stats)
+    _add_max_pixels(stats)
     return parser
 
 
@@ -207,6 +215,7 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
         help="of the images (png; tif for 16 bits or more than 3 bands)",
     )
     parser.add_argument("--quality", type=int, metavar="Q", help="of JPEG images, 1..100 (90)")
+    parser.add_argument("--trust-vrt", action="store_true", help="let rasters name other files, URLs too")
     _add_common(parser)
 
 
@@ -229,6 +238,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--n", dest="number", type=int, default=12, help="how many tiles (12)")
     parser.add_argument("--out", required=True, metavar="PNG", help="where the picture goes")
     parser.add_argument("--seed", type=int, default=0)
+    _add_max_pixels(parser)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -249,12 +259,24 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--max-bad", type=float, default=0.001, metavar="SHARE", help="bad unlabelled tiles allowed (0.001)"
     )
     _add_workers(parser)
+    _add_max_pixels(parser)
+
+
+def _add_max_pixels(parser: argparse.ArgumentParser) -> None:
+    text = "most pixels of an image that is decoded whole (100,000,000)"
+    parser.add_argument("--max-pixels", type=_pixels, default=MAX_PIXELS, metavar="N", help=text)
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=available_cores(), metavar="N", help="processes (all cores)"
     )
+
+
+def _pixels(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, such as {MAX_PIXELS}")
+    return int(text)
 
 
 def _bands(text: str) -> tuple[int, ...]:

@@ -16,6 +16,8 @@ from mkd.config.constraints import (
     share,
 )
 
+ACCEPTABLE = ("data", "checkpoint", "threads", "versions")  # what accept= may name
+
 
 @runtime_checkable
 class ChecksItself(Protocol):
@@ -39,6 +41,7 @@ def check(config: Any) -> None:
             dataset("data", config.data)
             model_folder("model", config.model)
             at_least("batch", config.batch, 1)
+            at_least("max_pixels", config.max_pixels, 1)
         case s.PredictRun():
             model_folder("model", config.model)
             if not Path(config.input).is_file():
@@ -52,6 +55,7 @@ def check(config: Any) -> None:
             model_folder("model", config.model)
             _check_filters(config.confidence, config.tile_entropy, "")
             at_least("batch", config.batch, 1)
+            at_least("max_pixels", config.max_pixels, 1)
             share("max_bad", config.max_bad)
         case ChecksItself():
             config.check()
@@ -80,6 +84,8 @@ def _check_serve(c: s.TeacherServe) -> None:
 
 
 def _check_run(c: s.RunConfig) -> None:
+    for name in c.accept:
+        choice("accept", name, ACCEPTABLE)
     dataset("data.labelled", c.data.labelled)
     for key in ("unlabelled", "pseudo", "val"):
         if (path := getattr(c.data, key)) is not None:
@@ -93,6 +99,7 @@ def _check_run(c: s.RunConfig) -> None:
     if c.data.micro is not None:
         at_least("data.micro", c.data.micro, 1)
     at_least("data.crop", c.data.crop, 32)
+    at_least("data.max_pixels", c.data.max_pixels, 1)
     at_least("data.workers", c.data.workers, 0)
     share("data.max_bad", c.data.max_bad)
     positive("data.cache_gib", c.data.cache_gib)

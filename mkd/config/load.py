@@ -1,6 +1,7 @@
 """Command line and YAML -> schema object; every mistake names the key and the fix."""
 
 import difflib
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
@@ -14,10 +15,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mkd.cli.arguments import encoding_fault
 from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
 from mkd.config.keys import CONFIGS, help_text
+from mkd.documents import parse_yaml
 
 T = TypeVar("T")
 
@@ -40,6 +43,8 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
+    if fault := encoding_fault(argv):
+        raise ValueError(fault)
     for arg in argv:
         if "=" not in arg and not arg.startswith("~"):
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
@@ -55,6 +60,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
         raise ValueError(_explain(error, kind, argv)) from None
     assert isinstance(config, kind)
     _check_lengths(config)
+    _check_finite(config)
     return config
 
 
@@ -66,6 +72,22 @@ def _check_lengths(config: Any, prefix: str = "") -> None:
             _check_lengths(value, f"{prefix}{f.name}.")
         elif isinstance(default, tuple) and len(value) != len(default):
             raise ValueError(f"{prefix}{f.name}={list(value)}: {len(default)} values are needed")
+
+
+def _check_finite(value: Any, key: str = "") -> None:
+    """Refuse infinity and NaN in any key, at any depth: no key means anything by them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{key}={value}; a finite number is needed")
+    if is_dataclass(value):
+        parts = {f.name: getattr(value, f.name) for f in fields(value)}
+    elif isinstance(value, dict):
+        parts = {str(name): part for name, part in value.items()}
+    else:
+        for part in value if isinstance(value, (list, tuple)) else ():
+            _check_finite(part, key)
+        return
+    for name, part in parts.items():
+        _check_finite(part, f"{key}.{name}" if key else name)
 
 
 def _compose(kind: type[Any], name: str, argv: Sequence[str]) -> DictConfig:
@@ -118,7 +140,9 @@ def to_yaml(config: Any) -> str:
 
 def from_yaml(kind: type[T], text: str) -> T:
     """Return the schema object that `to_yaml` wrote."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text)))
+    config = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(parse_yaml(text)))
+    )
     assert isinstance(config, kind)
     return config
 

@@ -5,7 +5,12 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
+from mkd.config.experiment_schema import DemoRun as DemoRun
+from mkd.config.experiment_schema import Experiment as Experiment
+from mkd.config.experiment_schema import ExperimentStep as ExperimentStep
+from mkd.config.experiment_schema import LandscapesRun as LandscapesRun
 from mkd.config.model_schema import ModelConfig as ModelConfig
+from mkd.image_header import MAX_PIXELS
 
 T = TypeVar("T")
 
@@ -35,6 +40,7 @@ class DataConfig:
     # local folder for copies of remote shards, shared by all runs; none keeps none
     cache: str | None = resumable(None)
     cache_gib: float = resumable(100.0)  # size that the cache may reach
+    max_pixels: int = resumable(MAX_PIXELS)  # of a tile; an index that says more is refused
     scale: tuple[float, float] = (0.5, 2.0)  # range of the random scale
     aerial: bool = True  # also vertical flips and 90-degree turns
 
@@ -135,6 +141,8 @@ class RunConfig:
     # passes or semi.views, whichever is less, and at least 3,000 steps
     epochs: float | None = None
     steps: int | None = None  # optimizer steps; overrides epochs
+    # data, checkpoint, threads, versions: go on although these are not those that the run was begun with
+    accept: list[str] = field(default_factory=list, metadata=RESUMABLE)
     device: str | None = resumable(None)  # none: cuda when there is one, else cpu
     engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
     compile: bool = resumable(False)  # torch.compile the network; GPU only
@@ -182,6 +190,7 @@ class EvaluateRun:
     data: str = MISSING  # labelled data set
     out: str = MISSING  # results.json to write
     batch: int = 8  # tiles in a forward pass
+    max_pixels: int = MAX_PIXELS  # of a tile; an index that says more is refused
     device: str | None = None  # none: cuda when there is one, else cpu
     report: str | None = None  # also write this report.html
 
@@ -200,6 +209,7 @@ class PredictRun:
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     batch: int = 4  # windows in a forward pass
+    trust_vrt: bool = False  # let the input name any other files, on the network too
     device: str | None = None  # none: cuda when there is one, else cpu
 
 
@@ -214,60 +224,6 @@ class ExportRun:
     overlap: int = 25  # of tiles in programs that cut them, percent of the side
     resolution: float | None = None  # ground size of a pixel, centimetres; none: not stored
     stac: str | None = None  # STAC item of the model to write, a JSON file
-
-
-@dataclass
-class Experiment:
-    """launch/experiment.py: the runs behind one table; configs/experiment/NAME.yaml."""
-
-    name: str = MISSING  # of the experiment; experiment=NAME sets it
-    out: str = MISSING  # folder of all its runs
-    data: str = "data"  # folder that {data} stands for in overrides
-    seeds: list[int] = field(default_factory=lambda: [0])  # each run is trained once a seed
-    parallel: int = 1  # seeds trained at once, each in a process with its part of the cores
-    title: str = ""  # above the table
-    test: str = MISSING  # labelled data set every row is evaluated on
-    frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
-    common: dict[str, list[str]] = field(default_factory=dict)  # script -> overrides of its runs
-    runs: dict[str, "ExperimentStep"] = field(default_factory=dict)  # run -> its script and overrides
-    rows: dict[str, str] = field(default_factory=dict)  # row title -> run
-    # the same, for runs that only tell why a row gains
-    controls: dict[str, str] = field(default_factory=dict)
-    # title -> [run, run]: mIoU of the first less that of the second, paired over the seeds
-    differences: dict[str, list[str]] = field(default_factory=dict)
-
-
-@dataclass
-class ExperimentStep:
-    """One training run of an experiment; {data}, {out}, {seed} and {run:NAME} are filled in."""
-
-    script: str = MISSING  # supervised | kd | semi
-    overrides: list[str] = field(default_factory=list)
-
-
-@dataclass
-class DemoRun:
-    """launch/demo.py: sizes of the procedural world; the training is configs/experiment/demo.yaml."""
-
-    out: str = "runs/demo"  # folder of its data, runs and report
-    seeds: list[int] = field(default_factory=lambda: [0, 1])  # each run is trained once a seed
-    scene: int = 1536  # side of an orthomosaic, pixels
-    tile: int = 256  # side of a tile, pixels
-    block: int = 768  # side of a spatial block of the split, pixels
-    intermediate_scenes: int = 3  # orthomosaics of the intermediate domain
-    target_scenes: int = 6  # orthomosaics of the target domain
-    labelled: int = 10  # target tiles that keep their labels
-
-
-@dataclass
-class LandscapesRun:
-    """launch/landscapes.py: procedural orthomosaics with exact label rasters, to try the system on."""
-
-    out: str = MISSING  # folder for images/DOMAIN_N.tif and labels/DOMAIN_N.tif
-    domain: str = "target"  # target (a drone, 6 classes) or intermediate (a satellite, 17 classes)
-    scenes: int = 4  # orthomosaics
-    size: int = 1536  # side of an orthomosaic, pixels
-    first: int = 0  # number of the first orthomosaic, from which its ground is drawn
 
 
 @dataclass
@@ -300,6 +256,7 @@ class TeacherLabel:
     tile_entropy: float | None = None  # tiles with a higher mean entropy are left out; none keeps all
     batch: int = 8  # tiles in a forward pass
     max_bad: float = 0.001  # share of the tiles that may be unreadable
+    max_pixels: int = MAX_PIXELS  # of a tile; an index that says more is refused
     part: str | None = None  # I/N: make this part of the shards only; processes share the work so
     device: str | None = None  # none: cuda when there is one, else cpu
 

@@ -14,6 +14,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from mkd.image_header import check_shape
+
 IMAGES = ("jpg", "png", "tif")  # extensions of an image member
 LABEL = "label.png"
 
@@ -37,6 +39,7 @@ def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) ->
     Raises:
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
+    check_shape(data, out.shape)
     if kind == "jpg":
         # simplejpeg refuses a picture that is larger than the buffer.
         _check_size(simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape, out)
@@ -61,6 +64,7 @@ def decode_label(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
     Raises:
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
+    check_shape(data, out.shape)
     pixels = _png(data, "L")
     _check_size(pixels.shape, out)
     out[...] = pixels

@@ -11,12 +11,16 @@ from typing import Any
 
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList
+from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
+from mkd.documents import text as one_line
 from mkd.labels import IGNORE, Colour
 from mkd.storage.folder import Folder
 
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
+DTYPES = ("uint8", "uint16")  # of images
+MAX_BANDS = 1024  # of an image
 _SHARD_KEYS = {field.name for field in fields(ShardInfo)}
 
 
@@ -104,11 +108,10 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
         raise ValueError(
             f"no data set at {place}: it has no {INDEX_NAME}; was packing interrupted? run it again"
         )
-    text = place.read(INDEX_NAME)
     try:
-        content = _content(text)
+        content = _content(place.read(INDEX_NAME))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from error
+        raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from None
     index = _parse(content, path)
     for shard in index.shards if shards else ():
         if fault := shard_fault(place.url_of(shard.file), shard, sizes.get(shard.file)):
@@ -139,55 +142,79 @@ def _content(text: bytes) -> Any:
             return decoded
         try:
             shards.append(_shard(decoded))
-        except (TypeError, ValueError):
+        except ValueError:
             return decoded
         return None
 
-    content = json.loads(text, object_hook=append_if_shard)
+    content = parse_json(text, append_if_shard)
     if isinstance(content, dict) and content.get("shards") == [None] * len(shards):
         return {**content, "shards": shards}
-    return json.loads(text)  # damaged, or something in its provenance looks like a shard
+    return parse_json(text)  # damaged, or something in its provenance looks like a shard
 
 
 def _parse(content: Any, path: str) -> DatasetIndex:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise ValueError(
-            f"{path} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
+            f"{path} has format {shown(found[0])} version {shown(found[1])}, this program reads {FORMAT!r} "
             f"version {VERSION}: pack the data set again"
         )
     try:
-        index = DatasetIndex(
-            name=str(content["name"]),
-            classes=tuple(str(name) for name in content["classes"]),
-            palette=tuple((int(r), int(g), int(b)) for r, g, b in content["palette"]),
-            samples=int(content["samples"]),
-            labelled=int(content["labelled"]),
-            bytes=int(content["bytes"]),
-            histogram=tuple(int(count) for count in content["histogram"]),
-            ignored_pixels=int(content["ignored_pixels"]),
-            shards=_shards(content["shards"]),
-            provenance=dict(content["provenance"]),
-            largest=(int(content["largest"][0]), int(content["largest"][1])),
-            bands=int(content["bands"]),
-            dtype=str(content["dtype"]),
-            ignore_index=int(content["ignore_index"]),
-        )
+        index = _index(content)
     except KeyError as error:
-        raise ValueError(f"{path} lacks the key {error}: pack the data set again") from error
-    except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from error
+        raise ValueError(f"{path} lacks the key {error}: pack the data set again") from None
+    except ValueError as error:
+        raise ValueError(f"{path} has a value of a wrong kind ({error}): pack the data set again") from None
     _check_sums(index, path)
     return index
 
 
+def _index(content: dict[str, Any]) -> DatasetIndex:
+    """Make an index of its JSON, believing nothing.
+
+    Raises:
+        KeyError: a key that is missing.
+        ValueError: a value of a wrong kind, or out of its range.
+    """
+    samples, labelled, size = (whole(content[key], key) for key in ("samples", "labelled", "bytes"))
+    height, width = sequence(content["largest"], "largest", 2)
+    if (dtype := content["dtype"]) not in DTYPES:
+        raise ValueError(f"dtype is {shown(dtype)}, allowed are {' and '.join(DTYPES)}")
+    return DatasetIndex(
+        name=one_line(content["name"], "name"),
+        classes=tuple(one_line(name, "a class") for name in sequence(content["classes"], "classes")),
+        palette=tuple(_colour(colour) for colour in sequence(content["palette"], "palette")),
+        samples=samples,
+        labelled=whole(labelled, "labelled", 0, samples),
+        bytes=size,
+        histogram=tuple(whole(n, "a pixel count") for n in sequence(content["histogram"], "histogram")),
+        ignored_pixels=whole(content["ignored_pixels"], "ignored_pixels"),
+        shards=_shards(content["shards"]),
+        provenance=mapping(content["provenance"], "provenance"),
+        largest=(whole(height, "a tile's height", 0, 2**31), whole(width, "a tile's width", 0, 2**31)),
+        bands=whole(content["bands"], "bands", 1, MAX_BANDS),
+        dtype=str(dtype),
+        ignore_index=whole(content["ignore_index"], "ignore_index", IGNORE, IGNORE),
+    )
+
+
+def _colour(value: Any) -> Colour:
+    red, green, blue = (whole(part, "a colour", 0, 255) for part in sequence(value, "a colour", 3))
+    return red, green, blue
+
+
 def _shards(content: Any) -> ShardList:
-    return content if isinstance(content, ShardList) else ShardList(_shard(shard) for shard in content)
+    if isinstance(content, ShardList):
+        return content
+    return ShardList(_shard(mapping(shard, "a shard")) for shard in sequence(content, "shards"))
 
 
-def _shard(content: Any) -> ShardInfo:
-    samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
-    return ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
+def _shard(content: dict[str, Any]) -> ShardInfo:
+    samples, labelled, size = (
+        whole(content[key], f"a shard's {key}") for key in ("samples", "labelled", "bytes")
+    )
+    sha256 = one_line(content["sha256"], "a shard's sha256")
+    return ShardInfo(file_name(content["file"], "a shard's file"), samples, labelled, size, sha256)
 
 
 def _check_sums(index: DatasetIndex, path: str) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mkd.dataset.index import ShardInfo
+from mkd.dataset.index import MAX_BANDS, ShardInfo
+from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
+from mkd.documents import text as one_line
 from mkd.storage.folder import Folder
 
 FORMAT = "mkd-shard"
@@ -96,7 +98,7 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
             "the data set again"
         ) from None
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         raise ValueError(
             f"{folder.url_of(name)} cannot be read ({error}): copy it again, or build it again"
@@ -104,13 +106,14 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
     if found != (FORMAT, VERSION):
         raise ValueError(
-            f"{folder.url_of(name)} has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} "
-            f"version {VERSION}: build the data set again"
+            f"{folder.url_of(name)} has format {shown(found[0])} version {shown(found[1])}, this program reads "
+            f"{FORMAT!r} version {VERSION}: build the data set again"
         )
     try:
         return _parse(content)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder.url_of(name)} is damaged ({error!r}): build the data set again") from None
+    except (KeyError, ValueError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder.url_of(name)} is damaged ({reason}): build the data set again") from None
 
 
 def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
@@ -126,6 +129,13 @@ def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
             f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
             "copy the whole data set again, or build it again"
         )
+    for key, _, members in record.tiles:
+        for kind, (offset, size, _) in members.items():
+            if offset + size > info.bytes:
+                raise ValueError(
+                    f"{folder.url_of(record_name(info.file))} is damaged (tile {key}: its {kind!r} ends at byte "
+                    f"{offset + size:,} of {info.bytes:,}): build the data set again"
+                )
     return record
 
 
@@ -146,22 +156,39 @@ def member_fault(kind: str, content: Content, member: tuple[int, int, int]) -> s
 
 
 def _parse(content: dict[str, Any]) -> ShardRecord:
-    samples, labelled, size = (int(content[key]) for key in ("samples", "labelled", "bytes"))
-    info = ShardInfo(str(content["file"]), samples, labelled, size, str(content["sha256"]))
-    tiles = tuple(
-        TileRecord(key, (height, width), {name: Member(*member) for name, member in members.items()})
-        for key, height, width, members in content["tiles"]
-    )
+    """Make a record of its JSON, believing nothing: places outside the shard and sizes of no image are refused.
+
+    Raises:
+        KeyError: a key that is missing.
+        ValueError: a value of a wrong kind, or out of its range.
+    """
+    samples, labelled, size = (whole(content[key], key) for key in ("samples", "labelled", "bytes"))
+    file, sha256 = file_name(content["file"], "file"), one_line(content["sha256"], "sha256")
+    info = ShardInfo(file, samples, labelled, size, sha256)
+    tiles = tuple(_tile(entry) for entry in sequence(content["tiles"], "tiles"))
     if len(tiles) != info.samples:
         raise ValueError(f"{len(tiles)} tiles, but 'samples' is {info.samples}")
+    histogram = sequence(content["histogram"], "histogram")
+    if len(histogram) > 256:
+        raise ValueError(f"the histogram has {len(histogram)} ids, at most 256 are possible")
+    left_out = mapping(content["left_out"], "left_out")
     return ShardRecord(
         info=info,
         tiles=tiles,
-        histogram=tuple(content["histogram"]),
-        ignored_pixels=int(content["ignored_pixels"]),
-        bands=int(content["bands"]),
-        dtype=str(content["dtype"]),
-        unit=str(content["unit"]),
-        quarantine=tuple(content["quarantine"]),
-        left_out=dict(content["left_out"]),
+        histogram=tuple(whole(count, "a pixel count") for count in histogram),
+        ignored_pixels=whole(content["ignored_pixels"], "ignored_pixels"),
+        bands=whole(content["bands"], "bands", 1, MAX_BANDS),
+        dtype=one_line(content["dtype"], "dtype"),
+        unit=one_line(content["unit"], "unit"),
+        quarantine=tuple(mapping(bad, "a bad tile") for bad in sequence(content["quarantine"], "quarantine")),
+        left_out={reason: whole(count, "a count of left_out") for reason, count in left_out.items()},
     )
+
+
+def _tile(content: Any) -> TileRecord:
+    key, height, width, members = sequence(content, "a tile", 4)
+    found = {}
+    for name, member in mapping(members, "a tile's members").items():
+        found[name] = Member(*(whole(n, f"a number of {name!r}") for n in sequence(member, name, 3)))
+    pixels = whole(height, "a tile's height", 1, 2**31), whole(width, "a tile's width", 1, 2**31)
+    return TileRecord(one_line(key, "a tile's key"), pixels, found)

@@ -14,6 +14,7 @@ from mkd.dataset.codec import LABEL, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
 from mkd.dataset.shard_record import Content
 from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
+from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 
 READ_GROUP = 16  # tiles that are read before they are decoded: they stay in the processor's cache
@@ -148,12 +149,25 @@ class TileDecoder:
             try:
                 if kind == LABEL:
                     decode_label(content, out)
+                    self._check_ids(out)
                 else:
                     decode_image(content, kind, out)
             except ValueError as error:
                 fault = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
                 results[place] = self._damaged_tile(request.shard, request.record.key, fault)
         return results
+
+    def _check_ids(self, ids: NDArray[np.uint8]) -> None:
+        """Refuse label ids beyond the classes: a loss would take memory for them that is not there.
+
+        Raises:
+            ValueError: such an id.
+        """
+        beyond = (ids >= self.index.num_classes) & (ids != IGNORE)
+        if beyond.any():
+            raise ValueError(
+                f"it has the id {int(ids[beyond].max())}, allowed are 0..{self.index.num_classes - 1} and {IGNORE}"
+            )
 
     def _request(self, sample: int) -> TileRequest | DamagedTile:
         """Choose the members of a tile that are needed."""

@@ -218,13 +218,17 @@ def _device(device: str | None, local: int, here: int) -> torch.device:
         place = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device={device} is not known; choose cpu, cuda or cuda:N") from None
-    if place.type != "cuda":
-        return place
+    if place.type not in ("cpu", "cuda"):  # what torch also knows, such as mps and meta, is not tried here
+        raise ValueError(f"device={device} is not supported; choose cpu, cuda or cuda:N")
+    if place.type == "cpu":
+        return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError(f"device={device}, but no CUDA GPU is visible; use device=cpu or leave it out")
+    gpus = torch.cuda.device_count()
+    if place.index is not None and place.index >= gpus:
+        raise ValueError(f"device={device}, but there are {gpus} GPUs; choose cuda:0 to cuda:{gpus - 1}")
     if here == 1:
         return place
-    gpus = torch.cuda.device_count()
     if place.index is not None or here > gpus:
         raise ValueError(
             f"{here} ranks on this node for device={device} of {gpus} GPUs; start at most one rank a GPU "

@@ -26,7 +26,8 @@ from rasterio.enums import Resampling
 from mkd.atomic import write_text, written_aside
 from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
-from mkd.geo.raster import raster_errors, read_back
+from mkd.geo.raster import read_back
+from mkd.geo.raster_errors import translated
 from mkd.geo.raster_info import Transform
 from mkd.labels import NODATA, Colour
 
@@ -96,7 +97,7 @@ class ClassMapWriter:
         profile |= {"height": height, "width": width, "count": 1, "dtype": "uint8"}
         if transform is not None:
             profile["transform"] = rasterio.Affine(*transform)
-        with ExitStack() as stack, raster_errors(str(self.path), "write"):
+        with ExitStack() as stack, translated(str(self.path), "write"):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir()
             stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
@@ -126,7 +127,7 @@ class ClassMapWriter:
                 f"found {pixels.shape}"
             )
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with raster_errors(str(self.path), "write"):
+        with translated(str(self.path), "write"):
             for number, band in enumerate(self._bands):
                 band.write(pixels[..., number], 1, window=place)
 
@@ -136,7 +137,7 @@ class ClassMapWriter:
         """Put the finished map in place, or remove what there is of it after an error."""
         with self._stack:
             if kind is None:
-                with raster_errors(str(self.path), "write"):
+                with translated(str(self.path), "write"):
                     self._finish()
 
     def _finish(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,20 +14,18 @@ import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
 from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
+from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
+from mkd.geo.raster_errors import translated
 from mkd.geo.raster_info import Transform, info_of
+from mkd.geo.raster_safety import RasterLimits, block_fault, check_names
 from mkd.geo.remote_file_bridge import Opener, guarded
-
-CACHE_MIB = 256  # of decoded blocks, a process
-
-
-class DamagedRaster(ValueError):
-    """A raster, or a part of one, that is there and cannot be decoded."""
 
 
 class _Abandoned(Exception):
@@ -38,21 +35,28 @@ class _Abandoned(Exception):
 class RasterReader:
     """An open raster of any size, read window by window; use it in a `with` statement."""
 
-    def __init__(self, path: str | os.PathLike[str], opener: Opener | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        opener: Opener | None = None,
+        limits: RasterLimits = RasterLimits(),  # noqa: B008 - frozen
+    ) -> None:
         """Open a raster.
 
         Args:
             path: a GeoTIFF, or any image GDAL reads.
             opener: how to reach a file that is not on a disk: takes the name of the raster or of a file beside it
                 (such as a mask), without its folder; raises FileNotFoundError where there is none.
+            limits: what is believed of it.
 
         Raises:
             DamagedRaster: not a raster.
-            ValueError: no such file.
+            ValueError: no such file, one that names files it may not name, or blocks that need too much memory.
         """
         self.path, self._errors = str(path), list[Exception]()
         if opener is None and not Path(self.path).is_file():
             raise ValueError(f"no raster at {self.path}: give the path of a GeoTIFF")
+        check_names(self.path, opener, limits)
         with self._reading():
             if opener is None:
                 self._data = rasterio.open(self.path)
@@ -60,6 +64,9 @@ class RasterReader:
                 name = self.path.rpartition("/")[2]
                 self._data = rasterio.open(name, opener=guarded(opener, self._errors))
             self.info = info_of(self._data)
+        if fault := block_fault(self._data, limits):
+            self.close()
+            raise ValueError(f"{self.path}: {fault}")
 
     def __enter__(self) -> RasterReader:
         return self
@@ -119,7 +126,7 @@ class RasterReader:
     def _reading(self) -> Iterator[None]:
         """Raise an error of the opener as it is: GDAL would call the raster damaged."""
         try:
-            with raster_errors(self.path, "read"):
+            with translated(self.path, "read"):
                 yield
         except DamagedRaster:
             if self._errors:
@@ -179,7 +186,7 @@ class RasterWriter:
         profile |= {"compress": "deflate", "BIGTIFF": "IF_SAFER", "nodata": nodata, "crs": crs}
         if transform is not None:
             profile["transform"] = rasterio.Affine(*transform)
-        with ExitStack() as stack, raster_errors(str(self.path), "write"):
+        with ExitStack() as stack, translated(str(self.path), "write"):
             self._aside = stack.enter_context(written_aside(self.path))
             self._data = rasterio.open(
                 self._aside, "w", height=height, width=width, count=count, dtype=dtype, **profile
@@ -212,14 +219,14 @@ class RasterWriter:
                 f"values, found {array.shape}"
             )
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with raster_errors(str(self.path), "write"):
+        with translated(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the finished file in place, or remove it after an error."""
-        with suppress(_Abandoned), self._stack, raster_errors(str(self.path), "write"):
+        with suppress(_Abandoned), self._stack, translated(str(self.path), "write"):
             self._data.close()
             if kind is not None:
                 raise _Abandoned  # the file aside goes, and the caller's own error stays as it is
@@ -253,7 +260,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     profile = {"driver": "GTiff", "compress": "deflate", "predictor": 2, "interleave": "pixel"}
     # UNSPECIFIED, or GDAL would take a fourth band for alpha.
     profile |= {"photometric": "MINISBLACK", "alpha": "UNSPECIFIED"}
-    with raster_errors("in memory", "write"), MemoryFile() as file:
+    with translated("in memory", "write"), MemoryFile() as file:
         size = {"height": height, "width": width, "count": count, "blockysize": height}
         with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
             data.write(pixels.transpose(2, 0, 1))
@@ -274,31 +281,6 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
     """
     if not data:  # rasterio would make a new file of it
         raise DamagedRaster("cannot read the raster in memory (it is empty): copy it again")
-    with raster_errors("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with translated("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
         pixels: NDArray[Any] = raster.read()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-@contextmanager
-def raster_errors(path: str, verb: str) -> Iterator[None]:
-    """Turn rasterio's errors into one sentence with the path; a file without georeference is no warning."""
-    try:
-        # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except (RasterioError, OSError) as error:
-        if verb != "read":
-            raise ValueError(f"cannot write the raster {path}: {_first(error)}") from error
-        if "not recognized as being in a supported file format" in str(error):
-            raise DamagedRaster(f"{path} is no raster that GDAL can read: give a GeoTIFF") from error
-        raise DamagedRaster(
-            f"cannot read the raster {path} ({_first(error)}): is it truncated? copy it again"
-        ) from error
-
-
-def _first(error: BaseException) -> str:
-    """Return the first line of GDAL's own message: rasterio's error may only point to it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

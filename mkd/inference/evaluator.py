@@ -29,15 +29,25 @@ def confusion(
         world: where to compute, bf16 autocast on a GPU; and with whom.
         window: side of the crops that the model was trained on, pixels; larger tiles are predicted in windows of it.
         workers: decoding processes.
+
+    Raises:
+        ValueError: outputs that are not finite: argmax would call each of these pixels the first class.
     """
     device = world.device
     model.to(device).eval()
     matrix = ConfusionMatrix(tiles.index.num_classes, device=device)
+    wrong = torch.zeros((), dtype=torch.int64, device=device)  # pixels; looked at once, at the end
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
         with autocast(device):
             found = probabilities(model, item.images.float() / 255, window)
+        wrong += (~found.isfinite()).any(dim=1).sum()
         matrix.update(found.argmax(dim=1), item.labels)
+    if bad := int(world.all_reduce_sum(wrong)):  # all ranks end alike
+        raise ValueError(
+            f"{tiles.folder}: the network's output is not finite at {bad:,} pixels; its weights overflow on these "
+            "images: give another model, or train again with a lower optim.lr"
+        )
     matrix.matrix = world.all_reduce_sum(matrix.matrix)
     return matrix
 

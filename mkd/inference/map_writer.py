@@ -24,6 +24,7 @@ from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_safety import RasterLimits
 from mkd.labels import NODATA, Colour
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def predict_map(
     tags: Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     autocast: bool = False,
+    trust_vrt: bool = False,
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
@@ -73,7 +75,7 @@ def predict_map(
         model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
-            alpha or mask) stay without data in the map.
+            alpha or mask) stay without data in the map. With `trust_vrt` it may name any files.
         output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
             CRS and transform, or control points, of the input. It appears once it is complete, with class names in
             ``OUTPUT.aux.xml``.
@@ -95,7 +97,7 @@ def predict_map(
     """
     _check(class_palette, Path(input), Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast)
-    with RasterReader(input) as reader:
+    with RasterReader(input, limits=RasterLimits(trust_vrt=trust_vrt)) as reader:
         info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)
@@ -257,7 +259,7 @@ def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, over
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     texts = (TextColumn("map"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
     with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         task, done = bar.add_task("map", total=total), 0

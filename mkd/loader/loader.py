@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from functools import cached_property, partial
@@ -14,6 +13,8 @@ from torch import Tensor
 
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.tile_decoder import DatasetSpec, TileDecoder
+from mkd.documents import mapping, parse_json
+from mkd.image_header import MAX_PIXELS
 from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch, channels_first, odd_size_slot, to_batch
 from mkd.loader.sampler import Sampler
@@ -31,6 +32,7 @@ class TileSet:
         labelled: read labels; every tile must have one.
         cache: folder for copies of remote shards; None reads the ranges that are needed.
         cache_bytes: size that the cache may reach.
+        max_pixels: greatest number of pixels of a tile.
 
     Raises:
         ValueError: no data set, no labels where they are needed, or images that are not 8-bit RGB.
@@ -42,6 +44,7 @@ class TileSet:
         labelled: bool,
         cache: str | os.PathLike[str] | None = None,
         cache_bytes: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Read the index only; shards are opened when first used."""
         self.folder, self.labelled = str(folder), labelled
@@ -56,6 +59,12 @@ class TileSet:
             raise ValueError(
                 f"{folder}: its images have {self.index.bands} bands of {self.index.dtype}; networks here take 3 of "
                 "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
+            )
+        if (pixels := self.index.largest[0] * self.index.largest[1]) > max_pixels:
+            raise ValueError(
+                f"{folder}: its index says tiles of up to {self.index.largest[0]:,} x {self.index.largest[1]:,} "
+                f"pixels, at most {max_pixels:,} pixels are allowed: cut it into smaller tiles with 'shards tile', or "
+                f"give max_pixels={pixels} (training: data.max_pixels)"
             )
         cache_folder = None if cache is None else Path(cache)
         self.spec = DatasetSpec(self.folder, self.index, labelled, cache_folder, cache_bytes)
@@ -83,7 +92,7 @@ class TileSet:
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
-        meta: dict[str, Any] = json.loads(bytes(self.decoder.source.read(sample, ("json",))["json"]))
+        meta = mapping(parse_json(self.decoder.source.read(sample, ("json",))["json"]), "KEY.json")
         return {**meta, "key": self.decoder.source.record(sample).key}
 
     def layout(self, slots: int) -> BufferLayout:

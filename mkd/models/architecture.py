@@ -1,11 +1,13 @@
 """Everything that fixes a network but its classes and weights, and which ASPP rates fit a crop."""
 
 import math
+import re
 from dataclasses import dataclass
 
 PSA = ("none", "paper", "published")
 DECODERS = ("deeplab", "fpn", "dpt")
 Rates = tuple[int, int, int]
+MOST_CHANNELS = 16384
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,27 @@ class Architecture:
             raise ValueError(f"model.psa: {self.psa!r} is not known, use none, paper or published")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"model.output_stride: {self.output_stride} is not possible, use 8, 16 or 32")
+        if not re.fullmatch(r"[\w.-]+", self.backbone):  # timm would fetch "hf-hub:..." from the network
+            raise ValueError(
+                f"model.backbone: {self.backbone!r} is no name of a network, use letters, digits, _ and ."
+            )
         for name in ("aspp_channels", "low_channels", "lateral_channels", "decoder_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: {getattr(self, name)} is too small, use 1 or more")
+            if getattr(self, name) > MOST_CHANNELS:
+                raise ValueError(
+                    f"model.{name}: {getattr(self, name)} is too large, use {MOST_CHANNELS} or less"
+                )
         if len(self.dropout) != 2 or not all(0 <= p < 1 for p in self.dropout):
             raise ValueError(f"model.dropout: {self.dropout} must be two numbers from 0 to below 1")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ValueError(
-                f"model.mean {self.mean} and model.std {self.std} must be three numbers each, std > 0"
+                f"model.mean {self.mean} and model.std {self.std} must be three finite numbers each, std > 0"
             )
         if self.aspp_rates is None:
             object.__setattr__(self, "aspp_rates", published_rates(self.backbone, self.output_stride))
-        elif len(self.aspp_rates) != 3 or min(self.aspp_rates) < 1:
+        elif len(self.aspp_rates) != 3 or not all(1 <= rate < 2**15 for rate in self.aspp_rates):
             raise ValueError(f"model.aspp_rates: {self.aspp_rates} must be three whole numbers >= 1")
 
     @property

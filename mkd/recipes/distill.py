@@ -19,7 +19,7 @@ from mkd.config import schema
 from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from mkd.distributed.world import World
 from mkd.loader.augment import Geometry, generators
-from mkd.loader.loader import in_order, rank_range
+from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.model_folder import load_model, read_card
 from mkd.models.build import build
@@ -170,7 +170,8 @@ def _consolidation(
             id(model), "the source model"
         )
         run.journal.say(f"EWC: Fisher of {whose} on up to {kd.fisher_tiles} tiles of {data}")
-        _estimate_fisher(config, run, model.to(device), data)
+        key = "kd.source_data" if on_source else "data.labelled"
+        _estimate_fisher(config, run, model.to(device), key, data)
         model.requires_grad_(model is student)
     # The constants on the device; the Fisher is capped where SGD would diverge.
     anchor = student if kd.anchor == "init" else teacher
@@ -186,10 +187,12 @@ def _consolidation(
     return Consolidation(weights, shared, kd.ewc_weight)
 
 
-def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork, data: str) -> None:
+def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork, key: str, data: str) -> None:
     """Write the Fisher of a model on a data set into the run folder, estimated by all ranks together."""
     model.requires_grad_(True)
-    fisher = fisher_diagonal(model, _plain_crops(config, data, run.world), total=run.world.all_reduce_sum)
+    tiles = factories.open_tiles(config.data, data, labelled=True)
+    run.check_data(key, tiles)
+    fisher = fisher_diagonal(model, _plain_crops(config, tiles, run.world), total=run.world.all_reduce_sum)
 
     def write() -> None:
         with written_aside(run.folder / FISHER) as aside:
@@ -198,9 +201,8 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork,
     run_on_rank0(run.world, write)  # the others wait until the file exists
 
 
-def _plain_crops(config: schema.KdRun, folder: str, world: World) -> Iterator[tuple[Tensor, Tensor]]:
+def _plain_crops(config: schema.KdRun, tiles: TileSet, world: World) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this rank's part of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
-    tiles = factories.open_tiles(config.data, folder, labelled=True)
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
     mine = rank_range(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
     for batch in in_order(tiles, 1, samples=mine):

@@ -13,6 +13,7 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import weights_digest
 from mkd.recipes import factories
 from mkd.recipes.run_folder import commit, versions
+from mkd.train.run.run_inputs import check_same_index
 
 
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
@@ -26,7 +27,9 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
     index = factories.check_classes("data", config.data, card.classes, f"model={config.model}")
-    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world, window=card.crop)
+    tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
+    check_same_index(world, "data", config.data, tiles.index)
+    matrix = confusion(model, tiles, config.batch, world, window=card.crop)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),

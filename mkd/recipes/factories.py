@@ -107,13 +107,15 @@ def batch_stream(
 
 def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
     """Open a data set, with the cache of the config."""
-    return TileSet(folder, labelled, data.cache, round(data.cache_gib * 2**30))
+    return TileSet(folder, labelled, data.cache, round(data.cache_gib * 2**30), data.max_pixels)
 
 
-def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], ConfusionMatrix] | None:
+def validator(
+    data: schema.DataConfig, world: World, check: Callable[[str, TileSet], None] | None = None
+) -> Callable[[nn.Module], ConfusionMatrix] | None:
     """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``.
 
-    A forward pass takes as many tiles as one in training.
+    A forward pass takes as many tiles as one in training; ``check`` gets the config key and the opened tiles.
     """
     if data.val is None:
         return None
@@ -121,6 +123,8 @@ def validator(data: schema.DataConfig, world: World) -> Callable[[nn.Module], Co
         open_tiles(data, data.val, labelled=True),
         data.batch // world.ranks // micro_batches(data, world.ranks),
     )
+    if check is not None:
+        check("data.val", tiles)
     return lambda model: confusion(model, tiles, size, world, window=data.crop, workers=data.workers)
 
 

@@ -44,7 +44,7 @@ def label(config: schema.TeacherLabel) -> None:
     device = find_world(config.device).device
     model, card = factories.load_checked("model", config.model)
     model.to(device).eval().requires_grad_(False)
-    tiles = TileSet(config.data, labelled=False)
+    tiles = TileSet(config.data, labelled=False, max_pixels=config.max_pixels)
     version = weights_digest(config.model)
     limit = 1.0 if config.tile_entropy is None else config.tile_entropy
     work = _Labeller(

@@ -32,6 +32,7 @@ def predict(config: PredictRun) -> str:
         tags=_tags(config),
         device=world.device,
         autocast=world.device.type == "cuda",
+        trust_vrt=config.trust_vrt,
     )
     shares = {
         c: n / max(1, sum(done.class_pixels)) for c, n in zip(card.classes, done.class_pixels, strict=True)

@@ -79,7 +79,7 @@ def experiment_report(
 def run_report(config: EvaluateRun) -> None:
     """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
     model = Path(config.model)
-    shown = panels(TileSet(config.data, labelled=True), {"prediction": model})
+    shown = panels(TileSet(config.data, labelled=True, max_pixels=config.max_pixels), {"prediction": model})
     keys = ("model", "data", "out", "report")
     command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
     page = report_of_run(

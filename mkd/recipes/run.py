@@ -17,7 +17,8 @@ from mkd.dataset.index import DatasetIndex, read_index
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
-from mkd.model_folder import ModelCard, save_model
+from mkd.loader.loader import TileSet
+from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run_folder import open_run, versions
@@ -27,6 +28,7 @@ from mkd.train.phase import Phase, Step
 from mkd.train.pseudo.monitor import PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
+from mkd.train.run.run_inputs import RunInputs
 from mkd.train.run.run_lock import RunLock
 from mkd.train.run.startup_timer import StartupTimer
 from mkd.train.run.stop_request import StopRequest, end_with_torchrun
@@ -73,19 +75,23 @@ class Run:
         self.journal = Journal(self.folder, tuple(index.classes), world.is_main)
         self.stop = StopRequest(world, self.folder / "stop")
         self.lock = RunLock(self.folder / "owner.json")
+        self.inputs = RunInputs(self.folder, world, config.accept, self.journal.say)
         self._context = contextlib.ExitStack()
 
     def __enter__(self) -> "Run":
         """Take the folder's lock, unless the run has ended, and hear requests to stop from now on.
 
         Raises:
-            ValueError: the process that writes the folder still runs.
+            ValueError: the process that writes the folder still runs, or the run was begun with other tiles.
         """
         with contextlib.ExitStack() as context:
             context.enter_context(route_log_lines(self.journal.say, "mkd.train"))
             # All ranks wait until rank 0 has the lock, or end with its message.
             run_on_rank0(self.world, lambda: None if self._has_model() else self.lock.acquire())
             context.callback(self._release)
+            if not run_on_rank0(self.world, self._has_model):
+                self.inputs.check_versions(versions())
+                self.inputs.check_data("data.labelled", self.config.data.labelled, self.index)
             context.enter_context(self.stop)
             self._context = context.pop_all()
         return self
@@ -108,7 +114,20 @@ class Run:
         return done
 
     def _has_model(self) -> bool:
-        return (self.folder / "model" / "model.yaml").is_file()
+        """Whether the run has ended; a model folder that nothing can use is no end.
+
+        Raises:
+            ValueError: there is one, and it is damaged.
+        """
+        if not (self.folder / "model" / "model.yaml").is_file():
+            return False
+        try:
+            check_model_folder(self.folder / "model")
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; or delete {self.folder / 'model'}, and the run writes it again"
+            ) from None
+        return True
 
     def say(self, text: str) -> None:
         """Print a line that is about this rank alone."""
@@ -123,8 +142,17 @@ class Run:
         batches = factories.batch_stream(
             self.config.data, self.config.seed, self.world, unlabelled, self.folder
         )
+        self.check_data("data.labelled", batches.labelled)
+        if batches.unlabelled is not None:
+            self.check_data(
+                "data.unlabelled" if self.config.data.pseudo is None else "data.pseudo", batches.unlabelled
+            )
         self.timer.lap("data")
         return batches
+
+    def check_data(self, key: str, tiles: TileSet) -> None:
+        """Check that opened tiles are those of rank 0, and those that the run was begun with; see `RunInputs`."""
+        self.inputs.check_data(key, tiles.folder, tiles.index)
 
     def phase(self, name: str, steps: int, tiles: int, lr: float) -> Phase:
         """Return one phase of the loop, of so many steps; ``tiles`` are an epoch."""
@@ -141,7 +169,16 @@ class Run:
         """Return the checkpoints of a phase."""
         folder, c = self.folder / "checkpoints" / phase.name, self.config
         background = self.world.device.type == "cuda"
-        return Checkpoints(folder, self.world.is_main, c.keep_every, c.keep, background, self.lock.lost)
+        return Checkpoints(
+            folder,
+            self.world.is_main,
+            c.keep_every,
+            c.keep,
+            background,
+            self.lock.lost,
+            run=self.inputs.run,
+            accept_foreign="checkpoint" in c.accept,
+        )
 
     def fit(
         self,
@@ -172,40 +209,17 @@ class Run:
             engine=factories.engine(self.config, step.model, self.world, phase, streams),
             checkpoints=self.checkpoints(phase),
             journal=self.journal,
-            evaluate=factories.validator(self.config.data, self.world) if validated else None,
+            evaluate=factories.validator(self.config.data, self.world, self.check_data)
+            if validated
+            else None,
             monitor=monitor,
         )
-        self._describe(phase, batches, trainer.engine, validated and trainer.evaluate is None)
+        _describe(self, phase, batches, trainer.engine, validated and trainer.evaluate is None)
         self.timer.lap("model")
         try:
             return fit(trainer, batches, self.stop, self.timer)
         finally:
             self.journal.end()
-
-    def _describe(self, phase: Phase, batches: BatchStream, engine: Engine, unvalidated: bool) -> None:
-        """Log what is about to be trained, and how."""
-        ranks, passes, say = self.world.ranks, phase.micro_batches, self.journal.say
-        say(
-            f"{self.folder}: {phase.name}, {phase.steps} steps of {phase.batch} tiles on "
-            f"{self.world.device} ({torch.get_num_threads()} threads), seed {self.config.seed}, "
-            f"{len(batches.labelled)} labelled"
-            + (
-                f" and {len(batches.unlabelled)} unlabelled tiles"
-                if batches.unlabelled is not None
-                else " tiles"
-            )
-        )
-        for note in engine.notes:
-            say(note)
-        if ranks * passes > 1:
-            say(
-                f"batch of {phase.batch} = {ranks} ranks x {passes} forward passes x "
-                f"{phase.batch // ranks // passes} tiles; OHEM and BatchNorm see one forward pass of all ranks"
-            )
-        if ranks > 1:
-            say("weights and their average are compared between the ranks at each checkpoint")
-        if unvalidated:
-            say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
 
     def write_model(
         self,
@@ -224,6 +238,28 @@ class Run:
         classes, palette = tuple(self.index.classes), tuple(self.index.palette)
         card = ModelCard(model.architecture, classes, palette, about, self.config.data.crop)
         run_on_rank0(self.world, lambda: save_model(self.folder / name, weights, card))
+
+
+def _describe(run: Run, phase: Phase, batches: BatchStream, engine: Engine, unvalidated: bool) -> None:
+    """Log what is about to be trained, and how."""
+    ranks, passes, say = run.world.ranks, phase.micro_batches, run.journal.say
+    say(
+        f"{run.folder}: {phase.name}, {phase.steps} steps of {phase.batch} tiles on "
+        f"{run.world.device} ({torch.get_num_threads()} threads), seed {run.config.seed}, "
+        f"{len(batches.labelled)} labelled"
+        + (f" and {len(batches.unlabelled)} unlabelled tiles" if batches.unlabelled is not None else " tiles")
+    )
+    for note in engine.notes:
+        say(note)
+    if ranks * passes > 1:
+        say(
+            f"batch of {phase.batch} = {ranks} ranks x {passes} forward passes x "
+            f"{phase.batch // ranks // passes} tiles; OHEM and BatchNorm see one forward pass of all ranks"
+        )
+    if ranks > 1:
+        say("weights and their average are compared between the ranks at each checkpoint")
+    if unvalidated:
+        say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
 
 
 def _check_same(config: schema.RunConfig, world: World) -> None:

@@ -14,6 +14,7 @@ from mkd.atomic import write_text
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
 from mkd.config.schema import RunConfig
+from mkd.documents import mapping, parse_yaml, whole
 from mkd.models.architecture import published_rates
 
 
@@ -25,7 +26,7 @@ def open_run(config: RunConfig) -> Path:
     """
     folder = Path(config.out)
     path = folder / "config.yaml"
-    if path.is_file() and (changed := difference(_completed(path.read_text(encoding="utf-8")), config)):
+    if path.is_file() and (changed := difference(_completed(path), config)):
         raise ValueError(
             f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
         )
@@ -43,13 +44,26 @@ def is_run(config: RunConfig) -> bool:
     return (Path(config.out) / "config.yaml").is_file()
 
 
-def _completed(written: str) -> str:
-    """Return a run's config with the keys that are newer than it, as its version meant them; others are defaults."""
-    content = yaml.safe_load(written)
-    if (model := content.get("model")) is not None and "aspp_rates" not in model:
-        model["aspp_rates"] = list(published_rates(model["backbone"], model["output_stride"]))
-    if (semi := content.get("semi")) is not None:
-        content["semi"] = {"average": "kept", "cutmix": 0.5, "plateau": None} | semi
+def _completed(path: Path) -> str:
+    """Return a run's config with the keys that are newer than it, as its version meant them; others are defaults.
+
+    Raises:
+        ValueError: the file is no config.
+    """
+    try:
+        content = mapping(parse_yaml(path.read_bytes()), "it")
+        if "model" in content and "aspp_rates" not in mapping(content["model"], "model"):
+            model = content["model"]
+            model["aspp_rates"] = list(
+                published_rates(str(model["backbone"]), whole(model["output_stride"], "stride", 1))
+            )
+        if "semi" in content:
+            old = {"average": "kept", "cutmix": 0.5, "plateau": None}
+            content["semi"] = old | mapping(content["semi"], "semi")
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no config of a run ({error}); put the run's own back, or give another out="
+        ) from None
     return yaml.safe_dump(content)
 
 

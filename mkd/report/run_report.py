@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mkd.documents import parse_yaml, sequence, text, whole
 from mkd.labels import Colour
 from mkd.report.content import Evaluation, MapView, Panel, Report, RunMetrics
 
@@ -45,12 +44,12 @@ def report_of_run(
     if results is not None and not found.is_file():
         raise ValueError(f"no results at {found}: run evaluate first, or leave results out")
     evaluations = [Evaluation.from_results(folder.name, _load(found))] if found.is_file() else []
-    model = _load(folder / "model" / "model.yaml")
+    classes, palette = _legend(folder / "model" / "model.yaml")
     metrics, config = folder / "metrics.jsonl", folder / "config.yaml"
     return Report(
         title=f"Run {folder.name}",
-        classes=tuple(model.get("classes", ())),
-        palette=tuple(_colour(channels) for channels in model.get("palette", ())),
+        classes=classes,
+        palette=palette,
         evaluations=evaluations,
         runs=[RunMetrics(folder.name, metrics)] if metrics.is_file() else [],
         panels=panels,
@@ -66,10 +65,10 @@ def _load(path: Path) -> dict[str, Any]:
     """Read a JSON or YAML mapping; a file that is not there holds nothing."""
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8")
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+        # In results.json a mean over no class at all is NaN, so JSON is read as it comes.
+        content = json.loads(path.read_bytes()) if path.suffix == ".json" else parse_yaml(path.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
@@ -78,6 +77,13 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _colour(channels: Sequence[int]) -> Colour:
-    red, green, blue = channels
-    return int(red), int(green), int(blue)
+def _legend(path: Path) -> tuple[tuple[str, ...], tuple[Colour, ...]]:
+    """Return class names and colours of a model card; none where there is no card."""
+    content = _load(path)
+    try:
+        classes = tuple(text(name, "a class") for name in sequence(content.get("classes", []), "classes"))
+        colours = [sequence(each, "a colour", 3) for each in sequence(content.get("palette", []), "palette")]
+        palette = [tuple(whole(part, "a colour", 0, 255) for part in colour) for colour in colours]
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    return classes, tuple((red, green, blue) for red, green, blue in palette)

@@ -4,23 +4,29 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def show(results: dict[str, Any]) -> None:
     """Print rows, then controls, of an experiment's results: mIoU mean, spread, and IoU by class."""
     rows = results["rows"]
-    table = Table(title=results["title"] or results["name"])
+    table = Table(title=Text(results["title"] or results["name"]))
     table.add_column("")
     for heading in ("mIoU", "std", *(["frequent"] if "frequent_mean" in rows[0] else []), *rows[0]["iou"]):
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")  # a class name is no markup
     for row in [*rows, *results.get("controls", [])]:
         frequent = [f"{100 * row['frequent_mean']:.2f}"] if "frequent_mean" in row else []
         iou = ["absent" if v is None else f"{100 * v:.1f}" for v in row["iou"].values()]
         std = "1 seed" if row["miou_std"] is None else f"{100 * row['miou_std']:.2f}"
         table.add_row(
-            row["name"], f"{100 * row['miou_mean']:.2f}", std, *frequent, *iou, end_section=row is rows[-1]
+            Text(row["name"]),
+            f"{100 * row['miou_mean']:.2f}",
+            std,
+            *frequent,
+            *iou,
+            end_section=row is rows[-1],
         )
-    console = Console(width=140)
+    console = Console(width=140, markup=False, emoji=False)
     console.print(table)
     for found in results.get("differences", []):
         console.print(found["text"], highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -25,6 +26,8 @@ _S3_SCHEMES = ("s3", "s3a")
 # s3fs copies the parts that it is sending: by default a whole shard at once.
 _UPLOAD_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
 
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
 T = TypeVar("T")
 
 
@@ -36,12 +39,14 @@ class FileInfo(NamedTuple):
         size: bytes.
         version: ETag or time of change: another text after each write.
         is_folder: a folder, not a file.
+        fault: "", or why it is neither a file nor a folder that can be read: a FIFO, a device, a loop of links.
     """
 
     name: str
     size: int
     version: str
     is_folder: bool
+    fault: str = ""
 
 
 class Folder:
@@ -105,7 +110,7 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """Return name and size in bytes of each file directly inside; {} when there is no folder."""
-        return {info.name: info.size for info in self.listing() if not info.is_folder}
+        return {info.name: info.size for info in self.listing() if not info.is_folder and not info.fault}
 
     def listing(self, sub: str = "") -> list[FileInfo]:
         """Return the files and folders directly inside, or inside the folder `sub`; [] when there is none."""
@@ -260,11 +265,22 @@ def _normalise(text: str) -> str:
 def _local_range(path: str, start: int, stop: int | None) -> bytes:
     """Read a range of a local file; an error names the file, which the system's does not always."""
     try:
+        # A FIFO in a data set would be waited for without end; pipes that the shell makes lie in /dev.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not path.startswith(("/dev/", "/proc/")):
+            raise OSError(errno.EINVAL if not os.path.isdir(path) else errno.EISDIR, "not a file")
         with open(path, "rb", buffering=0) as file:
             if start == 0 and stop is None:
                 return file.readall()
-            file.seek(start)
-            return file.readall() if stop is None else file.read(stop - start)
+            if start:  # a pipe cannot seek
+                file.seek(start)
+            if stop is None:
+                return file.readall()
+            data = file.read(stop - start)
+            while len(data) < stop - start and (
+                more := file.read(stop - start - len(data))
+            ):  # of a pipe: in pieces
+                data += more
+            return data
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None
 
@@ -274,7 +290,11 @@ def _local_info(entry: os.DirEntry[str]) -> FileInfo | None:
         status = entry.stat()
     except FileNotFoundError:  # a link to nowhere, or a file removed just now
         return None
-    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), stat.S_ISDIR(status.st_mode))
+    except OSError as error:  # such as a link to itself; whoever needs the file says so
+        return FileInfo(entry.name, 0, "", False, f"cannot be read ({error.strerror})")
+    is_folder, kind = stat.S_ISDIR(status.st_mode), stat.S_IFMT(status.st_mode)
+    fault = "" if is_folder or kind == stat.S_IFREG else f"is {_KINDS.get(kind, 'a device')}, not a file"
+    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault)
 
 
 def _remote_info(row: Mapping[str, Any]) -> FileInfo:

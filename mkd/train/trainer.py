@@ -16,6 +16,7 @@ from mkd.train.pseudo.monitor import Figures, PseudoLabelMonitor
 from mkd.train.run.checkpoint import Checkpoints
 from mkd.train.run.journal import Journal
 from mkd.train.run.run_lock import LockLost
+from mkd.train.run.saved_state import checked_step, restoring
 from mkd.train.run.warnings import ewc_fault, one_class_alone
 
 
@@ -77,17 +78,21 @@ class Trainer:
         """Restore the latest checkpoint, if there is one; return the number of steps done.
 
         Raises:
-            ValueError: ranks see different checkpoints, or a file that it refers to has changed.
+            ValueError: ranks see different checkpoints, a file that it refers to has changed, or it is damaged.
         """
         saved = self.checkpoints.load()
-        start = 0 if saved is None else int(saved["step"])
+        start = 0 if saved is None else checked_step(saved, self.checkpoints.latest, self.phase.steps)
         self._check_start(start, {} if saved is None else saved["refers"])
         if saved is not None:
             # older checkpoints have no "together"
             self._warn_of_other_forward(int(saved.get("together", self.phase.tiles_per_forward)))
-            self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
-            self.step.load_state_dict(saved["step_state"])
-            self.best, self.stale = saved["best"], int(saved.get("stale", 0))  # older ones do not count them
+            with restoring(self.checkpoints.latest):
+                self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
+                self.step.load_state_dict(saved["step_state"])
+                self.best, self.stale = (
+                    saved["best"],
+                    int(saved.get("stale", 0)),
+                )  # older ones do not count them
             # A kill may have come between the checkpoint and its other names.
             self.checkpoints.keep_as(start, self._is_good(start))
         self.journal.start(self.phase.name, start, self.phase.steps)

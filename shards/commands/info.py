@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from mkd.dataset.index import DatasetIndex, read_index
 
@@ -26,7 +27,9 @@ def info(folders: Sequence[str | os.PathLike[str]]) -> Table:
     table = Table()
     table.add_column("")
     for folder, index in zip(folders, indexes, strict=True):
-        table.add_column(f"{folder}\n{index.name}", justify="right", overflow="fold")
+        table.add_column(
+            Text(f"{folder}\n{index.name}"), justify="right", overflow="fold"
+        )  # names are no markup
     table.add_row("tiles", *(f"{index.samples:,}" for index in indexes))
     table.add_row("labelled", *(f"{index.labelled:,}" for index in indexes))
     table.add_row("largest tile", *(f"{index.largest[0]:,} x {index.largest[1]:,}" for index in indexes))
@@ -37,11 +40,11 @@ def info(folders: Sequence[str | os.PathLike[str]]) -> Table:
     reasons = list(dict.fromkeys(reason for index in indexes for reason in _left_out_counts(index)))
     for reason in reasons:
         counts = (f"{_left_out_counts(index).get(reason, 0):,}" for index in indexes)
-        table.add_row(reason.replace("_", " "), *counts, end_section=reason == reasons[-1])
+        table.add_row(Text(reason.replace("_", " ")), *counts, end_section=reason == reasons[-1])
     names = list(dict.fromkeys(name for index in indexes for name in index.classes))
     for name in names:
         table.add_row(
-            name, *(_pixels_and_share(index, name) for index in indexes), end_section=name == names[-1]
+            Text(name), *(_pixels_and_share(index, name) for index in indexes), end_section=name == names[-1]
         )
     table.add_row("ignored pixels", *(f"{index.ignored_pixels:,}" for index in indexes))
     return table

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
+from mkd.image_header import BYTES_A_PIXEL, MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
@@ -72,9 +73,7 @@ def pack(
     tree = FileTree(folder)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
-    units, inputs = _plan_units(
-        tree, items, {**asked, "classes": content_fields(classfile)}, options.shard_size
-    )
+    units, inputs = _plan_units(tree, items, {**asked, "classes": content_fields(classfile)}, options)
     # Describe the build, with what the index will tell of its origin.
     keys = selection.keys and PurePath(selection.keys).name
     chosen = {"split": selection.split, "keys": keys, "slice": selection.image_slice}
@@ -82,7 +81,7 @@ def pack(
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
     manifest = describe_build("pack", classfile, options, {**asked, **chosen, **origin}, place)
     # Build the shards and report; a part has no index yet.
-    built = build(manifest, units, _Packer(folder.url, classfile, check), options)
+    built = build(manifest, units, _Packer(folder.url, classfile, check, options.max_pixels), options)
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
@@ -97,14 +96,18 @@ class _Packer:
     source: str
     classfile: ClassFile
     check: str
+    max_pixels: int
 
     def __call__(self, items: Sequence[ImageItem], shard: ShardWriter) -> None:
-        for item, contents in _read_items(Folder(self.source), items):
+        for item, contents in _read_items(Folder(self.source), items, self.max_pixels):
             if isinstance(contents, OSError):
                 name, reason = str(contents.filename or item.image), contents.strerror or str(contents)
                 advice = "check the disk or the mount, or copy the file again"
                 text = f"cannot be read ({reason}): {advice}"
                 shard.quarantine(name, text, labelled=item.mask is not None, unread=True)
+                continue
+            if isinstance(contents, ValueError):
+                shard.quarantine(item.image, str(contents), labelled=item.mask is not None)
                 continue
             image, mask = contents
             tile = self._tile(item, image, mask, shard)
@@ -117,7 +120,7 @@ class _Packer:
     ) -> EncodedTile | None:
         """Make a tile; None when it is bad, and then listed in the shard's quarantine."""
         try:
-            member = image_member(image, item.image, self.check)
+            member = image_member(image, item.image, self.check, self.max_pixels)
         except ValueError as error:
             shard.quarantine(item.image, str(error), labelled=mask is not None)
             return None
@@ -147,7 +150,7 @@ class _Packer:
     ) -> NDArray[np.uint8] | None:
         name = str(item.mask)
         try:
-            ids, unknown = mask_ids(mask, name, self.classfile)
+            ids, unknown = mask_ids(mask, name, self.classfile, self.max_pixels)
         except ValueError as error:
             shard.quarantine(name, str(error), labelled=True)
             return None
@@ -166,15 +169,31 @@ class _Packer:
 
 
 def _read_items(
-    folder: Folder, items: Sequence[ImageItem]
-) -> Iterator[tuple[ImageItem, _Contents | OSError]]:
+    folder: Folder, items: Sequence[ImageItem], max_pixels: int
+) -> Iterator[tuple[ImageItem, _Contents | OSError | ValueError]]:
     """Yield image and mask of each item, or the error; a remote folder is read by several threads."""
+    most = BYTES_A_PIXEL * max_pixels + (
+        64 << 20
+    )  # bytes of an image without compression, and of its metadata
 
-    def read(item: ImageItem) -> tuple[ImageItem, _Contents | OSError]:
+    def content(name: str) -> bytes:
+        if folder.local is None:
+            return folder.read(name)
+        data = folder.read(name, 0, most + 1)
+        if len(data) > most:
+            raise ValueError(
+                f"{folder.url_of(name)} has more than {most:,} bytes, too many for an image of --max-pixels "
+                f"{max_pixels}: cut it into tiles with `shards tile`, or raise --max-pixels"
+            )
+        return data
+
+    def read(item: ImageItem) -> tuple[ImageItem, _Contents | OSError | ValueError]:
         try:
-            mask = None if item.mask is None else folder.read(item.mask)
-            return item, (folder.read(item.image), mask)
-        except OSError as error:
+            mask = None if item.mask is None else content(item.mask)
+            return item, (content(item.image), mask)
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and folder.local is None:  # a place that refuses ends the build
+                raise
             return item, error
 
     if folder.local is not None:
@@ -187,14 +206,16 @@ def _read_items(
 
 
 def _plan_units(
-    tree: FileTree, items: list[ImageItem], asked: dict[str, Any], shard_size: int
+    tree: FileTree, items: list[ImageItem], asked: dict[str, Any], options: BuildOptions
 ) -> tuple[list[Unit], str]:
     """Cut the images into shards; also return what identifies all of them."""
     stamps, units = tree.stamps(file for item in items for file in item.files), []
-    for number, start in enumerate(range(0, len(items), shard_size)):
-        own_items = items[start : start + shard_size]
+    # With another limit a shard may have other bad tiles, so it is built again; its tiles are the same.
+    limit = () if options.max_pixels == MAX_PIXELS else (options.max_pixels,)
+    for number, start in enumerate(range(0, len(items), options.shard_size)):
+        own_items = items[start : start + options.shard_size]
         own_stamps = {file: stamps[file] for item in own_items for file in item.files}
-        units.append(Unit(number, unit_fingerprint(asked, own_stamps), own_items))
+        units.append(Unit(number, unit_fingerprint(asked, own_stamps, *limit), own_items))
     return units, identity(asked, stamps)
 
 

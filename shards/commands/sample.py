@@ -11,6 +11,7 @@ import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.shard_record import ShardRecord, read_matching_record
+from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder, split_url
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
@@ -24,6 +25,7 @@ def sample(
     out: str | os.PathLike[str],
     number: int = 12,
     seed: int = 0,
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Draw tiles at random into one PNG: image, label over the image, class shares; a legend below.
 
@@ -32,6 +34,7 @@ def sample(
         out: where the picture goes, path or URL.
         number: how many tiles, >= 1; all of them when there are fewer.
         seed: another seed, other tiles.
+        max_pixels: greatest number of pixels of a tile.
 
     Raises:
         ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
@@ -48,7 +51,7 @@ def sample(
             f"{data} has {pluralize(index.samples, 'tile')}, --n is {number}: both must be at least 1"
         )
     chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
-    cards = _cards(place, index, sorted(int(row) for row in chosen))
+    cards = _cards(place, index, sorted(int(row) for row in chosen), max_pixels)
     picture = draw_contact_sheet(_sheet(index, len(cards), seed), cards)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -56,7 +59,7 @@ def sample(
     _log.info("%s of %s drawn into %s", pluralize(len(cards), "tile"), index.name, out)
 
 
-def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
+def _cards(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: int) -> list[Card]:
     ends = list(accumulate(index.shards.samples))
     cards: list[Card] = []
     record: ShardRecord | None = None
@@ -66,7 +69,7 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int]) -> list[Card]:
         if record is None or record.info != info:
             record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(_card(read_tile(place, info.file, tile), index))
+        cards.append(_card(read_tile(place, info.file, tile, max_pixels), index))
     return cards
 
 

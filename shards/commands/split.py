@@ -115,8 +115,13 @@ def _write_parts(
         told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.count}
         if unknown:
             near = _compare_pictures(shards, workers, out)
-            told |= {"test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0, "near_duplicates": near}
-        written = {part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()}
+            told |= {
+                "test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0,
+                "near_duplicates": near,
+            }
+        written = {
+            part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()
+        }
     return written, leaks
 
 
@@ -146,7 +151,9 @@ def _check_earlier(folders: Mapping[str, Folder], written: Mapping[str, DatasetI
     if leaks is not None:
         _log.info("test tiles touching a training tile: %s", leaks.text())
     if leaks is not None and leaks.touching:
-        _log.warning("note: an older version made this split: remove it and split again, or choose another --out")
+        _log.warning(
+            "note: an older version made this split: remove it and split again, or choose another --out"
+        )
     return leaks
 
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
+from rich.text import Text
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index
+from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
@@ -25,6 +27,7 @@ class _Task(NamedTuple):
     info: ShardInfo
     bands: int
     dtype: str
+    max_pixels: int
 
 
 class _Counts(NamedTuple):
@@ -35,7 +38,7 @@ class _Counts(NamedTuple):
     tiles: NDArray[np.int64]
 
 
-def stats(folder: str | os.PathLike[str], workers: int = 1) -> dict[str, Any]:
+def stats(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MAX_PIXELS) -> dict[str, Any]:
     """Count every pixel of a data set, exactly, whatever the number of workers.
 
     mean = sum(x) / n,  std = sqrt(sum(x^2) / n - mean^2),  x = value / largest value of the type.
@@ -43,6 +46,7 @@ def stats(folder: str | os.PathLike[str], workers: int = 1) -> dict[str, Any]:
     Args:
         folder: a data set, path or URL.
         workers: processes, each counting whole shards.
+        max_pixels: greatest number of pixels of a tile.
 
     Returns:
         {"name", "tiles", "dtype", "bands": [{"mean", "std", "min", "max"}, ..] in 0..1, "labelled",
@@ -56,7 +60,7 @@ def stats(folder: str | os.PathLike[str], workers: int = 1) -> dict[str, Any]:
     index = read_index(place)
     if not index.samples:
         raise ValueError(f"{folder} has no tiles, so there is nothing to count: build it again")
-    tasks = [_Task(place.url, shard, index.bands, index.dtype) for shard in index.shards]
+    tasks = [_Task(place.url, shard, index.bands, index.dtype, max_pixels) for shard in index.shards]
     total = _zero_counts(index.bands, index.dtype)
     for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats"):
         for sums, more in zip(total, counts, strict=True):
@@ -74,9 +78,10 @@ def stats(folder: str | os.PathLike[str], workers: int = 1) -> dict[str, Any]:
 
 def statistics_table(found: dict[str, Any]) -> Table:
     """Lay out what `stats` found: bands first, then classes."""
-    shown = Table(title=f"{found['name']}: {found['tiles']:,} tiles, {found['dtype']}", title_justify="left")
-    for title in ("band", "mean", "std", "min", "max"):
-        shown.add_column(title, justify="left" if title == "band" else "right")
+    title = Text(f"{found['name']}: {found['tiles']:,} tiles, {found['dtype']}")  # a name is no markup
+    shown = Table(title=title, title_justify="left")
+    for heading in ("band", "mean", "std", "min", "max"):
+        shown.add_column(heading, justify="left" if heading == "band" else "right")
     for number, band in enumerate(found["bands"], 1):
         numbers = [f"{band[key]:.4f}" for key in ("mean", "std", "min", "max")]
         shown.add_row(str(number), *numbers, end_section=number == len(found["bands"]))
@@ -85,7 +90,7 @@ def statistics_table(found: dict[str, Any]) -> Table:
     shown.add_row("class", "pixels", "share", "in tiles", "", style="bold", end_section=True)
     for entry in found["classes"]:
         shown.add_row(
-            entry["name"], f"{entry['pixels']:,}", f"{entry['share']:.2%}", f"{entry['tiles']:,}", ""
+            Text(entry["name"]), f"{entry['pixels']:,}", f"{entry['share']:.2%}", f"{entry['tiles']:,}", ""
         )
     shown.add_row("ignored", f"{found['ignored_pixels']:,}", "", "", "")
     return shown
@@ -102,11 +107,12 @@ def _count_shard(task: _Task) -> _Counts:
         name = f"{task.info.file}, {key}"
         for extension, data in members.items():
             if extension == "label.png":
-                ids = np.bincount(label_pixels(data, f"{name}.{extension}").ravel(), minlength=256)
+                label = label_pixels(data, f"{name}.{extension}", task.max_pixels)
+                ids = np.bincount(label.ravel(), minlength=256)
                 found.pixels[:] += ids
                 found.tiles[:] += ids > 0
             elif extension != "json":
-                pixels = image_pixels(data, extension, f"{name}.{extension}")
+                pixels = image_pixels(data, extension, f"{name}.{extension}", task.max_pixels)
                 if (pixels.shape[2], str(pixels.dtype)) != (task.bands, task.dtype):
                     raise ValueError(f"{name} is not of the index's bands and type: see `shards verify`")
                 for band in range(task.bands):

@@ -11,6 +11,7 @@ from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
+from mkd.geo.raster_safety import RasterLimits
 from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import content_fields, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
@@ -57,7 +58,8 @@ def tile(
     classfile = read_classfile(classes)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
-    scenes = list_scenes(source, labels, classfile, tiling.bands)
+    limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
+    scenes = list_scenes(source, labels, classfile, tiling.bands, limits)
     spec = resolve_tiling(tiling, scenes[0])
     # Each shard gets a range of windows; options and inputs identify the data set.
     cutter = TileCutter(scenes, classfile, spec)

@@ -58,8 +58,8 @@ class TileCutter:
         if number != self._open_number or self._image is None:
             self.close()
             scene = self._scenes[number]
-            self._image = open_raster(scene.image)
-            self._label = None if scene.label is None else open_raster(scene.label)
+            self._image = open_raster(scene.image, scene.limits)
+            self._label = None if scene.label is None else open_raster(scene.label, scene.limits)
             self._open_number = number
         return self._image, self._label
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
+from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
@@ -16,12 +17,13 @@ from shards.progress import list_first, pluralize, progress
 from shards.reading.shard_check import ShardCheck, ShardTask, check_shard
 
 
-def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
+def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MAX_PIXELS) -> list[str]:
     """Read every byte of a data set and compare it with its records and its index.
 
     Args:
         folder: a data set, path or URL.
         workers: processes, each checking whole shards.
+        max_pixels: greatest number of pixels of a tile; larger ones are problems, and not decoded.
 
     Returns:
         One sentence a problem; empty when all is well.
@@ -36,7 +38,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1) -> list[str]:
     problems = [f"{name} is not in the index: remove it" for name in foreign if not name.startswith(".")]
     faults = {shard.file: shard_fault(shard.file, shard, sizes.get(shard.file)) for shard in index.shards}
     tasks = [
-        ShardTask(place.url, shard, index.num_classes, index.bands, index.dtype)
+        ShardTask(place.url, shard, index.num_classes, index.bands, index.dtype, max_pixels)
         for shard in index.shards
         if shard.file in sizes
     ]

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import yaml
-
+from mkd.documents import MAX_YAML, parse_yaml
 from mkd.labels import IGNORE, Colour
 from mkd.storage.folder import split_url
 
@@ -65,13 +64,13 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     name = str(path)
     folder, file = split_url(name)
     try:
-        content = yaml.safe_load(folder.read(file).decode("utf-8"))
+        content = parse_yaml(folder.read(file, 0, MAX_YAML + 1))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ValueError(
             f"no class file at {name}: give one of configs/datasets/*.yaml, or your own"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ValueError(f"{name} is not YAML: {error}") from None
     _check_keys(content, name)
     layout = content["layout"]
     classfile = ClassFile(

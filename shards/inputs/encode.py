@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from mkd.geo.palette import ids_from_rgb
+from mkd.image_header import MAX_PIXELS, check_size
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 
@@ -96,26 +97,31 @@ def encode_png(array: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
+def decode_picture(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode a whole picture file.
 
     Args:
         data: the file.
         name: what to call it in an error.
+        max_pixels: greatest number of pixels that its header may say.
 
     Returns:
         A loaded picture in its own mode.
 
     Raises:
-        ValueError: not a picture, truncated or damaged.
+        ValueError: not a picture, truncated, damaged or too large.
     """
+    check_size(data, name, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data))
+            _check_opened(picture, name, max_pixels)
             picture.load()
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} is too large for a tile: cut it into tiles with `shards tile`") from error
+    except _Unwanted as error:
+        raise ValueError(str(error)) from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} is too large for a tile: cut it into tiles with `shards tile`") from None
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{name} cannot be decoded: it is no picture, or empty ({len(data):,} bytes)"
@@ -123,6 +129,21 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise whatever their format's library does
         raise ValueError(f"{name} cannot be decoded ({error}): is it truncated? copy it again") from error
     return picture
+
+
+class _Unwanted(Exception):
+    """A picture that is not decoded, for a reason of ours."""
+
+
+def _check_opened(picture: Image.Image, name: str, max_pixels: int) -> None:
+    """Refuse what Pillow's header says is too large, whatever the format, and what is a program."""
+    if picture.format == "EPS":
+        raise _Unwanted(f"{name} is PostScript, which is a program: convert it to PNG")
+    if picture.width * picture.height > max_pixels:
+        raise _Unwanted(
+            f"{name}: its header says {picture.height:,} x {picture.width:,} pixels, at most {max_pixels:,} are "
+            "allowed: cut it into tiles with `shards tile`, or raise --max-pixels"
+        )
 
 
 def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], UnknownCounts]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from mkd.cli.arguments import is_utf8
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import glob_to_regex
@@ -27,23 +29,45 @@ class FileTree:
         self.folder = folder
         self._files: dict[str, dict[str, Stamp]] = {}
         self._folders: dict[str, list[str]] = {}
+        self._faults: dict[str, str] = {}  # path -> why it is no file
 
     def stamps(self, names: Iterable[str]) -> dict[str, Stamp]:
-        """Return the stamp of each file that is there; missing ones are left out."""
+        """Return the stamp of each file that is there; missing ones are left out.
+
+        Raises:
+            ValueError: a name that is there, and no file.
+        """
         found = {}
         for name in names:
             place, _, file = name.rpartition("/")
             self._list(place)
+            self._check_file(name)
             if file in self._files[place]:
                 found[name] = self._files[place][file]
         return found
 
     def matching(self, pattern: str) -> list[str]:
-        """Return the relative paths that match a pattern with stars, sorted; hidden files are left out."""
+        """Return the relative paths that match a pattern with stars, sorted; hidden files are left out.
+
+        Raises:
+            ValueError: a match that is no file, or not named in UTF-8.
+        """
         expression = glob_to_regex(pattern)
         found: list[str] = []
         self._match_pieces("", pattern.split("/"), found)
-        return sorted(name for name in set(found) if expression.fullmatch(name))
+        visible = [name for name in self._faults if not name.rpartition("/")[2].startswith(".")]
+        matching = sorted(name for name in {*found, *visible} if expression.fullmatch(name))
+        for name in matching:
+            self._check_file(name)
+        return matching
+
+    def _check_file(self, name: str) -> None:
+        if not is_utf8(name):
+            raise ValueError(f"{self.folder} holds {ascii(name)}, a name that is not UTF-8: rename it")
+        if name in self._faults:
+            raise ValueError(
+                f"{self.folder.url_of(name)} {self._faults[name]}: remove it, or choose other images"
+            )
 
     def _match_pieces(self, place: str, pieces: list[str], found: list[str]) -> None:
         """Go only into folders that the pattern's next piece allows."""
@@ -67,9 +91,24 @@ class FileTree:
 
     def _list(self, place: str) -> None:
         if place not in self._files:
+            if self._is_loop(place):
+                raise ValueError(
+                    f"{self.folder.url_of(place)} is a link to a folder that it lies in: remove it, or choose other "
+                    "images"
+                )
             rows = self.folder.listing(place)
-            self._files[place] = {row.name: Stamp(row.size, row.version) for row in rows if not row.is_folder}
+            self._faults |= {_join(place, row.name): row.fault for row in rows if row.fault}
+            files = [row for row in rows if not row.is_folder and not row.fault]
+            self._files[place] = {row.name: Stamp(row.size, row.version) for row in files}
             self._folders[place] = sorted(row.name for row in rows if row.is_folder)
+
+    def _is_loop(self, place: str) -> bool:
+        """Say whether a local folder is a link to one that it lies in."""
+        local = self.folder.local
+        if local is None or not place or not (local / place).is_symlink():
+            return False
+        real = os.path.realpath(local / place)
+        return any(os.path.realpath(parent) == real for parent in (local / place).parents)
 
 
 def identity(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp] = MappingProxyType({})) -> str:

@@ -9,6 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from mkd.image_header import MAX_PIXELS, check_size
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import UnknownCounts, decode_picture, encode_png, ids_from_values
 from shards.progress import pluralize
@@ -42,7 +43,7 @@ class ImageMember(NamedTuple):
     alpha: bool = False
 
 
-def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
+def image_member(data: bytes, name: str, check: str = "ends", max_pixels: int = MAX_PIXELS) -> ImageMember:
     """Make an image file a member: byte for byte when it is an 8-bit RGB JPEG or PNG, else as a new PNG.
 
     A TIFF of more than 3 bands or of 16 bits keeps all of them in a new TIFF.
@@ -52,6 +53,7 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
         name: what to call it in an error.
         check: "ends" looks at the header and the end marker of JPEG and PNG, and decodes only what these
             leave in doubt; "decode" decodes everything.
+        max_pixels: greatest number of pixels that its header may say.
 
     Returns:
         The member.
@@ -59,13 +61,14 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
     Raises:
         ValueError: not a picture, truncated, or of a kind without a plain way to 8-bit RGB.
     """
+    check_size(data, name, max_pixels)
     if data.startswith(_TIFFS) and (found := _tiff_member(data, name)) is not None:
         return found
     if check == "ends":
         seen = _jpeg_by_header(data) if data.startswith(_JPEG) else _png_by_header(data)
         if seen is not None:
             return seen
-    picture = decode_picture(data, name)
+    picture = decode_picture(data, name, max_pixels)
     size = (picture.height, picture.width)
     if data.startswith(_PNG) and _PNG_END not in data:  # Pillow is content when all pixels are there
         raise ValueError(f"{name} ends without the end marker of a PNG: is it truncated? copy it again")
@@ -81,13 +84,16 @@ def image_member(data: bytes, name: str, check: str = "ends") -> ImageMember:
     return ImageMember(encode_png(pixels), "png", size, True, alpha=alpha)
 
 
-def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.uint8], UnknownCounts]:
+def mask_ids(
+    data: bytes, name: str, classfile: ClassFile, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], UnknownCounts]:
     """Read a mask file as class ids.
 
     Args:
         data: a picture, encoded as the class file says.
         name: what to call it in an error.
         classfile: the encoding.
+        max_pixels: greatest number of pixels that its header may say.
 
     Returns:
         ids: (H, W) uint8, 255 where ignored or unknown.
@@ -96,7 +102,7 @@ def mask_ids(data: bytes, name: str, classfile: ClassFile) -> tuple[NDArray[np.u
     Raises:
         ValueError: not a picture, truncated, or of another kind than the class file says.
     """
-    picture = decode_picture(data, name)
+    picture = decode_picture(data, name, max_pixels)
     values: NDArray[Any]
     if classfile.masks == "rgb":
         values = np.asarray(picture.convert("RGB"))

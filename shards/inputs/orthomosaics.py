@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from mkd.geo.raster_info import RasterInfo, grid_difference, grid_offset
+from mkd.geo.raster_safety import RasterLimits
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import tile_key
 from shards.inputs.raster_source import expand_pattern, open_raster
@@ -24,7 +25,7 @@ _DTYPES = ("uint8", "uint16")
 
 @dataclass(frozen=True)
 class Orthomosaic:
-    """An orthomosaic and its label raster, paths or URLs.
+    """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
 
     `name` is the file's stem, `bands` what is kept, `label_offset` how far the label's corners lie beside the image's,
     in pixels.
@@ -36,6 +37,7 @@ class Orthomosaic:
     info: RasterInfo
     bands: tuple[int, ...]
     label_offset: float = 0.0
+    limits: RasterLimits = RasterLimits()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,6 +56,7 @@ def list_scenes(
     labels: PathLike | Sequence[PathLike] | None,
     classfile: ClassFile,
     bands: Sequence[int] | None = None,
+    limits: RasterLimits = RasterLimits(),  # noqa: B008 - frozen
 ) -> list[Orthomosaic]:
     """Pair orthomosaics with their labels and check that they fit, before anything is written.
 
@@ -62,6 +65,7 @@ def list_scenes(
         labels: one for each source, or a pattern with {stem}; None = unlabelled.
         classfile: how labels are encoded.
         bands: bands to keep, counted from 1; None = all but alpha.
+        limits: what is believed of a raster.
 
     Returns:
         At least one scene; all have as many bands of the same type.
@@ -77,7 +81,9 @@ def list_scenes(
             f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
         )
     masks = _pair_labels(images, labels)
-    scenes = [_read_scene(image, mask, classfile, bands) for image, mask in zip(images, masks, strict=True)]
+    scenes = [
+        _read_scene(image, mask, classfile, bands, limits) for image, mask in zip(images, masks, strict=True)
+    ]
     for scene in scenes[1:]:
         if _pixel_type(scene) != _pixel_type(scenes[0]):
             raise ValueError(
@@ -88,9 +94,9 @@ def list_scenes(
 
 
 def _read_scene(
-    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None
+    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None, limits: RasterLimits
 ) -> Orthomosaic:
-    with open_raster(image) as reader:
+    with open_raster(image, limits) as reader:
         info = reader.info
     kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
     if not all(1 <= band <= info.bands for band in kept):
@@ -105,10 +111,10 @@ def _read_scene(
         )
     offset = 0.0
     if label is not None:
-        with open_raster(label) as reader:
+        with open_raster(label, limits) as reader:
             _check_label(label, reader.info, image, info, classfile)
             offset = grid_offset(info, reader.info)
-    return Orthomosaic(_stem(image), image, label, info, kept, offset)
+    return Orthomosaic(_stem(image), image, label, info, kept, offset, limits)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:

@@ -7,25 +7,28 @@ import re
 from collections.abc import Iterable
 from typing import BinaryIO
 
+from mkd.cli.arguments import is_utf8
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_safety import RasterLimits
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
 
 
-def open_raster(path: str) -> RasterReader:
+def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReader:  # noqa: B008 - frozen
     """Open a raster; masks beside a remote one are found too.
 
     Args:
         path: path or URL.
+        limits: what is believed of it.
 
     Raises:
         ValueError: no raster there, one that needs a world file at a URL, or a place that refuses or does not answer.
     """
     folder, name = split_url(path)
     if folder.local is not None:
-        return RasterReader(folder.local / name)
+        return RasterReader(folder.local / name, limits=limits)
     sizes = folder.sizes()
     if name not in sizes:
         raise ValueError(f"no raster at {path}: give the URL of a GeoTIFF")
@@ -35,7 +38,7 @@ def open_raster(path: str) -> RasterReader:
             raise FileNotFoundError(asked)
         return folder.open(asked, sizes[asked])
 
-    reader = RasterReader(path, opener)
+    reader = RasterReader(path, opener, limits)
     worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]
     world_file = next((world for world in worlds if world in sizes), None)
     if reader.info.transform is None and world_file is not None:
@@ -65,6 +68,9 @@ def expand_pattern(entry: str) -> list[str]:
         fixed = entry.partition("*")[0].rpartition("/")[0]
         names = FileTree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
         found = [f"{fixed}/{name}" for name in names]
+    for path in found:
+        if not is_utf8(path):
+            raise ValueError(f"--source {entry!r} matches {ascii(path)}, a name that is not UTF-8: rename it")
     if not found:
         raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
     return found

@@ -22,6 +22,7 @@ class TilingOptions:
         bands: bands to keep, counted from 1, at least three; None = all but alpha.
         format: "png", "jpeg" or "tif" for the images; None = png, and tif for 16 bits or more than 3 bands.
         quality: of JPEG, 1..100; None = 90.
+        trust_vrt: let rasters name any other files, on the network too.
     """
 
     size: int = 512
@@ -30,6 +31,7 @@ class TilingOptions:
     bands: Sequence[int] | None = None
     format: str | None = None
     quality: int | None = None
+    trust_vrt: bool = False
 
 
 @dataclass(frozen=True)

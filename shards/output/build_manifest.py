@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
+from mkd.documents import parse_json
 from mkd.labels import Colour
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile
@@ -157,7 +158,7 @@ def read_manifest(folder: Folder) -> BuildManifest:
     """
     path = folder.url_of(BUILD_NAME)
     try:
-        content = json.loads(folder.read(BUILD_NAME))
+        content = parse_json(folder.read(BUILD_NAME))
     except FileNotFoundError:
         raise ValueError(f"nothing is being built in {folder}: it has no {BUILD_NAME}") from None
     except ValueError as error:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mkd.image_header import MAX_PIXELS
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -21,6 +23,7 @@ class BuildOptions:
         replace: drop an unfinished build of other options or inputs that lies in `out`.
         max_bad_labelled: share of labelled tiles that may be bad and left out, 0..1.
         max_bad: the same of unlabelled tiles.
+        max_pixels: greatest number of pixels of an image that is decoded whole, and of a block of a raster.
     """
 
     out: str | os.PathLike[str]
@@ -31,6 +34,7 @@ class BuildOptions:
     replace: bool = False
     max_bad_labelled: float = 0.0
     max_bad: float = 0.001
+    max_pixels: int = MAX_PIXELS
 
 
 def parse_part(part: str | None) -> tuple[int, int] | None:

@@ -8,16 +8,18 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from mkd.image_header import MAX_PIXELS, check_size
 from shards.inputs.encode import decode_picture
 
 
-def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
+def image_pixels(data: bytes, extension: str, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
     """Decode an image member, JPEG with the decoder that training uses.
 
     Args:
         data: the file.
         extension: "jpg", "png" or "tif".
         name: what to call it in an error.
+        max_pixels: greatest number of pixels that its header may say.
 
     Returns:
         (H, W, C) uint8 or uint16; C is 3 for JPEG and PNG.
@@ -25,8 +27,9 @@ def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
     Raises:
         ValueError: not a whole picture of this kind, or a JPEG or PNG that is not 8-bit RGB.
     """
+    check_size(data, name, max_pixels)
     if extension == "png":
-        picture = decode_picture(data, name)
+        picture = decode_picture(data, name, max_pixels)
         if picture.mode != "RGB":
             raise ValueError(f"{name}: the image is of mode {picture.mode}, not RGB")
         return np.asarray(picture)
@@ -43,12 +46,13 @@ def image_pixels(data: bytes, extension: str, name: str) -> NDArray[Any]:
     return pixels
 
 
-def label_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
+def label_pixels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a label member.
 
     Args:
         data: the file, a PNG.
         name: what to call it in an error.
+        max_pixels: greatest number of pixels that its header may say.
 
     Returns:
         (H, W) uint8 class ids, 255 = ignored.
@@ -56,7 +60,7 @@ def label_pixels(data: bytes, name: str) -> NDArray[np.uint8]:
     Raises:
         ValueError: not a whole grey PNG of 8 bits.
     """
-    picture = decode_picture(data, name)
+    picture = decode_picture(data, name, max_pixels)
     if picture.mode != "L":
         raise ValueError(f"{name}: the label is of mode {picture.mode}, needs uint8 ids (L): pack it again")
     return np.asarray(picture)

@@ -25,13 +25,14 @@ IMAGES = {"jpg", "png", "tif"}
 
 
 class ShardTask(NamedTuple):
-    """One shard to be checked: URL of its folder, what the index says of it, classes, bands and type."""
+    """One shard to be checked: URL of its folder, what the index says of it, classes, bands, type, pixel limit."""
 
     url: str
     info: ShardInfo
     classes: int
     bands: int
     dtype: str
+    max_pixels: int
 
 
 @dataclass
@@ -73,7 +74,7 @@ def check_shard(task: ShardTask) -> ShardCheck:
         ValueError: a place that refuses, or does not answer.
     """
     found, info, folder = ShardCheck(task.info.file), task.info, Folder(task.url)
-    record = _read_matching_record(folder, info, found.problems)
+    record = _read_matching_record(folder, task, found.problems)
     try:
         digest = _check_tiles(folder, task, record, found)
     except OSError as error:
@@ -94,11 +95,11 @@ def _check_tiles(folder: Folder, task: ShardTask, record: ShardRecord | None, fo
     info = task.info
     with folder.open(info.file, info.bytes) as plain:
         file = _HashingReader(plain)
-        for number, (key, contents) in enumerate(_group_members(file, info.file, found.problems)):
+        for number, (key, contents) in enumerate(_group_members(file, info.file, info.bytes, found.problems)):
             entry = record.tiles[number] if record is not None and number < len(record.tiles) else None
             _check_place(key, contents, entry, info.file, found.problems)
             try:
-                _check_tile(key, contents, task, found)
+                _check_tile(key, contents, entry, task, found)
             except ValueError as error:
                 found.problems.append(str(error))
         while file.read(1 << 20):  # the end of the tar, or all behind a damage
@@ -106,7 +107,8 @@ def _check_tiles(folder: Folder, task: ShardTask, record: ShardRecord | None, fo
     return file.digest.hexdigest()
 
 
-def _read_matching_record(folder: Folder, info: ShardInfo, problems: list[str]) -> ShardRecord | None:
+def _read_matching_record(folder: Folder, task: ShardTask, problems: list[str]) -> ShardRecord | None:
+    info = task.info
     try:
         record = read_record(folder, info.file)
     except ValueError as error:
@@ -115,11 +117,18 @@ def _read_matching_record(folder: Folder, info: ShardInfo, problems: list[str]) 
     if record.info != info:
         problems.append(f"the record of {info.file} says other things than the index: build it again")
         return None
+    if (record.bands, record.dtype) != (task.bands, task.dtype) and info.samples:
+        problems.append(
+            f"the record of {info.file} says {record.bands} bands of {record.dtype}, the index {task.bands} of "
+            f"{task.dtype}: build it again"
+        )
     return record
 
 
-def _group_members(file: _HashingReader, name: str, problems: list[str]) -> Iterator[tuple[str, Contents]]:
-    """Yield the members of a tar, those of a tile together, with their offsets; note a damaged tar."""
+def _group_members(
+    file: _HashingReader, name: str, limit: int, problems: list[str]
+) -> Iterator[tuple[str, Contents]]:
+    """Yield the members of a tar of ``limit`` bytes, those of a tile together, with offsets; note a damaged tar."""
     key, contents = "", Contents()
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
@@ -128,11 +137,13 @@ def _group_members(file: _HashingReader, name: str, problems: list[str]) -> Iter
                 if stem != key and contents:
                     yield key, contents
                     contents = {}
+                if not member.isreg() or member.issparse() or member.size > limit:
+                    raise tarfile.TarError(f"its member {member.name!r} is no plain file that fits into it")
                 key, stream = stem, tar.extractfile(member)
                 data = b"" if stream is None else stream.read()
                 place = Member(member.offset_data, len(data), zlib.crc32(data))
                 contents[extension] = (place, data)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
         problems.append(f"shard {name} cannot be read ({error}): copy it again, or pack it again")
         return
     if contents:
@@ -152,7 +163,9 @@ def _check_place(
         )
 
 
-def _check_tile(key: str, contents: Contents, task: ShardTask, found: ShardCheck) -> None:
+def _check_tile(
+    key: str, contents: Contents, entry: TileRecord | None, task: ShardTask, found: ShardCheck
+) -> None:
     """Decode a tile and add it to what was found.
 
     Raises:
@@ -166,13 +179,18 @@ def _check_tile(key: str, contents: Contents, task: ShardTask, found: ShardCheck
         )
     found.keys.append(key)
     found.labelled += "label.png" in contents
-    pixels = image_pixels(contents[images[0]][1], images[0], f"{name}.{images[0]}")
+    pixels = image_pixels(contents[images[0]][1], images[0], f"{name}.{images[0]}", task.max_pixels)
     height, width, bands = pixels.shape
     found.sizes[height, width] += 1
     found.first.setdefault((height, width), key)
     if (bands, str(pixels.dtype)) != (task.bands, task.dtype):
         raise ValueError(
             f"{name}: the image has {bands} bands of {pixels.dtype}, the index says {task.bands} of {task.dtype}"
+        )
+    if entry is not None and entry.key == key and entry.size != (height, width):
+        raise ValueError(
+            f"{name}: the image is {height} x {width}, its shard's record says {entry.size[0]} x {entry.size[1]} "
+            "(height x width): training would not read it; copy the record again, or build the data set again"
         )
     meta = meta_of(key, {"json": contents["json"][1]}, task.info.file)
     _check_meta(meta, [height, width], "label.png" in contents, name)
@@ -188,7 +206,7 @@ def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: 
 
 
 def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found: ShardCheck) -> None:
-    ids = label_pixels(data, f"{name}.label.png")
+    ids = label_pixels(data, f"{name}.label.png", task.max_pixels)
     counts = np.bincount(ids.ravel(), minlength=256)
     found.counts += counts
     if list(ids.shape) != size:

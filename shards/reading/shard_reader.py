@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo, read_index
 from mkd.dataset.shard_record import Member, member_fault, read_matching_record
+from mkd.documents import mapping, parse_json
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
 from shards.reading.pixels import label_pixels
@@ -85,16 +85,11 @@ def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:
         ValueError: no JSON object, naming shard and key.
     """
     try:
-        meta = json.loads(group["json"])
+        return mapping(parse_json(group["json"]), "KEY.json")
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"{shard}, {key}: KEY.json cannot be read ({error!r}): pack the data set again"
-        ) from error
-    if not isinstance(meta, dict):
-        raise ValueError(
-            f"{shard}, {key}: KEY.json holds {type(meta).__name__}, not an object: pack it again"
-        )
-    return meta
+            f"{shard}, {key}: KEY.json cannot be read ({error}): pack the data set again"
+        ) from None
 
 
 def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
 from mkd.dataset.shard_record import TileRecord, member_fault
+from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 
@@ -21,13 +22,14 @@ class TileImage(NamedTuple):
     label: NDArray[np.uint8] | None
 
 
-def read_tile(place: Folder, file: str, tile: TileRecord) -> TileImage:
+def read_tile(place: Folder, file: str, tile: TileRecord, max_pixels: int = MAX_PIXELS) -> TileImage:
     """Read and decode one tile.
 
     Args:
         place: the data set.
         file: the tile's shard.
         tile: what the shard's record says of the tile.
+        max_pixels: larger tiles are refused before they are decoded.
 
     Raises:
         ValueError: a damaged tile, naming shard and key.
@@ -37,8 +39,8 @@ def read_tile(place: Folder, file: str, tile: TileRecord) -> TileImage:
     if not kind:
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
     label = members.get("label.png")
-    ids = None if label is None else label_pixels(label, f"{name}.label.png")
-    return TileImage(tile.key, image_pixels(members[kind], kind, f"{name}.{kind}"), ids)
+    ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels)
+    return TileImage(tile.key, image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels), ids)
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 """Checkpoints of a phase: `latest.pt` to resume from, `best.safetensors`, `step-N.pt` kept, `good*` to go back to."""
 
 import errno
+import logging
 import os
 import shutil
 import zipfile
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from mkd.atomic import written_aside
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2  # of latest.pt
 LINKLESS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)  # file systems without hard links
@@ -32,6 +35,8 @@ class Checkpoints:
         background: write in a thread from a copy on the CPU, while training goes on; at most one checkpoint at a time,
             and best weights before it.
         lock_lost: returns a sentence that names who has taken the run folder from this process, or None.
+        run: identity of the run, which its files carry; those of another run are refused. None checks nothing.
+        accept_foreign: go on from a checkpoint of another run or phase all the same.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class Checkpoints:
         keep: int = 3,
         background: bool = False,
         lock_lost: Callable[[], str | None] = lambda: None,
+        run: str | None = None,
+        accept_foreign: bool = False,
     ) -> None:
         """Set the names of the files; nothing is read yet."""
         self.folder, self.writes, self.every, self.keep = folder, writes, every, keep
-        self.lock_lost = lock_lost
+        self.lock_lost, self.run, self.accept_foreign = lock_lost, run, accept_foreign
         self.latest, self.best = folder / "latest.pt", folder / "best.safetensors"
         self.good, self.good_best = folder / "good.pt", folder / "good_best.safetensors"
         self._thread = ThreadPoolExecutor(1, "checkpoint") if background and writes else None
@@ -84,10 +91,10 @@ class Checkpoints:
         """Return the latest checkpoint on the CPU, or None when there is none.
 
         Raises:
-            ValueError: the file is damaged, or of another version of this program.
+            ValueError: the file is damaged, of another version of this program, or of another run.
             OSError: it cannot be read, or there is not memory enough.
         """
-        return _load(self.latest) if self.latest.is_file() else None
+        return self._load(self.latest) if self.latest.is_file() else None
 
     def keep_as(self, step: int, good: bool) -> None:
         """Give the latest checkpoint, of ``step``, its other names: `step-N.pt` and `good.pt`, as far as due."""
@@ -111,7 +118,7 @@ class Checkpoints:
         self.wait()  # for the thread: it may still write what is replaced here
         if (new_owner := self.lock_lost()) is not None:
             raise ValueError(new_owner)
-        state = _load(self.good)
+        state = self._load(self.good)
         change(state)
         step = int(state["step"])
         if self.good_best.is_file():
@@ -143,9 +150,12 @@ class Checkpoints:
         """Return the best weights on the CPU.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged, or of another run.
         """
         try:
+            with safe_open(self.best, "pt") as file:
+                owner = dict(file.metadata() or {}).get("run")
+            self._check_owner(self.best, owner, None)
             return load_file(self.best)
         except SafetensorError as error:
             raise ValueError(
@@ -161,16 +171,42 @@ class Checkpoints:
             self._writing[name] = self._thread.submit(write, copied(state))
 
     def _write_best(self, state: dict[str, Tensor]) -> None:
+        owner = None if self.run is None else {"run": self.run}
         with written_aside(self.best) as aside:
-            aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}))
+            aside.write_bytes(save({k: v.detach().cpu().contiguous() for k, v in state.items()}, owner))
 
     def _write(self, state: dict[str, Any], good: bool) -> None:
         with written_aside(self.latest) as aside:
             try:
-                torch.save({"format": FORMAT, **state}, aside)
+                torch.save({"format": FORMAT, "run": self.run, "phase": self.folder.name, **state}, aside)
             except RuntimeError:  # torch's writer gives no reason; the state itself can always be saved
                 raise OSError(errno.ENOSPC, "the disk is full or failing") from None
         self.keep_as(int(state["step"]), good)
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint of this run."""
+        state = _load(path)
+        self._check_owner(path, state.pop("run", None), state.pop("phase", None))
+        return state
+
+    def _check_owner(self, path: Path, run: Any, phase: Any) -> None:
+        """Refuse a file that carries the name of another run or phase; older versions wrote none.
+
+        Raises:
+            ValueError: it does, and that is not accepted.
+        """
+        other_run = None not in (self.run, run) and run != self.run
+        if not other_run and phase in (None, self.folder.name):
+            return
+        whose = f"of another run ({run}, this one is {self.run})" if other_run else f"of the phase {phase!r}"
+        if not self.accept_foreign:
+            raise ValueError(
+                f"{path} is {whose}; put the run's own back, delete {path.parent} to train the phase again, or go on "
+                "with accept=[checkpoint]"
+            )
+        log.warning(
+            "accept=[checkpoint]: %s is %s: the run goes on from what it has not trained itself", path, whose
+        )
 
     def _kept(self) -> list[Path]:
         """Return the checkpoints kept under their own name, the oldest first."""

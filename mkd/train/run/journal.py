@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from mkd.atomic import append_line, write_text
 from mkd.metrics.confusion import ConfusionMatrix
+from mkd.train.run.tensorboard_file import TensorboardFile
 
 LONG_HOURS = 0.25  # from which a phase's length is announced
 
@@ -34,9 +34,10 @@ class Journal:
         """Set the paths; `start` opens files."""
         self.folder, self.classes, self.writes = folder, classes, writes
         self.path = folder / "metrics.jsonl"
-        self.console = Console()
+        self.console = Console(markup=False, emoji=False)  # names of classes and folders are no markup
         self.progress: Progress | None = None
         self._open = False
+        self._warned = False  # that the curves cannot be written
         self._task = TaskID(0)
         self._shown = 0.0
 
@@ -45,7 +46,7 @@ class Journal:
         if not self.writes:
             return
         self._drop_after(phase, step)
-        self.tensorboard = SummaryWriter(str(self.folder / "tensorboard" / phase), purge_step=step + 1)
+        self.tensorboard = TensorboardFile(self.folder / "tensorboard" / phase, step + 1, self._say_once)
         self._open = True
         self._announced = False
         self._phase, self._steps, self._first, self._began = phase, steps, step, time.monotonic()
@@ -53,9 +54,9 @@ class Journal:
             self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
         if self.console.is_terminal:
             self.progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
                 TimeRemainingColumn(),
                 console=self.console,
             )
@@ -93,6 +94,7 @@ class Journal:
         parts = {f"{group}/{k}": v for group, members in groups.items() for k, v in members.items()}
         for name, value in {**values, **parts, "lr": lr, "img_s": speed}.items():
             self.tensorboard.add_scalar(name, value, step)
+        self.tensorboard.flush()
         shown = "  ".join(_shown(k, v) for k, v in values.items())
         text = f"epoch {epoch:.1f}  step {step}/{self._steps}  {speed:.1f} img/s  {shown}"
         if self.progress is not None:
@@ -136,6 +138,7 @@ class Journal:
         for name, value in zip(self.classes, iou, strict=True):
             if value is not None:
                 self.tensorboard.add_scalar(f"val_iou/{name}", value, step)
+        self.tensorboard.flush()
         by_class = "  ".join(
             f"{name} {'absent' if value is None else f'{value:.2f}'}"
             for name, value in zip(self.classes, iou, strict=True)
@@ -156,6 +159,12 @@ class Journal:
             return
         console = self.progress.console if self.progress is not None else self.console
         console.print(text, highlight=False, soft_wrap=True)
+
+    def _say_once(self, text: str) -> None:
+        """Print the warning that the curves cannot be written, once, however many phases there are."""
+        if not self._warned:
+            self._warned = True
+            self.say(text)
 
     def end(self) -> None:
         """Close the phase's curves and its progress line."""
