@@ -8,7 +8,7 @@ from pyproj import Transformer
 
 from mkd.geo.grid import Window
 from mkd.geo.raster_info import RasterInfo
-from mkd.geo.vector_labels import VectorLabels, VectorSource
+from mkd.geo.vector.vector_labels import VectorLabels, VectorSource
 
 CLASSES = ("field", "wood", "water")
 H, W = 60, 80

@@ -1,0 +1,1 @@
+"""Vectors: class maps as polygons, and polygons as labels."""
