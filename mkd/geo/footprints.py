@@ -154,7 +154,7 @@ def _exact_pairs(tiles: Footprints, first: Ints, second: Ints, margin: float) ->
             tiles.outlines(unique, margin / 2, _STEPS), tiles.names[tiles.frames[guest[0]]], name
         )[place]
         if is_geographic(name):
-            moved[..., 0] += 360 * np.round((outlines[:, :1, 0] - moved[:, :1, 0]) / 360)
+            moved[..., 0] += 360 * np.round((outlines[:, :1, 0] - moved[..., 0]) / 360)
         lost = ~np.isfinite(moved).all(axis=(1, 2))  # near by longitude and latitude: call it contact
         moved[lost] = 0.0
         touch = lost | shapely.intersects(shapely.polygons(outlines), shapely.polygons(moved))

@@ -22,6 +22,7 @@ from torch import nn
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
+from mkd.geo.raster_info import RasterInfo
 from mkd.labels import NODATA, Colour
 
 _log = logging.getLogger(__name__)
@@ -93,11 +94,10 @@ def predict_map(
         counts = _Counts(np.zeros(len(class_palette), np.int64))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         colormap = dict(enumerate(class_palette))
-        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform, "control": info.control}
-        if info.transform is None and info.control is None:
-            _log.warning("note: %s has no place on Earth (transform, control points or RPCs), so its map has none", input)
         with (
-            RasterWriter(output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA) as writer,
+            RasterWriter(
+                output, *size, 2, "uint8", **_place(info, input), colormap=colormap, nodata=NODATA
+            ) as writer,
             _progress(total) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
@@ -105,6 +105,15 @@ def predict_map(
                 rows = Window(band.row, 0, band.values.shape[1], info.width)
                 writer.write(rows, counts.map_pixels(band, reader.valid(rows)))
     return counts.summary(*size)
+
+
+def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
+    """Return the place of a raster on Earth, for a map on its grid; warn when it has none."""
+    if info.transform is None and info.control is None:
+        _log.warning(
+            "note: %s has no place on Earth (transform, control points, RPCs), so its map has none", input
+        )
+    return {"crs": info.crs, "transform": info.transform, "control": info.control}
 
 
 class _Network:

@@ -22,7 +22,10 @@ from mkd.synth.textures import blur, cast_shadow, smooth_noise, smoothstep
 from mkd.synth.trees import plant
 
 _ORIGIN = (612_000.0, 2_842_000.0)  # easting and northing of the upper left corner of seed 0, metres
-_APART, _ACROSS = 5_000.0, 32  # metres from one seed's corner to the next, seeds in a row: no two share ground
+_APART, _ACROSS = (
+    5_000.0,
+    32,
+)  # metres from one seed's corner to the next, seeds in a row: no two share ground
 _PHOTOGRAPH = 300.0  # side of one photograph of the mosaic, pixels
 
 

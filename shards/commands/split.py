@@ -74,7 +74,7 @@ def split(
     # Report.
     near = _provenance(written).get("near_duplicates")
     report: dict[str, Any] = {part: str(folder) for part, folder in folders.items()}
-    report |= {"dropped": parts.dropped, "touching": leaks and leaks.count, "done_before": done}
+    report |= {"dropped": parts.dropped, "touching": leaks and leaks.number, "done_before": done}
     report |= {"near_duplicates": near and near.get("test like train")}
     return report | {"absent": _absent_classes(written.get("labelled"))}
 
@@ -112,11 +112,16 @@ def _write_parts(
         # The index comes last: it tells what leaks, read back from the shards.
         shards = {part: (folders[part], writer.commit()) for part, writer in writers.items()}
         leaks, unknown = _count_leaks(shards)
-        told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.count}
+        told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.number}
         if unknown:
             near = _compare_pictures(shards, workers, out)
-            told |= {"test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0, "near_duplicates": near}
-        written = {part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()}
+            told |= {
+                "test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0,
+                "near_duplicates": near,
+            }
+        written = {
+            part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()
+        }
     return written, leaks
 
 
@@ -146,7 +151,9 @@ def _check_earlier(folders: Mapping[str, Folder], written: Mapping[str, DatasetI
     if leaks is not None:
         _log.info("test tiles touching a training tile: %s", leaks.text())
     if leaks is not None and leaks.touching:
-        _log.warning("note: an older version made this split: remove it and split again, or choose another --out")
+        _log.warning(
+            "note: an older version made this split: remove it and split again, or choose another --out"
+        )
     return leaks
 
 

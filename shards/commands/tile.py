@@ -111,7 +111,7 @@ def _plan_units(
         own_scenes = [scenes[raster] for raster in cutter.windows.rasters(*span)]
         own_stamps = {**_stamps_by_name(own_scenes, stamps), **_dependencies_by_name(own_scenes, depends)}
         units.append(Unit(number, unit_fingerprint(asked, own_stamps, span), span))
-    # Dependencies stay out of the identity, which older data sets share: a unit that differs is compared by its content.
+    # Dependencies stay out of the identity, which older data sets share: units that differ are compared by content.
     return units, identity(asked, _stamps_by_name(scenes, stamps))
 
 

@@ -90,4 +90,6 @@ def _grey_pixels(group: Mapping[str, bytes], name: str) -> NDArray[Any]:
             return grey
         except ValueError:
             pass  # told below, in our words
-    return image_pixels(group[kind], kind, f"{name}.{kind}")[..., :3].mean(axis=2, dtype=np.float32)
+    pixels: NDArray[Any] = image_pixels(group[kind], kind, f"{name}.{kind}")[..., :3]
+    mean: NDArray[Any] = pixels.mean(axis=2, dtype=np.float32)
+    return mean

@@ -73,7 +73,10 @@ def find_near_duplicates(shards: Shards, workers: int = 1) -> NearDuplicates:
     seen = np.flatnonzero(~dull)
     # Each picture once a part, or thousands of equal tiles would hide others from each other.
     unique, first, place = np.unique(
-        np.column_stack([bits[seen], parts[seen].astype(np.uint8)]), axis=0, return_index=True, return_inverse=True
+        np.column_stack([bits[seen], parts[seen].astype(np.uint8)]),
+        axis=0,
+        return_index=True,
+        return_inverse=True,
     )
     one, other, distance = near_pairs(unique[:, :-1], unique[:, -1].astype(np.int64))
     names, counts, place = list(shards), {}, place.ravel()
@@ -131,7 +134,9 @@ def draw_pairs(shards: Shards, found: NearDuplicates) -> bytes:
         for tile in (one, other):
             folder, infos = shards[tile.part]
             record = read_matching_record(folder, infos[tile.shard])
-            images.append(stretch_to_rgb8(read_tile(folder, infos[tile.shard].file, record.tiles[tile.row]).image))
+            images.append(
+                stretch_to_rgb8(read_tile(folder, infos[tile.shard].file, record.tiles[tile.row]).image)
+            )
         title, line = f"{one.part} {one.key}", f"{other.part} {other.key} · {distance} of {BITS} bits differ"
         cards.append(Card(title, line, images[0], None, images[1]))
     counted = [f"{pluralize(n, 'tile')} of {a} like one of {b}" for (a, b), n in found.counts.items() if n]

@@ -28,7 +28,9 @@ def unit_of_tiles(tiles: TileMap, block: int | None) -> list[Block | None]:
         block: edge of a block, pixels; None = whole sources.
     """
     shared = group_sources(tiles, OVERLAP)
-    _report_shared_ground(tiles, shared, "goes to one part" if block is None else "is cut into one set of blocks")
+    _report_shared_ground(
+        tiles, shared, "goes to one part" if block is None else "is cut into one set of blocks"
+    )
     if block is None:
         return [(tiles.source_names[shared[source]], 0, 0) for source in tiles.sources]
     groups = group_sources(tiles, CONTACT)
@@ -38,7 +40,9 @@ def unit_of_tiles(tiles: TileMap, block: int | None) -> list[Block | None]:
         for place, source in zip(tiles.places, tiles.sources, strict=True)
     ]
     # Where rasters touch, or tiles have no window, blocks lie in the world.
-    rows = np.flatnonzero([not alone[s] or p.window is None for p, s in zip(tiles.places, tiles.sources, strict=True)])
+    rows = np.flatnonzero(
+        [not alone[s] or p.window is None for p, s in zip(tiles.places, tiles.sources, strict=True)]
+    )
     root = groups[tiles.sources[rows]]
     order = np.argsort(root, kind="stable")
     for members in np.split(rows[order], np.flatnonzero(np.diff(root[order])) + 1) if len(rows) else []:
@@ -130,6 +134,6 @@ def shared_ground_text(names: Sequence[str], groups: Ints) -> str:
     many = np.flatnonzero(sizes > 1)
     if not len(many):
         return ""
-    example = [names[number] for number in np.flatnonzero(groups == many[0])]
+    example = [names[number] for number in np.flatnonzero(groups == many[0]).tolist()]
     places = "in one place" if len(many) == 1 else f"in {len(many):,} places, such as"
     return f"{pluralize(int(sizes[many].sum()), 'source')} share ground with another, {places}: {list_first(example)}"
