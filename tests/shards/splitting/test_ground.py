@@ -15,7 +15,8 @@ from shards.splitting.neighbours import Placement, TileMap, TilePlace, place_of,
 from shards.splitting.units import group_sources, unit_of_tiles
 
 UTM33, UTM32, LON_LAT, COMPOUND = (
-    CRS.from_user_input(name).to_wkt() for name in ("EPSG:32633", "EPSG:32632", "EPSG:4326", "EPSG:32633+5773")
+    CRS.from_user_input(name).to_wkt()
+    for name in ("EPSG:32633", "EPSG:32632", "EPSG:4326", "EPSG:32633+5773")
 )
 FRACTIONS = {"train": 0.5, "test": 0.5}
 
@@ -67,9 +68,21 @@ BASE = tile("base", 500000.0, 5000000.0)
         (tile("with heights", 500000.0, 5000000.0, crs=COMPOUND), True, True),
         (tile("UTM 32, inside", *in_crs(500006, 4999994, UTM32), crs=UTM32, size=20), True, True),
         (tile("UTM 32, 3 m beside", *in_crs(500016, 5000000, UTM32), crs=UTM32), False, False),
-        (tile("degrees, inside", *in_crs(500006, 4999994, LON_LAT), crs=LON_LAT, pixel=1e-6, size=20), True, True),
-        (tile("degrees, 100 m away", *in_crs(500100, 5000000, LON_LAT), crs=LON_LAT, pixel=1e-6), False, False),
-        (tile("other side of the world", 500000.0, 5000000.0, crs=CRS.from_epsg(32755).to_wkt()), False, False),
+        (
+            tile("degrees, inside", *in_crs(500006, 4999994, LON_LAT), crs=LON_LAT, pixel=1e-6, size=20),
+            True,
+            True,
+        ),
+        (
+            tile("degrees, 100 m away", *in_crs(500100, 5000000, LON_LAT), crs=LON_LAT, pixel=1e-6),
+            False,
+            False,
+        ),
+        (
+            tile("other side of the world", 500000.0, 5000000.0, crs=CRS.from_epsg(32755).to_wkt()),
+            False,
+            False,
+        ),
     ],
     ids=lambda value: value.key if isinstance(value, TilePlace) else "",
 )
@@ -87,7 +100,12 @@ def test_random_footprints_touch_as_their_grown_pixels_do():
     """For random turned tiles of one CRS contact equals a slow test of sampled points, where that is clear."""
     rng = np.random.default_rng(0)
     tiles = [
-        tile(str(n), *rng.uniform(0, 30, 2) + (500000, 5000000), pixel=rng.uniform(0.05, 0.2), turn=rng.uniform(0, 6))
+        tile(
+            str(n),
+            *rng.uniform(0, 30, 2) + (500000, 5000000),
+            pixel=rng.uniform(0.05, 0.2),
+            turn=rng.uniform(0, 6),
+        )
         for n in range(40)
     ]
     tile_map, rows = TileMap(tiles), np.arange(40)
@@ -152,7 +170,9 @@ def test_one_place_cannot_fill_two_parts_by_source():
     assert keys["test"]
 
 
-@pytest.mark.parametrize("options", [{}, {"crs": UTM32}, {"crs": COMPOUND}], ids=["same", "UTM 32", "heights"])
+@pytest.mark.parametrize(
+    "options", [{}, {"crs": UTM32}, {"crs": COMPOUND}], ids=["same", "UTM 32", "heights"]
+)
 def test_overlapping_sheets_have_one_set_of_blocks(options):
     """A tile of a second sheet on the ground of a tile of the first is in its block, also in another zone."""
     first = sheet("first", 500000, 5000000, 8, 8)
@@ -162,7 +182,9 @@ def test_overlapping_sheets_have_one_set_of_blocks(options):
     by_key = {place.key: unit for place, unit in zip([*first, *second], units, strict=True)}
     assert by_key["first_2_4"] == ("first", 1, 2)
     if options.get("crs") != UTM32:  # its grid is turned against the first one's
-        assert all(by_key[f"second_{r}_{c}"] == by_key[f"first_{r}_{c + 4}"] for r in range(8) for c in range(4))
+        assert all(
+            by_key[f"second_{r}_{c}"] == by_key[f"first_{r}_{c + 4}"] for r in range(8) for c in range(4)
+        )
     parts = split_places([*first, *second], 512, FRACTIONS, 1).keys
     places = {place.key: place for place in [*first, *second]}
     assert not find_leaks([places[k] for k in parts["test"]], [places[k] for k in parts["train"]]).touching

@@ -50,7 +50,9 @@ def shards_of(**folders):
 
 def test_copies_in_another_dress_are_found_and_others_are_not(tmp_path):
     """A copy, a JPEG, a darker one and noise are found; 40 other pictures, a mirrored one and calm water are not."""
-    train = {f"t{n}": encode_png(scene(n)) for n in range(40)} | {"calm": encode_png(np.full((96, 96, 3), 9, np.uint8))}
+    train = {f"t{n}": encode_png(scene(n)) for n in range(40)} | {
+        "calm": encode_png(np.full((96, 96, 3), 9, np.uint8))
+    }
     noise = np.random.default_rng(0).normal(0, 4, (96, 96, 3))
     test = {
         "copy": encode_png(scene(0)),
