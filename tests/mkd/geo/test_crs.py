@@ -102,7 +102,7 @@ def test_control_points_and_rpcs_are_read_and_written(tmp_path, kind):
     """What a raster has in place of a transform comes back from a written one."""
     if kind == "rpc":
         names = "HEIGHT_OFF HEIGHT_SCALE LAT_OFF LAT_SCALE LONG_OFF LONG_SCALE LINE_OFF LINE_SCALE SAMP_OFF SAMP_SCALE"
-        values = {name: "10" for name in names.split()}
+        values = dict.fromkeys(names.split(), "10")
         ramp = " ".join(str(n / 8) for n in range(1, 21))
         values |= {f"{axis}_{part}_COEFF": ramp for axis in ("LINE", "SAMP") for part in ("NUM", "DEN")}
         control = ControlPoints(rpc=tuple(sorted(values.items())))

@@ -50,7 +50,7 @@ def vrt(path, source, bands, relative=1):
     [
         (
             {"control": ControlPoints(CORNERS, "EPSG:32633")},
-            "1 raster has no transform, only control points, .* 3 ground",
+            "1 raster has no transform, only control points, .*3 ground",
         ),
         ({"crs": None, "transform": None}, r"1 raster has no place on Earth, .*no CRS and transform"),
         ({"crs": "EPSG:32633"}, r"1 raster has no place on Earth, .*no transform"),
