@@ -117,7 +117,7 @@ def _print_results(args: argparse.Namespace) -> int:
 
             _print(info(args.data), 24 + 34 * len(args.data))
         case "verify":
-            return max([_verify(folder, args.workers, args.max_pixels) for folder in args.data])
+            return max([_verify(folder, args.against, args.workers, args.max_pixels) for folder in args.data])
         case "stats":
             from mkd.storage.folder import split_url
             from shards.commands.stats import statistics_table, stats
@@ -136,15 +136,20 @@ def _print(table: Any, width: int) -> None:
     Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
-def _verify(folder: str, workers: int, max_pixels: int) -> int:
-    from shards.commands.verify import verify
+def _verify(folder: str, against: Sequence[str], workers: int, max_pixels: int) -> int:
+    from shards.commands.verify import compare_ground, shared_ground, verify
     from shards.progress import pluralize
 
+    note = ""
     try:
         problems = verify(folder, workers, max_pixels)
+        if not problems:  # else tiles may not be readable
+            problems, note = compare_ground(folder, against, workers), shared_ground(folder)
     except ValueError as error:  # the other data sets are looked at all the same
         print(f"mkd-shards: {error}", file=sys.stderr)
         return 2
+    if note:
+        print(f"note: {note}")
     for problem in problems:
         print(problem)
     print(f"{folder}: {pluralize(len(problems), 'problem') if problems else 'all well'}")
@@ -163,6 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("data", nargs="+", metavar="DATASET")
     verify = commands.add_parser("verify", help="read everything again and compare")
     verify.add_argument("data", nargs="+", metavar="DATASET")
+    verify.add_argument(
+        "--against", nargs="+", default=[], metavar="DATASET", help="data sets that must be of other ground"
+    )
     _add_workers(verify)
     _add_max_pixels(verify)
     _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))

@@ -32,7 +32,7 @@ class ControlPoints:
                 GroundControlPoint(row=row, col=col, x=x, y=y, z=z, id=str(number))
                 for number, (row, col, x, y, z) in enumerate(self.points, 1)
             ]
-            data.gcps = (points, None if self.crs is None else CRS.from_wkt(self.crs))
+            data.gcps = (points, CRS() if self.crs is None else CRS.from_user_input(self.crs))
         if self.rpc:
             data.update_tags(ns="RPC", **dict(self.rpc))
 

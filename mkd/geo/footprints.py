@@ -143,8 +143,9 @@ def _exact_pairs(tiles: Footprints, first: Ints, second: Ints, margin: float) ->
     for kind in np.unique(kinds, axis=0):
         some = (kinds == kind).all(axis=1)
         one, other = first[some], second[some]
-        # The CRS is that of the same tile whoever asks, so that contact is mutual.
-        swap = tiles.names[kind[0]] > tiles.names[kind[1]]
+        # The CRS is that of the same tile whoever asks, so that contact is mutual; degrees fail around a pole.
+        first_key, second_key = ((is_geographic(tiles.names[k]), tiles.names[k]) for k in kind)
+        swap = first_key > second_key
         base, guest = (other, one) if swap else (one, other)
         name = tiles.names[tiles.frames[base[0]]]
         outlines = tiles.outlines(base, margin / 2)
@@ -154,7 +155,7 @@ def _exact_pairs(tiles: Footprints, first: Ints, second: Ints, margin: float) ->
             tiles.outlines(unique, margin / 2, _STEPS), tiles.names[tiles.frames[guest[0]]], name
         )[place]
         if is_geographic(name):
-            moved[..., 0] += 360 * np.round((outlines[:, :1, 0] - moved[:, :1, 0]) / 360)
+            moved[..., 0] += 360 * np.round((outlines[:, :1, 0] - moved[..., 0]) / 360)
         lost = ~np.isfinite(moved).all(axis=(1, 2))  # near by longitude and latitude: call it contact
         moved[lost] = 0.0
         touch = lost | shapely.intersects(shapely.polygons(outlines), shapely.polygons(moved))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 
 from mkd.geo.control_points import ControlPoints, control_points_of
 from mkd.geo.crs import crs_name, same_horizontal_crs
@@ -63,6 +66,13 @@ def info_of(data: Any) -> RasterInfo:
     )
 
 
+def tiff_info(data: bytes) -> RasterInfo:
+    """Describe a TIFF in memory, which can be read."""
+    with warnings.catch_warnings(), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return info_of(raster)
+
+
 def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
     """Return the first difference between the pixel grids of two rasters.
 
@@ -105,7 +115,8 @@ def _corners(info: RasterInfo) -> NDArray[np.float64]:
     """Return the (4, 2) corners in the units of the CRS."""
     place = np.array(info.transform or (1, 0, 0, 0, 1, 0), float).reshape(2, 3)
     ends = [(col, row, 1.0) for row in (0, info.height) for col in (0, info.width)]
-    return np.array(ends, float) @ place.T
+    corners: NDArray[np.float64] = np.array(ends, float) @ place.T
+    return corners
 
 
 def _pixel_edge(info: RasterInfo) -> float:

@@ -24,6 +24,7 @@ from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_info import RasterInfo
 from mkd.geo.raster_safety import RasterLimits
 from mkd.labels import NODATA, Colour
 
@@ -106,14 +107,8 @@ def predict_map(
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
         legend = Legend(classes, tuple(class_palette), tags or {})
-        place: dict[str, Any] = {"crs": info.crs, "transform": info.transform, "control": info.control}
-        if info.transform is None and info.control is None:
-            _log.warning(
-                "note: %s has no place on Earth (transform, control points or RPCs), so its map has none",
-                input,
-            )
         with (
-            ClassMapWriter(output, *size, legend, **place) as writer,
+            ClassMapWriter(output, *size, legend, **_place(info, input)) as writer,
             _progress(total) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
@@ -121,6 +116,15 @@ def predict_map(
                 rows = Window(band.row, 0, band.values.shape[1], info.width)
                 writer.write(rows, counts.map_pixels(band, reader.valid(rows)))
     return counts.summary(*size)
+
+
+def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
+    """Return the place of a raster on Earth, for a map on its grid; warn when it has none."""
+    if info.transform is None and info.control is None:
+        _log.warning(
+            "note: %s has no place on Earth (transform, control points, RPCs), so its map has none", input
+        )
+    return {"crs": info.crs, "transform": info.transform, "control": info.control}
 
 
 class _Network:

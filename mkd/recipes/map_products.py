@@ -8,9 +8,9 @@ import numpy as np
 from mkd.config.schema import PredictRun
 from mkd.geo.class_map import Legend
 from mkd.geo.ground_area import GroundArea
+from mkd.geo.raster import RasterReader
 from mkd.geo.vector.polygon_file import write_polygons
 from mkd.geo.vector.polygons import class_polygons
-from mkd.geo.raster import RasterReader
 from mkd.inference.area_table import SQUARE_METRES_OF_HECTARE, write_areas
 from mkd.inference.map_writer import MapSummary
 from mkd.report.preview import ClassCover, write_preview

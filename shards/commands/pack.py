@@ -21,6 +21,7 @@ from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 from shards.inputs.image_file import CHECKS, image_member, mask_ids
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
+from shards.inputs.image_place import tiff_place
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
@@ -138,8 +139,7 @@ class _Packer:
             "source": item.name,
             "window": None,
             "size": list(member.size),
-            "crs": None,
-            "transform": None,
+            **tiff_place(image),
         }
         return encode_tile(
             item.key, member.data, member.extension, ids, meta, bands=member.bands, dtype=member.dtype

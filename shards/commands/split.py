@@ -74,7 +74,7 @@ def split(
     # Report.
     near = _provenance(written).get("near_duplicates")
     report: dict[str, Any] = {part: str(folder) for part, folder in folders.items()}
-    report |= {"dropped": parts.dropped, "touching": leaks and leaks.count, "done_before": done}
+    report |= {"dropped": parts.dropped, "touching": leaks and leaks.number, "done_before": done}
     report |= {"near_duplicates": near and near.get("test like train")}
     return report | {"absent": _absent_classes(written.get("labelled"))}
 
@@ -112,7 +112,7 @@ def _write_parts(
         # The index comes last: it tells what leaks, read back from the shards.
         shards = {part: (folders[part], writer.commit()) for part, writer in writers.items()}
         leaks, unknown = _count_leaks(shards)
-        told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.count}
+        told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.number}
         if unknown:
             near = _compare_pictures(shards, workers, out)
             told |= {

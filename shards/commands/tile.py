@@ -17,7 +17,7 @@ from shards.inputs.class_file import content_fields, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
 from shards.inputs.places import warn_of_places
-from shards.inputs.raster_source import raster_stamps
+from shards.inputs.raster_source import dependency_stamps, raster_stamps
 from shards.inputs.tiling import TilingOptions, resolve_tiling
 from shards.inputs.windows import uncovered_pixels
 from shards.output.build_manifest import describe_build
@@ -104,18 +104,32 @@ def _plan_units(
         raise ValueError(
             f"no tile of {asked['size']} x {asked['size']} pixels fits into {scenes[0].image}: choose another --size"
         )
-    stamps = raster_stamps(path for scene in scenes for path in scene.files.values())
+    paths = [path for scene in scenes for path in scene.files.values()]
+    stamps, depends = raster_stamps(paths), dependency_stamps(paths)
     units = []
     for number, start in enumerate(range(0, total, shard_size)):
         span = (start, min(start + shard_size, total))
-        # A shard depends on the rasters that its windows lie in, and on no others.
+        # A shard depends on the rasters that its windows lie in and on what those are made of, and on no others.
         own_scenes = [scenes[raster] for raster in cutter.windows.rasters(*span)]
-        units.append(Unit(number, unit_fingerprint(asked, _stamps_by_name(own_scenes, stamps), span), span))
+        own_stamps = {**_stamps_by_name(own_scenes, stamps), **_dependencies_by_name(own_scenes, depends)}
+        units.append(Unit(number, unit_fingerprint(asked, own_stamps, span), span))
+    # Dependencies stay out of the identity, which older data sets share: units that differ are compared by content.
     return units, identity(asked, _stamps_by_name(scenes, stamps))
 
 
 def _stamps_by_name(scenes: Sequence[Orthomosaic], stamps: Mapping[str, Stamp]) -> dict[str, Stamp]:
     return {name: stamps[path] for scene in scenes for name, path in scene.files.items()}
+
+
+def _dependencies_by_name(
+    scenes: Sequence[Orthomosaic], depends: Mapping[str, Mapping[str, Stamp]]
+) -> dict[str, Stamp]:
+    return {
+        f"{name} depends on {file}": stamp
+        for scene in scenes
+        for name, path in scene.files.items()
+        for file, stamp in depends[path].items()
+    }
 
 
 def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -9,12 +10,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
+from mkd.geo.footprints import OVERLAP
 from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import list_first, pluralize, progress
 from shards.reading.shard_check import ShardCheck, ShardTask, check_shard
+from shards.splitting.image_hash import BITS
+from shards.splitting.leaks import find_leaks, read_places
+from shards.splitting.near_duplicates import find_near_duplicates
+from shards.splitting.neighbours import TileMap
+from shards.splitting.units import group_sources, shared_ground_text
+
+_log = logging.getLogger(__name__)
 
 
 def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MAX_PIXELS) -> list[str]:
@@ -53,6 +62,47 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
     if not problems:  # else these follow from them
         problems += _total_problems(index, found)
     return problems + _size_problems(found)
+
+
+def compare_ground(folder: str | os.PathLike[str], against: Sequence[str], workers: int = 1) -> list[str]:
+    """Compare a data set with others that must be of other ground, such as a test set with training sets.
+
+    Args:
+        folder: the data set, path or URL.
+        against: the others.
+        workers: processes that compare pictures.
+
+    Returns:
+        One sentence for each of the others that shares ground, or has tiles that look the same.
+
+    Raises:
+        ValueError: no data set there, or a damaged tile.
+    """
+    own, index = Folder(folder), read_index(folder)
+    places, problems = read_places(own, index.shards), []
+    for other in against:
+        there, others = Folder(other), read_index(other).shards
+        leaks = find_leaks(places, read_places(there, others))
+        _log.info("%s: tiles touching a tile of %s: %s", folder, other, leaks.text())
+        if leaks.touching:
+            problems.append(
+                f"{pluralize(len(leaks.touching), 'tile')} touch tiles of {other}, such as {leaks.touching[0]}: "
+                "split by place again"
+            )
+        found = find_near_duplicates({"here": (own, index.shards), other: (there, others)}, workers)
+        if found.pairs:
+            bits, one, twin = found.pairs[0]
+            problems.append(
+                f"{pluralize(found.counts['here', other], 'tile')} look like tiles of {other}, such as {one.key} like "
+                f"{twin.key} ({bits} of {BITS} bits differ): look at both, and leave one out"
+            )
+    return problems
+
+
+def shared_ground(folder: str | os.PathLike[str]) -> str:
+    """Say which sources of a data set lie on the same ground; "" when none do."""
+    tiles = TileMap(read_places(Folder(folder), read_index(folder).shards))
+    return shared_ground_text(tiles.source_names, group_sources(tiles, OVERLAP))
 
 
 def _duplicate_keys(found: ShardCheck, keys: set[str]) -> list[str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable
 from typing import BinaryIO
 
 from mkd.cli.arguments import is_utf8
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_files import raster_files
 from mkd.geo.raster_safety import RasterLimits
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
+_BESIDE = (".msk", ".aux.xml")
 
 
 def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReader:  # noqa: B008 - frozen
@@ -85,3 +88,48 @@ def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
         tree = trees.setdefault(folder.url, FileTree(folder))
         stamps[path] = tree.stamps([name])[name]
     return stamps
+
+
+def dependency_stamps(paths: Iterable[str]) -> dict[str, dict[str, Stamp]]:
+    """Return the stamps of the other files that each raster depends on.
+
+    These are the sources of a VRT, also of those inside, masks, world files and metadata beside a raster.
+
+    Args:
+        paths: paths or URLs of rasters.
+
+    Returns:
+        By raster, the stamp of each file by its name from the raster's folder; size -1 for one that is not there.
+    """
+    return {path: _dependencies(path) for path in paths}
+
+
+def _dependencies(path: str) -> dict[str, Stamp]:
+    folder, name = split_url(path)
+    if folder.local is None:
+        return _remote_dependencies(folder, name)
+    found = {}
+    for file in raster_files(folder.local / name)[1:]:
+        label = os.path.relpath(file, folder.local)  # a copy of all of them elsewhere is the same
+        try:
+            state = os.stat(file)
+            found[label] = Stamp(state.st_size, str(state.st_mtime_ns))
+        except OSError:  # a URL, or not there: reading the pixels tells
+            found[label] = Stamp(-1, "")
+    return found
+
+
+def _remote_dependencies(folder: Folder, name: str) -> dict[str, Stamp]:
+    """Take what lies beside a raster at a URL, and the sources of a VRT: GDAL reads them from its folder only."""
+    tree, found, rest = FileTree(folder), dict[str, Stamp](), [name]
+    while rest:
+        file = rest.pop()
+        stem = file[: file.rfind(".")]
+        named = [file + end for end in _BESIDE] + [stem + end for end in (*_BESIDE, *_WORLD_FILES)]
+        if file.lower().endswith(".vrt"):
+            sources = re.findall(r"<SourceFilename[^>]*>([^<]+)<", folder.read(file).decode(errors="replace"))
+            named += [source.rpartition("/")[2] for source in sources]
+        new = {key: stamp for key, stamp in tree.stamps(named).items() if key not in found and key != name}
+        found |= new
+        rest += new
+    return found

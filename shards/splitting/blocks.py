@@ -49,9 +49,9 @@ def split_places(
     grounds, sources = len(set(units)), len(tiles.source_names)
     if block is None and grounds < min(sources, len(fractions)):
         raise ValueError(
-            f"{sources} sources share ground and make {pluralize(grounds, 'place')}, which cannot fill {len(fractions)} "
-            f"parts ({', '.join(fractions)}): use --by block, which cuts through a place, sources of more places, or "
-            "fewer parts (a fraction of 0)"
+            f"{sources} sources share ground and make {pluralize(grounds, 'place')}, which cannot fill "
+            f"{len(fractions)} parts ({', '.join(fractions)}): use --by block, which cuts through a place, "
+            "sources of more places, or fewer parts (a fraction of 0)"
         )
     part_of = _best_draw(tiles, units, fractions, seed)
     parts: dict[str, list[TilePlace]] = {part: [] for part in fractions}

@@ -19,6 +19,7 @@ from shards.reading.shard_reader import read_groups
 BITS = 128
 _EDGE = 9  # pixels of the thumbnail that is hashed: 8 x 8 steps to the right, 8 x 8 steps down
 _FLAT = 0.01  # of the mean: with less contrast in its thumbnail a tile shows nothing to compare
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # as JPEG weighs red, green and blue
 
 Bytes = NDArray[np.uint8]
 
@@ -90,4 +91,6 @@ def _grey_pixels(group: Mapping[str, bytes], name: str) -> NDArray[Any]:
             return grey
         except ValueError:
             pass  # told below, in our words
-    return image_pixels(group[kind], kind, f"{name}.{kind}")[..., :3].mean(axis=2, dtype=np.float32)
+    pixels: NDArray[Any] = image_pixels(group[kind], kind, f"{name}.{kind}")[..., :3]
+    luma: NDArray[Any] = pixels @ _LUMA[: pixels.shape[2]]
+    return luma

@@ -21,7 +21,7 @@ class Leaks(NamedTuple):
     unknown: Sequence[str]
 
     @property
-    def count(self) -> int | None:
+    def number(self) -> int | None:
         """Number of tiles that touch; None when none is found and of some nobody knows."""
         return len(self.touching) if self.touching or not self.unknown else None
 

@@ -82,7 +82,8 @@ class TileMap:
         found = np.zeros(len(self.places), bool)
         for tiles, _ in self.pairs(rows, others):
             found[tiles] = True
-        return rows[found[rows]]
+        touched: Ints = rows[found[rows]]
+        return touched
 
     def unknown(self, rows: Ints, others: Ints) -> Ints:
         """Return the tiles among `rows` of which nobody can know whether they lie on ground of the others.
@@ -96,7 +97,8 @@ class TileMap:
             for row in rows
             for sources in [unplaced if fixed[row] else all_sources]
         ]
-        return rows[np.array(strange, bool)]
+        found: Ints = rows[np.array(strange, bool)]
+        return found
 
     def _comparable(self) -> NDArray[np.bool_]:
         """Say which tiles can be compared with tiles of other sources: all that share Earth, or one CRS."""

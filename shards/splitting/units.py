@@ -134,6 +134,6 @@ def shared_ground_text(names: Sequence[str], groups: Ints) -> str:
     many = np.flatnonzero(sizes > 1)
     if not len(many):
         return ""
-    example = [names[number] for number in np.flatnonzero(groups == many[0])]
+    example = [names[number] for number in np.flatnonzero(groups == many[0]).tolist()]
     places = "in one place" if len(many) == 1 else f"in {len(many):,} places, such as"
     return f"{pluralize(int(sizes[many].sum()), 'source')} share ground with another, {places}: {list_first(example)}"

@@ -17,8 +17,8 @@ import shapely
 from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
 from mkd.geo.ground_area import GroundArea
-from mkd.geo.vector.polygons import ClassPolygon
 from mkd.geo.raster_info import RasterInfo
+from mkd.geo.vector.polygons import ClassPolygon
 
 LAYER = "land_cover"
 _CHUNK = 5000  # polygons written at once

@@ -5,8 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from rasterio.crs import CRS
 from torch import nn
 
+from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.map_writer import predict_map
@@ -103,6 +105,17 @@ def test_the_map_lies_where_the_raster_lies(tmp_path):
     assert (found.crs, found.transform) == (given.crs, PLACE)
     assert (found.height, found.width, found.bands, found.dtype, found.nodata) == (20, 30, 2, "uint8", 255)
     assert [found.colormap[i][:3] for i in range(len(PALETTE))] == PALETTE
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_control_points_go_with_the_map(tmp_path, placed, caplog):
+    """A scene with control points and no transform gives a map with them; one without any place is told."""
+    points = ((0.0, 0.0, 5e5, 5e6, 0.0), (0.0, 20.0, 500002.0, 5e6, 0.0), (20.0, 0.0, 5e5, 4999998.0, 0.0))
+    control = ControlPoints(points, CRS.from_epsg(32633).to_wkt()) if placed else None
+    image = raster(tmp_path / "in.tif", pixels(20, 20), crs=None, transform=None, control=control)
+    predict_map(network(1), PALETTE, image, tmp_path / "map.tif", tile=16, overlap=4)
+    assert stored(tmp_path / "map.tif")[0].control == control
+    assert any("has no place on Earth" in line for line in caplog.messages) is not placed
 
 
 def test_missing_data_stays_missing(tmp_path):

@@ -1,17 +1,22 @@
 """Splits on disk: tiles go where they should unchanged, and the leak check reads what was written."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import rasterio.crs
 
+import shards.commands.split
 import shards.splitting.blocks
 from mkd.dataset.index import read_index
+from shards.__main__ import main
 from shards.commands.split import split
 from shards.commands.verify import verify
 from shards.inputs.encode import encode_png, encode_tile
 from shards.output.dataset_writer import DatasetWriter
 from shards.reading.shard_reader import read_tiles
 from shards.splitting.assignment import SplitOptions
+from shards.splitting.leaks import Leaks
 from tests.helpers.shards import read_dataset, whole_windows
 
 CLASSES, PALETTE = ("field", "road", "rare"), ((0, 1, 0), (1, 0, 0), (0, 0, 1))
@@ -202,3 +207,68 @@ def test_blocks_need_windows(tmp_path):
     source = make(tmp_path / "all", windows=False, placed=False)
     with pytest.raises(ValueError, match=r"2 tiles have no window .* such as a: use --by source"):
         split(source, tmp_path / "out", SplitOptions(by="block"))
+
+
+def cut_dates(tmp_path, dates=2, corner=500000.0):
+    """Write a data set of several dates of one placed raster."""
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path, "dates", CLASSES, PALETTE, 50) as writer:
+        for day, window in product(range(dates), whole_windows(64, 64, 8, 8)):
+            place = [0.1, 0, corner + 0.1 * window.col, 0, -0.1, 5e6 - 0.1 * window.row]
+            meta = {
+                "source": f"day{day}",
+                "window": list(window),
+                "size": [8, 8],
+                "crs": CRS,
+                "transform": place,
+            }
+            image = encode_png(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            writer.add(encode_tile(f"day{day}_{window.row}_{window.col}", image, "png", None, meta))
+        writer.finish({"command": "test"})
+    return tmp_path
+
+
+def test_dates_of_one_place_leak_nothing_by_block_and_are_said(tmp_path, messages):
+    """Two dates of one place: each block of ground is in one part, whichever the date, and the note names both."""
+    report = split(cut_dates(tmp_path / "all"), tmp_path / "out", SplitOptions(by="block", block=16, seed=1))
+    ground = {
+        part: {tuple(np.round(sample.meta["transform"], 4)) for sample in read_dataset(report[part])}
+        for part in ("train", "val", "test")
+    }
+    assert not ground["train"] & ground["test"]
+    assert not ground["val"] & (ground["train"] | ground["test"])
+    assert report["touching"] == 0
+    assert report["near_duplicates"] is None, "places tell all: pictures are not compared"
+    assert any("2 sources share ground with another, in one place: day0, day1" in line for line in messages)
+
+
+def test_an_older_split_that_leaks_is_told(tmp_path, messages, monkeypatch):
+    """A split that is there is counted again: what an older version wrote as 0 is not repeated."""
+    source, options = cut_dates(tmp_path / "all"), SplitOptions(by="block", block=16, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.splitting.blocks, "touching", lambda tiles, others: set())
+        patch.setattr(shards.commands.split, "find_leaks", lambda tiles, others: Leaks([], []))
+        assert split(source, tmp_path / "out", options)["touching"] == 0
+    for part in ("train", "val", "test"):  # the plan is this version's; the tiles on disk are not
+        assert (tmp_path / "out" / part / "index.json").exists()
+    again = split(source, tmp_path / "out", options)
+    assert again["done_before"]
+    assert again["touching"] > 0
+    assert any("an older version made this split" in line for line in messages)
+
+
+def test_verify_compares_with_other_data_sets(tmp_path, capsys):
+    """--against finds tiles on the same ground and the same pictures, exits with 1, and names sources that share."""
+    here, same = cut_dates(tmp_path / "here"), cut_dates(tmp_path / "same", dates=1)
+    away = cut_dates(tmp_path / "away", corner=600000.0)
+    assert main(["verify", str(here), "--against", str(same), "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert f"128 tiles touch tiles of {same}" in said
+    assert f"64 tiles look like tiles of {same}" in said
+    assert "note: 2 sources share ground with another, in one place: day0, day1" in said
+    assert main(["verify", str(same), "--against", str(away), "--workers", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "touching a tile of" in said
+    assert "touch tiles" not in said
+    assert "64 tiles look like" in said, "a copy that claims another place"
+    assert main(["verify", str(same), "--against", "nowhere"]) == 2

@@ -8,11 +8,11 @@ import pyogrio
 import pytest
 import shapely
 
-from mkd.geo.vector import polygon_file
 from mkd.geo.class_map import Legend
+from mkd.geo.raster_info import RasterInfo
+from mkd.geo.vector import polygon_file
 from mkd.geo.vector.polygon_file import LAYER, write_polygons
 from mkd.geo.vector.polygons import ClassPolygon
-from mkd.geo.raster_info import RasterInfo
 
 LEGEND = Legend(("field", 'wood "old" & new'), ((200, 180, 60), (10, 90, 30)))
 

@@ -9,8 +9,8 @@ from scipy.ndimage import gaussian_filter, label
 
 from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window
-from mkd.geo.vector.polygons import class_polygons
 from mkd.geo.raster import RasterReader
+from mkd.geo.vector.polygons import class_polygons
 
 LEGEND = Legend(("a", "b", "c"), ((0, 0, 0), (9, 9, 9), (99, 9, 9)))
 
