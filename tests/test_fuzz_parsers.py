@@ -1,4 +1,4 @@
-"""Each parser of what strangers write, with thousands of mutants: a value, or a ValueError for people; soon, and small."""
+"""Each parser of what strangers write, with thousands of mutants: a value or a sentence, soon, in little memory."""
 
 import contextlib
 import io
@@ -315,17 +315,7 @@ def fuzz_config(dataset, scratch, data):
 
 
 FUZZERS = {
-    each.__name__.removeprefix("fuzz_"): each
-    for each in (
-        fuzz_index,
-        fuzz_index_bytes,
-        fuzz_record,
-        fuzz_meta,
-        fuzz_class_file,
-        fuzz_class_file_bytes,
-        fuzz_card,
-    )
-    + (fuzz_card_bytes, fuzz_header, fuzz_picture, fuzz_tar, fuzz_config)
+    name.removeprefix("fuzz_"): each for name, each in list(globals().items()) if name.startswith("fuzz_")
 }
 
 
