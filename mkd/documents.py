@@ -59,19 +59,30 @@ def parse_yaml(data: bytes | str) -> Any:
     """
     if len(data) > MAX_YAML:
         raise ValueError(f"it has {len(data):,} bytes, at most {MAX_YAML:,} are allowed")
-    text, depth = data if isinstance(data, str) else _decoded(data), 0
+    text = data if isinstance(data, str) else _decoded(data)
     try:
-        for event in yaml.parse(text, Loader=_Loader):  # before anything is built of it
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"the alias *{event.anchor} is not allowed, write the value out")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        check_yaml_shape(text)
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ValueError(_one_line(error)) from None
     except (ValueError, OverflowError, TypeError, AttributeError) as error:  # such as a date of month 13
         raise ValueError(_one_line(error)) from None
+
+
+def check_yaml_shape(text: str) -> None:
+    """Refuse aliases and deep nesting before anything is built of a YAML text.
+
+    Raises:
+        ValueError: one of them; without the file's name.
+        yaml.YAMLError: no YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"the alias *{event.anchor} is not allowed, write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def parse_json(data: bytes | str, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> Any:

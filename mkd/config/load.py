@@ -1,5 +1,6 @@
 """Command line and YAML -> schema object; every mistake names the key and the fix."""
 
+import contextlib
 import difflib
 import math
 import sys
@@ -20,7 +21,7 @@ from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
 from mkd.config.keys import CONFIGS, help_text
-from mkd.documents import parse_yaml
+from mkd.documents import check_yaml_shape, parse_yaml
 
 T = TypeVar("T")
 
@@ -50,6 +51,7 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
             raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
         if arg.startswith("+"):
             raise ValueError(f"argument '{arg}': keys cannot be added; write it without '+'")
+        _check_shape(arg)
     try:
         composed = _compose(kind, name, argv)
         missing = sorted(OmegaConf.missing_keys(composed))
@@ -72,6 +74,16 @@ def _check_lengths(config: Any, prefix: str = "") -> None:
             _check_lengths(value, f"{prefix}{f.name}.")
         elif isinstance(default, tuple) and len(value) != len(default):
             raise ValueError(f"{prefix}{f.name}={list(value)}: {len(default)} values are needed")
+
+
+def _check_shape(arg: str) -> None:
+    """Refuse a value with YAML aliases, a few of which mean gigabytes, or with brackets in hundreds of brackets."""
+    key, _, value = arg.partition("=")
+    try:
+        with contextlib.suppress(yaml.YAMLError):  # whoever parses it says so
+            check_yaml_shape(value)
+    except ValueError as error:
+        raise ValueError(f"{key}={value[:60]}: {error}") from None
 
 
 def _check_finite(value: Any, key: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 import re
@@ -115,13 +116,17 @@ def _text_of(name: str, opened: Open) -> str | None:
         ValueError: more text than that.
     """
     try:
-        with opened(name) as file:
+        file = opened(name)
+        # Not closed where it comes from an opener, which may give the same file again; nobody waits for it.
+        with file if opened is _opened else contextlib.nullcontext():
             start = file.read(_START)
-            if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"<", b"{") or not start.strip():
-                return None
-            data = start + file.read(MAX_VRT + 1)
+            text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+            data = start + file.read(MAX_VRT + 1) if text[:1] in (b"<", b"{") else b""
+            file.seek(0)
     except OSError:
-        return None  # whoever opens it says so
+        return None  # whoever opens or reads it says so
+    if not data:
+        return None
     if len(data) > MAX_VRT:
         raise ValueError(f"{name} has more than {MAX_VRT:,} bytes of text, which no raster needs")
     return data.decode("utf-8", "replace")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from mkd.atomic import written_aside
 from mkd.storage.direct_io import DirectFile
+from mkd.storage.local_files import FileInfo as FileInfo
+from mkd.storage.local_files import describe, read_range
 from mkd.storage.remote_file import RemoteFile
 from mkd.storage.retry_policy import call_with_retries, error_code_and_status, first_line
 
@@ -26,27 +26,8 @@ _S3_SCHEMES = ("s3", "s3a")
 # s3fs copies the parts that it is sending: by default a whole shard at once.
 _UPLOAD_PARTS = {"chunksize": 16 << 20, "max_concurrency": 4}
 
-_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 T = TypeVar("T")
-
-
-class FileInfo(NamedTuple):
-    """A file or folder of a listing.
-
-    Attributes:
-        name: of the file, without its folder.
-        size: bytes.
-        version: ETag or time of change: another text after each write.
-        is_folder: a folder, not a file.
-        fault: "", or why it is neither a file nor a folder that can be read: a FIFO, a device, a loop of links.
-    """
-
-    name: str
-    size: int
-    version: str
-    is_folder: bool
-    fault: str = ""
 
 
 class Folder:
@@ -119,7 +100,7 @@ class Folder:
             if not folder.is_dir():
                 return []
             with os.scandir(folder) as entries:
-                return [info for entry in entries if (info := _local_info(entry)) is not None]
+                return [info for entry in entries if (info := describe(entry)) is not None]
         try:
             rows = self._with_retries(lambda: self._fs.ls(self._path(sub), detail=True), sub)
         except FileNotFoundError:
@@ -134,7 +115,7 @@ class Folder:
             ValueError: refused by the server, or out of patience: one sentence.
         """
         if self.local is not None:
-            return _local_range(f"{self.local}/{name}", start, stop)
+            return read_range(f"{self.local}/{name}", start, stop)
         if stop is not None and stop <= start:
             return b""
         return self._with_retries(lambda: self._read_range(name, start, stop), name)
@@ -260,41 +241,6 @@ def _normalise(text: str) -> str:
     if not rest.strip("/") or (scheme in _S3_SCHEMES and rest.startswith("/")):
         raise ValueError(f"{text}: a URL needs a bucket or a folder behind '://', such as s3://bucket/tiles")
     return f"{scheme}://{rest.rstrip('/')}"
-
-
-def _local_range(path: str, start: int, stop: int | None) -> bytes:
-    """Read a range of a local file; an error names the file, which the system's does not always."""
-    try:
-        # A FIFO in a data set would be waited for without end; pipes that the shell makes lie in /dev.
-        if not stat.S_ISREG(os.stat(path).st_mode) and not path.startswith(("/dev/", "/proc/")):
-            raise OSError(errno.EINVAL if not os.path.isdir(path) else errno.EISDIR, "not a file")
-        with open(path, "rb", buffering=0) as file:
-            if start == 0 and stop is None:
-                return file.readall()
-            if start:  # a pipe cannot seek
-                file.seek(start)
-            if stop is None:
-                return file.readall()
-            data = file.read(stop - start)
-            while len(data) < stop - start and (
-                more := file.read(stop - start - len(data))
-            ):  # of a pipe: in pieces
-                data += more
-            return data
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-
-
-def _local_info(entry: os.DirEntry[str]) -> FileInfo | None:
-    try:
-        status = entry.stat()
-    except FileNotFoundError:  # a link to nowhere, or a file removed just now
-        return None
-    except OSError as error:  # such as a link to itself; whoever needs the file says so
-        return FileInfo(entry.name, 0, "", False, f"cannot be read ({error.strerror})")
-    is_folder, kind = stat.S_ISDIR(status.st_mode), stat.S_IFMT(status.st_mode)
-    fault = "" if is_folder or kind == stat.S_IFREG else f"is {_KINDS.get(kind, 'a device')}, not a file"
-    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault)
 
 
 def _remote_info(row: Mapping[str, Any]) -> FileInfo:

@@ -1,0 +1,64 @@
+"""Files and listings of a local folder; what is no file is told, and never waited for."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+_KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
+
+
+class FileInfo(NamedTuple):
+    """A file or folder of a listing.
+
+    Attributes:
+        name: of the file, without its folder.
+        size: bytes.
+        version: ETag or time of change: another text after each write.
+        is_folder: a folder, not a file.
+        fault: "", or why it is neither a file nor a folder that can be read: a FIFO, a device, a loop of links.
+    """
+
+    name: str
+    size: int
+    version: str
+    is_folder: bool
+    fault: str = ""
+
+
+def read_range(path: str, start: int, stop: int | None) -> bytes:
+    """Read a range of a local file; an error names the file, which the system's does not always."""
+    try:
+        # A FIFO in a data set would be waited for without end; pipes that the shell makes lie in /dev.
+        if not stat.S_ISREG(os.stat(path).st_mode) and not path.startswith(("/dev/", "/proc/")):
+            raise OSError(errno.EINVAL if not os.path.isdir(path) else errno.EISDIR, "not a file")
+        with open(path, "rb", buffering=0) as file:
+            if start == 0 and stop is None:
+                return file.readall()
+            if start:  # a pipe cannot seek
+                file.seek(start)
+            if stop is None:
+                return file.readall()
+            data = file.read(stop - start)
+            while len(data) < stop - start and (
+                more := file.read(stop - start - len(data))
+            ):  # of a pipe: in pieces
+                data += more
+            return data
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def describe(entry: os.DirEntry[str]) -> FileInfo | None:
+    """Describe an entry of a folder; None for a link to nowhere."""
+    try:
+        status = entry.stat()
+    except FileNotFoundError:  # a link to nowhere, or a file removed just now
+        return None
+    except OSError as error:  # such as a link to itself; whoever needs the file says so
+        return FileInfo(entry.name, 0, "", False, f"cannot be read ({error.strerror})")
+    is_folder, kind = stat.S_ISDIR(status.st_mode), stat.S_IFMT(status.st_mode)
+    fault = "" if is_folder or kind == stat.S_IFREG else f"is {_KINDS.get(kind, 'a device')}, not a file"
+    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault)
