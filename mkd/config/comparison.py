@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from mkd.config.load import to_yaml
+from mkd.config.run_config import to_yaml
 from mkd.config.schema import RESUMABLE
 
 
@@ -26,8 +26,8 @@ def difference(written: str, config: Any, there: str = "there", now: str = "now"
     """
     # Both are read from YAML, so that a tuple here and a list there are equal.
     defaults = _leaves(OmegaConf.to_container(OmegaConf.structured(type(config))))
-    old = defaults | _leaves(OmegaConf.to_container(OmegaConf.create(written)))
-    new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
+    old = defaults | _leaves(yaml.safe_load(written))
+    new = _leaves(yaml.safe_load(to_yaml(config)))
     free, found = _resumable_keys(type(config)), []
     for key in [*old, *(k for k in new if k not in old)]:
         if key in free or (key in old and key in new and old[key] == new[key]):

@@ -2,22 +2,24 @@
 
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
-from mkd.config.keys import CONFIGS, help_text
+from mkd.config.keys import CONFIGS, choices, help_text
+from mkd.config.overrides import Override, is_text, last_of_each, read_value, split_argument, type_of_key, unquoted
+from mkd.config.run_config import from_yaml, set_value, to_yaml
 
 T = TypeVar("T")
 
@@ -28,7 +30,7 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
     Args:
         kind: a dataclass of `mkd.config.schema`.
         name: primary config, e.g. ``kd``.
-        argv: Hydra overrides, e.g. ``["out=runs/x", "optim.lr=0.01"]``.
+        argv: arguments KEY=VALUE, e.g. ``["out=runs/x", "optim.lr=0.01"]``; see `mkd.config.overrides`.
 
     Raises:
         ValueError: a typo, a wrong type, a missing value or path, an impossible pair; names the key and the fix.
@@ -40,21 +42,38 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
 
 def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
-    for arg in argv:
-        if "=" not in arg and not arg.startswith("~"):
-            raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
-        if arg.startswith("+"):
-            raise ValueError(f"argument '{arg}': keys cannot be added; write it without '+'")
-    try:
-        composed = _compose(kind, name, argv)
-        missing = sorted(OmegaConf.missing_keys(composed))
-        if missing:
-            raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
-        config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(_explain(error, kind, argv)) from None
+    given = last_of_each([split_argument(argument) for argument in argv])
+    groups = {group: chosen for group, chosen, _ in choices(name)}
+    chosen = {key: override for key, override in given.items() if key in groups}
+    values = {key: override for key, override in given.items() if key not in groups}
+    for key, override in values.items():
+        wanted = type_of_key(kind, key)
+        if wanted is None or (is_dataclass(wanted) and not override.typed.startswith("{")):
+            raise ValueError(_unknown(key, kind, groups))
+    composed = _compose(kind, name, chosen)
+    texts = {}  # set at the very end: OmegaConf would take ${ in a path for a reference
+    for key, override in values.items():
+        wanted = type_of_key(kind, key)
+        value = read_value(override, wanted)
+        if is_text(wanted):
+            texts[key] = value
+        if value is not None and is_text(wanted):
+            value = ["-"] if isinstance(value, list) else "-"
+        try:
+            OmegaConf.update(composed, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            raise ValueError(_explain(error, override)) from None
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, kind)
+    for key, value in texts.items():
+        set_value(config, tuple(key.split(".")), value)
     _check_lengths(config)
+    if isinstance(config, schema.SupervisedRun) and "student_init" not in given:
+        pretrained = given.get("model.pretrained")
+        if pretrained is not None and config.model.pretrained is None:
+            config.student_init = "random"  # no pretrained weights were asked for
     return config
 
 
@@ -68,37 +87,57 @@ def _check_lengths(config: Any, prefix: str = "") -> None:
             raise ValueError(f"{prefix}{f.name}={list(value)}: {len(default)} values are needed")
 
 
-def _compose(kind: type[Any], name: str, argv: Sequence[str]) -> DictConfig:
-    """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere put overrides on the schema.
-
-    Without choices Hydra would take ``model=RUN/model`` for a file of ``configs/model/``.
-    """
+def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> DictConfig:
+    """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere return the schema's defaults."""
     if not (CONFIGS / f"{name}.yaml").is_file():
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(list(argv)))
-        assert isinstance(merged, DictConfig)
-        return merged
+        return OmegaConf.structured(kind)
+    own = None
+    for group, default, files in choices(name):
+        typed = chosen[group].typed if group in chosen else default
+        if group == "experiment" and typed.endswith((".yaml", ".yml")):
+            own = Path(unquoted(typed))
+        elif typed not in files.split(", "):
+            path = ", or the path of a YAML file of your own" if group == "experiment" else ""
+            fault = f"missing value: give {group}=..." if group not in chosen else f"{group}={typed} is not there"
+            raise ValueError(f"{fault}; choose one of {files}{path}")
+    if own is not None:
+        return _from_file(kind, own)
     ConfigStore.instance().store(name=f"schema_{name}", node=kind)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=list(argv))
+        return compose(name, overrides=[str(override) for override in chosen.values()])
 
 
-def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
-    """Turn a Hydra or OmegaConf error into one sentence with the key and the nearest allowed ones."""
-    causes = [error, error.__cause__, error.__context__]
-    text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split())
-    known = [*_keys(OmegaConf.structured(kind)), "model", "experiment", "kd", "semi"]
-    for arg in argv:
-        key = arg.split("=", 1)[0].lstrip("+~")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
-            return f"unknown key '{key}'; {hint}"
-    key = getattr(error.__cause__ or error, "full_key", None) or ""
-    given = next((a for a in reversed(argv) if key and a.startswith(f"{key}=")), "")
-    value = given.partition("=")[2]
-    text = text.split(" full_key:")[0].replace("$VALUE_TYPE", "str").replace("$VALUE", value)
-    return f"{given or key or 'config'}: {text}"
+def _from_file(kind: type[Any], path: Path) -> DictConfig:
+    """Return the schema's defaults with the keys of a YAML file on top; its name is that of the file."""
+    if not path.is_file():
+        raise ValueError(f"experiment={path}: no such file; give the path of a YAML file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or "defaults" in content:
+            raise ValueError(
+                f"experiment={path}: give keys such as those of configs/experiment/demo.yaml, without 'defaults'"
+            )
+        merged = OmegaConf.merge(OmegaConf.structured(kind), {"name": path.stem, **content})
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        text = " ".join(str(error).split()).split(" full_key:")[0]
+        raise ValueError(f"experiment={path} cannot be used: {text}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _unknown(key: str, kind: type[Any], groups: Mapping[str, str]) -> str:
+    """Return the sentence that refuses a key, with the nearest ones that there are."""
+    known = [*_keys(OmegaConf.structured(kind)), *groups]
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
+    return f"unknown key '{key}'; {hint}"
+
+
+def _explain(error: OmegaConfBaseException, override: Override) -> str:
+    """Turn an error of OmegaConf into one sentence with the argument."""
+    text = " ".join(str(error).split()).split(" full_key:")[0]
+    return f"{override}: {text.replace('$VALUE_TYPE', 'str').replace('$VALUE', override.typed)}"
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:
@@ -109,18 +148,6 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
         child = None if OmegaConf.is_missing(node, key) else node[key]
         keys += _keys(child, f"{full}.") if isinstance(child, DictConfig) and len(child) else [full]
     return keys
-
-
-def to_yaml(config: Any) -> str:
-    """Return a resolved config as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
-
-
-def from_yaml(kind: type[T], text: str) -> T:
-    """Return the schema object that `to_yaml` wrote."""
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(text)))
-    assert isinstance(config, kind)
-    return config
 
 
 def main(
