@@ -6,7 +6,7 @@ from mkd.config.schema import LandscapesRun
 
 def work(config: LandscapesRun) -> str:
     """Draw them and return what to print."""
-    from mkd.recipes.landscapes import draw
+    from mkd.synth.scene_files import draw
 
     return draw(config)
 

@@ -14,11 +14,19 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
+from mkd.cli.exit import crash, end_torchrun_silently, fail, first_rank, interrupt, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
 from mkd.config.keys import CONFIGS, choices, help_text
-from mkd.config.overrides import Override, is_text, last_of_each, read_value, split_argument, type_of_key, unquoted
+from mkd.config.overrides import (
+    Override,
+    is_text,
+    last_of_each,
+    read_value,
+    split_argument,
+    type_of_key,
+    unquoted,
+)
 from mkd.config.run_config import from_yaml, set_value, to_yaml
 
 T = TypeVar("T")
@@ -70,11 +78,15 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     for key, value in texts.items():
         set_value(config, tuple(key.split(".")), value)
     _check_lengths(config)
-    if isinstance(config, schema.SupervisedRun) and "student_init" not in given:
-        pretrained = given.get("model.pretrained")
-        if pretrained is not None and config.model.pretrained is None:
-            config.student_init = "random"  # no pretrained weights were asked for
+    _choose_start(config, given)
     return config
+
+
+def _choose_start(config: Any, given: Mapping[str, Override]) -> None:
+    """Start from random weights where pretrained ones are declined and no other start is named."""
+    declined = "model.pretrained" in given and "student_init" not in given
+    if isinstance(config, schema.SupervisedRun) and declined and config.model.pretrained is None:
+        config.student_init = "random"
 
 
 def _check_lengths(config: Any, prefix: str = "") -> None:
@@ -90,7 +102,8 @@ def _check_lengths(config: Any, prefix: str = "") -> None:
 def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> DictConfig:
     """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere return the schema's defaults."""
     if not (CONFIGS / f"{name}.yaml").is_file():
-        return OmegaConf.structured(kind)
+        defaults: DictConfig = OmegaConf.structured(kind)
+        return defaults
     own = None
     for group, default, files in choices(name):
         typed = chosen[group].typed if group in chosen else default
@@ -98,7 +111,9 @@ def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> Dict
             own = Path(unquoted(typed))
         elif typed not in files.split(", "):
             path = ", or the path of a YAML file of your own" if group == "experiment" else ""
-            fault = f"missing value: give {group}=..." if group not in chosen else f"{group}={typed} is not there"
+            fault = (
+                f"missing value: give {group}=..." if group not in chosen else f"{group}={typed} is not there"
+            )
             raise ValueError(f"{fault}; choose one of {files}{path}")
     if own is not None:
         return _from_file(kind, own)
@@ -166,24 +181,45 @@ def main(
         if first_rank():
             print(help_text(kind, name), flush=True)
         return
+    config = None
     try:
-        said = work(load(kind, name, words))
+        config = load(kind, name, words)
+        said = work(config)
         if said is not None and first_rank():
             print(said, flush=True)
     except (ValueError, OSError) as error:
         fail(name, str(error), 2)
     except KeyboardInterrupt:
-        fail(name, "stopped; run the same command again to go on from the last checkpoint", 130)
+        interrupt(name, _after_interrupt(config))
     except Exception as error:
         if not several_ranks():
             raise
         crash(name, error)
     except SystemExit as end:  # a run that stopped as it was asked to
+        if end.code == 130:
+            end_torchrun_silently()
         if not several_ranks():
             raise
         leave(end.code if isinstance(end.code, int) else 1)
     if several_ranks():
         leave(0)  # gloo sometimes aborts at the interpreter's exit
+
+
+def _after_interrupt(config: object) -> str:
+    """Return what Ctrl-C leaves, and what the same command does with it."""
+    again = "stopped; run the same command again"
+    match config:
+        case schema.RunConfig():
+            if any(Path(config.out).glob("checkpoints/*/latest.pt")):
+                return f"{again} to go on from the last checkpoint"
+            return f"{again} to start at step 0: it had saved no checkpoint"
+        case schema.PredictRun():
+            return f"{again} to make what is missing: finished maps are kept"
+        case schema.Experiment() | schema.DemoRun():
+            return f"{again} to go on: ended runs are not repeated"
+        case schema.TeacherLabel():
+            return f"{again} to go on: finished shards are kept"
+    return "stopped"
 
 
 __all__ = ["CONFIGS", "from_yaml", "load", "main", "schema", "to_yaml"]

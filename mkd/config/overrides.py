@@ -90,7 +90,9 @@ def read_value(override: Override, kind: Any) -> Any:
     if plain is str:
         return _text(override, optional)
     origin = get_origin(plain)
-    if origin in (list, tuple) and not any(get_origin(part) or is_dataclass(part) for part in get_args(plain)):
+    if origin in (list, tuple) and not any(
+        get_origin(part) or is_dataclass(part) for part in get_args(plain)
+    ):
         return _list(override, single=origin is list, texts=get_args(plain) == (str,))
     if origin is not None or is_dataclass(plain):
         return _by_hydra(override)
@@ -127,7 +129,9 @@ def _list(override: Override, single: bool, texts: bool) -> list[str]:
         raise ValueError(f"{override}: a {_name(typed)} is not a list; write it in brackets, such as [1,2]")
     items = _items(typed[1:-1]) if typed.endswith("]") else None
     if items is None or (not all(items) and items != [""]):
-        raise ValueError(f"{override} cannot be read as a list; write [A,B], with quotes about items with a comma")
+        raise ValueError(
+            f"{override} cannot be read as a list; write [A,B], with quotes about items with a comma"
+        )
     return [] if items == [""] else [unquoted(item) for item in items]
 
 

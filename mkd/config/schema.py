@@ -188,11 +188,12 @@ class EvaluateRun:
 
 @dataclass
 class PredictRun:
-    """launch/predict_map.py: model and GeoTIFF -> land-cover map."""
+    """launch/predict_map.py: model and rasters -> a land-cover map of each."""
 
     model: str = MISSING  # model folder
-    input: str = MISSING  # GeoTIFF of three 8-bit bands
-    output: str = MISSING  # GeoTIFF to write: class ids and confidence
+    # raster of three 8-bit bands (GeoTIFF, COG, VRT), a folder of them, a pattern with *, a URL, or [A,B] of these
+    input: list[str] = MISSING
+    output: str = MISSING  # GeoTIFF to write: class ids and confidence; a folder for several
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     batch: int = 4  # windows in a forward pass

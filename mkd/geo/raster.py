@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,19 +14,16 @@ import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
 from mkd.geo.grid import Window
+from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
+from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
+from mkd.geo.raster_errors import translated
 from mkd.geo.raster_info import Transform, info_of
 from mkd.geo.remote_file_bridge import Opener, guarded
-
-CACHE_MIB = 256  # of decoded blocks, a process
-
-
-class DamagedRaster(ValueError):
-    """A raster, or a part of one, that is there and cannot be decoded."""
 
 
 class _Abandoned(Exception):
@@ -120,7 +116,7 @@ class RasterReader:
     def _reading(self) -> Iterator[None]:
         """Raise an error of the opener as it is: GDAL would call the raster damaged."""
         try:
-            with _translated(self.path, "read"):
+            with translated(self.path, "read"):
                 yield
         except DamagedRaster:
             if self._errors:
@@ -152,6 +148,7 @@ class RasterWriter:
         transform: Transform | None = None,
         colormap: Mapping[int, Sequence[int]] | None = None,
         nodata: float | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Create the file aside; leaving the `with` statement without an error puts it at `path`.
 
@@ -165,6 +162,7 @@ class RasterWriter:
             transform: (a, b, c, d, e, f), see `RasterInfo`, or None.
             colormap: (r, g, b) of each value of band 1; uint8 files of 1 or 2 bands only (a limit of TIFF).
             nodata: value of missing pixels, or None.
+            tags: texts by name for its header.
 
         Raises:
             ValueError: a colour table where TIFF allows none, or a place that cannot be written.
@@ -181,7 +179,7 @@ class RasterWriter:
         profile |= {"compress": "deflate", "BIGTIFF": "IF_SAFER", "nodata": nodata, "crs": crs}
         if transform is not None:
             profile["transform"] = rasterio.Affine(*transform)
-        with ExitStack() as stack, _translated(str(self.path), "write"):
+        with ExitStack() as stack, translated(str(self.path), "write"):
             self._aside = stack.enter_context(written_aside(self.path))
             self._data = rasterio.open(
                 self._aside, "w", height=height, width=width, count=count, dtype=dtype, **profile
@@ -190,6 +188,8 @@ class RasterWriter:
                 self._data.write_colormap(1, {value: tuple(rgb) for value, rgb in colormap.items()})
                 if count == 2:  # else GDAL takes band 2 for alpha, and low values for holes
                     self._data.colorinterp = [ColorInterp.palette, ColorInterp.undefined]
+            if tags:
+                self._data.update_tags(**tags)
             self._stack = stack.pop_all()  # the file aside is left or put in place by __exit__
 
     def __enter__(self) -> RasterWriter:
@@ -213,14 +213,14 @@ class RasterWriter:
                 f"values, found {array.shape}"
             )
         place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
-        with _translated(str(self.path), "write"):
+        with translated(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Put the finished file in place, or remove it after an error."""
-        with suppress(_Abandoned), self._stack, _translated(str(self.path), "write"):
+        with suppress(_Abandoned), self._stack, translated(str(self.path), "write"):
             self._data.close()
             if kind is not None:
                 raise _Abandoned  # the file aside goes, and the caller's own error stays as it is
@@ -249,7 +249,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     profile = {"driver": "GTiff", "compress": "deflate", "predictor": 2, "interleave": "pixel"}
     # UNSPECIFIED, or GDAL would take a fourth band for alpha.
     profile |= {"photometric": "MINISBLACK", "alpha": "UNSPECIFIED"}
-    with _translated("in memory", "write"), MemoryFile() as file:
+    with translated("in memory", "write"), MemoryFile() as file:
         size = {"height": height, "width": width, "count": count, "blockysize": height}
         with file.open(dtype=str(pixels.dtype), **size, **profile) as data:
             data.write(pixels.transpose(2, 0, 1))
@@ -270,31 +270,6 @@ def decode_tiff(data: bytes) -> NDArray[Any]:
     """
     if not data:  # rasterio would make a new file of it
         raise DamagedRaster("cannot read the raster in memory (it is empty): copy it again")
-    with _translated("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with translated("in memory", "read"), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
         pixels: NDArray[Any] = raster.read()
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-@contextmanager
-def _translated(path: str, verb: str) -> Iterator[None]:
-    """Turn rasterio's errors into one sentence with the path; a file without georeference is no warning."""
-    try:
-        # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
-        with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
-    except (RasterioError, OSError) as error:
-        if verb != "read":
-            raise ValueError(f"cannot write the raster {path}: {_first(error)}") from error
-        if "not recognized as being in a supported file format" in str(error):
-            raise DamagedRaster(f"{path} is no raster that GDAL can read: give a GeoTIFF") from error
-        raise DamagedRaster(
-            f"cannot read the raster {path} ({_first(error)}): is it truncated? copy it again"
-        ) from error
-
-
-def _first(error: BaseException) -> str:
-    """Return the first line of GDAL's own message: rasterio's error may only point to it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ class RasterInfo:
     `crs` is WKT; `transform` is (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; both
     are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha). `alpha` lists the bands
     (counted from 1) that say where there is data; `stored` is the size of the blocks in the file, (height, width).
+    `files` are those on a disk that it consists of: itself, a mask beside it, what a VRT names; `tags` are the texts by
+    name that its header holds.
     """
 
     height: int
@@ -31,6 +34,8 @@ class RasterInfo:
     colormap: dict[int, tuple[int, ...]] | None
     alpha: tuple[int, ...]
     stored: tuple[int, int]
+    files: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def info_of(data: Any) -> RasterInfo:
@@ -51,6 +56,8 @@ def info_of(data: Any) -> RasterInfo:
         colormap=colormap,
         alpha=tuple(band for band, meaning in meanings if meaning == ColorInterp.alpha),
         stored=(int(data.block_shapes[0][0]), int(data.block_shapes[0][1])),
+        files=tuple(name for name in data.files if os.path.isfile(name)),
+        tags=dict(data.tags()),
     )
 
 

@@ -3,8 +3,9 @@
 Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a finished band.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from mkd.cli.duration import duration
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
@@ -44,7 +46,7 @@ class MapSummary:
 def predict_map(
     model: nn.Module,
     class_palette: Sequence[Colour],
-    input: str | Path,
+    input: str | Path | RasterReader,
     output: str | Path,
     *,
     tile: int = 512,
@@ -53,6 +55,8 @@ def predict_map(
     bands: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     autocast: bool = False,
+    tags: Mapping[str, str] | None = None,
+    title: str = "map",
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
@@ -63,7 +67,7 @@ def predict_map(
         model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
-            alpha or mask) stay without data in the map.
+            alpha or mask) stay without data in the map. An open reader is left open.
         output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
             transform of the input. It appears once it is complete.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
@@ -72,6 +76,8 @@ def predict_map(
         bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
+        tags: texts by name that the map's header holds.
+        title: what the progress is called.
 
     Returns:
         Counts and mean confidence.
@@ -80,9 +86,10 @@ def predict_map(
         ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
             logits that are not finite.
     """
-    _check(class_palette, Path(input), Path(output), tile, overlap, batch)
+    path = Path(input.path if isinstance(input, RasterReader) else input)
+    _check(class_palette, path, Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast)
-    with RasterReader(input) as reader:
+    with nullcontext(input) if isinstance(input, RasterReader) else RasterReader(input) as reader:
         info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)
@@ -92,8 +99,10 @@ def predict_map(
         colormap = dict(enumerate(class_palette))
         place: dict[str, Any] = {"crs": info.crs, "transform": info.transform}
         with (
-            RasterWriter(output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA) as writer,
-            _progress(total) as advance,
+            RasterWriter(
+                output, *size, 2, "uint8", **place, colormap=colormap, nodata=NODATA, tags=tags
+            ) as writer,
+            _progress(total, title) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
             for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
@@ -195,6 +204,11 @@ def _read(reader: RasterReader, bands: Sequence[int], window: Window) -> NDArray
     return reader.read(window, bands) if reader.valid(window).any() else None
 
 
+def check_scene(reader: RasterReader, bands: Sequence[int] | None = None) -> None:
+    """Refuse a raster that no map can be made of; raises ValueError as `predict_map` does."""
+    _colour_bands(reader, bands)
+
+
 def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
     info = reader.info
     if info.dtype != "uint8":
@@ -227,18 +241,20 @@ def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, over
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
-    console = Console(stderr=True)
-    texts = (TextColumn("map"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
+    console, began = Console(stderr=True), time.monotonic()
+    texts = (TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
     with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task, done = bar.add_task("map", total=total), 0
+        task, done = bar.add_task(title, total=total), 0
 
         def advance(count: int) -> None:
             nonlocal done
             before, done = done, done + count
             bar.advance(task, count)
             if not console.is_terminal and (10 * done // total > 10 * before // total):
-                console.print(f"map: {done} of {total} windows ({100 * done // total} %)", highlight=False)
+                left = (time.monotonic() - began) * (total - done) / done
+                text = f"{title}: {done} of {total} windows ({100 * done // total} %), ETA {duration(left)}"
+                console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
         yield advance
