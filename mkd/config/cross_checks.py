@@ -57,6 +57,8 @@ def check(config: Any, later: str | None = None) -> None:
             _check_filters(config.confidence, config.tile_entropy, "")
             at_least("batch", config.batch, 1)
             share("max_bad", config.max_bad)
+        case s.DemoRun() | s.LandscapesRun():
+            on_disk("out", config.out)
         case ChecksItself():
             config.check()
         case s.Experiment():

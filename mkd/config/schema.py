@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 # Marks keys that may change when a run is resumed: they change its speed, or what is kept or shown, never its numbers.
 RESUMABLE = {"resumable": True}
+# Marks keys of a run's length, which extend=true lets change.
+LENGTH = {"length": True}
 
 
 def resumable(default: T) -> T:
@@ -99,9 +101,10 @@ class SemiConfig:
     # upper bound of a in the EMA; none: 0.99 below 10,000 steps, 0.996 below 40,000, else 0.999
     ema_decay: float | None = None
     result: str = "teacher"  # student | teacher: whose weights become the model folder
-    views: int = 500_000  # most views of unlabelled tiles where neither epochs= nor steps= is given
+    # most views of unlabelled tiles where neither epochs= nor steps= is given
+    views: int = field(default=500_000, metadata=LENGTH)
     # validations in a row without a rise after which the stage ends; none goes on to the last step
-    plateau: int | None = 25
+    plateau: int | None = field(default=25, metadata=LENGTH)
     on_collapse: str = "warn"  # warn | rollback: back to the last good checkpoint, with half of weight
 
 
@@ -133,13 +136,15 @@ class RunConfig:
     seed: int = 0  # of weights, order and augmentation
     # passes over the labelled tiles (semi: over the unlabelled ones); none: 100, and at least 1,000 steps; semi: 100
     # passes or semi.views, whichever is less, and at least 3,000 steps
-    epochs: float | None = None
-    steps: int | None = None  # optimizer steps; overrides epochs
+    epochs: float | None = field(default=None, metadata=LENGTH)
+    steps: int | None = field(default=None, metadata=LENGTH)  # optimizer steps; overrides epochs
+    # go on with the run in out= to another length: from its last checkpoint on by the schedule of that length
+    extend: bool = resumable(False)
     device: str | None = resumable(None)  # none: cuda when there is one, else cpu
     engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
     compile: bool = resumable(False)  # torch.compile the network; GPU only
     log_every: int = resumable(10)  # steps between lines of metrics.jsonl
-    save_every: int = 200  # steps between checkpoints
+    save_every: int = resumable(200)  # steps between checkpoints
     # steps between checkpoints that stay as step-N.pt; none: no others
     keep_every: int | None = resumable(None)
     keep: int = resumable(3)  # how many step-N.pt stay, the newest

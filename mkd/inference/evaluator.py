@@ -35,9 +35,10 @@ def confusion(
     matrix = ConfusionMatrix(tiles.index.num_classes, device=device)
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
-        with autocast(device):
-            found = probabilities(model, item.images.float() / 255, window)
-        matrix.update(found.argmax(dim=1), item.labels)
+        for _, images, labels in item.by_size():
+            with autocast(device):
+                found = probabilities(model, images.float() / 255, window)
+            matrix.update(found.argmax(dim=1), labels)
     matrix.matrix = world.all_reduce_sum(matrix.matrix)
     return matrix
 

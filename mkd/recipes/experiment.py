@@ -203,8 +203,8 @@ def fill(config: Experiment, text: str, seed: int) -> str:
         near = difflib.get_close_matches(asked, given, n=1, cutoff=0.6)
         meant = f"did you mean {{{near[0]}}}? " if near else ""
         raise ValueError(
-            f"override '{text}': {{{asked}}} is not known; {meant}Only {{data}}, {{out}}, {{seed}} and {{run:NAME}} are "
-            f"filled in, NAME being one of {', '.join(config.runs)}"
+            f"override '{text}': {{{asked}}} is not known; {meant}only {{data}}, {{out}}, {{seed}} and {{run:NAME}} "
+            f"are filled in, NAME being one of {', '.join(config.runs)}"
         )
 
     return re.sub(r"\{([^{}]*)\}?", put, text)
