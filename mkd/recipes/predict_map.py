@@ -156,10 +156,12 @@ def _expand(entry: str) -> list[str]:
     if "://" in entry:
         if entry.startswith(("http://", "https://")):
             return [entry]
+        if "*" in entry:
+            return expand_pattern(entry)
         if _is_folder(entry):
             found = [name for name in Folder(entry).sizes() if name.lower().endswith(SUFFIXES)]
             return _some(entry, [f"{entry.rstrip('/')}/{name}" for name in sorted(found)])
-        return expand_pattern(entry)
+        return [entry]
     if Path(entry).is_dir():
         files = [str(p) for p in Path(entry).iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]
         return _some(entry, sorted(file for file in files if not Path(file).name.startswith(".")))
