@@ -52,7 +52,9 @@ def names(folder):
     return sorted(os.listdir(folder))
 
 
-@pytest.mark.parametrize("name", ["map #2", "洱海", "R&D (copy)", "a,b", "007", "1e5", "{x}", "$HOME", " x ", "it's [1]"])
+@pytest.mark.parametrize(
+    "name", ["map #2", "洱海", "R&D (copy)", "a,b", "007", "1e5", "{x}", "$HOME", " x ", "it's [1]"]
+)
 def test_names_are_taken_as_typed(model, tmp_path, name):
     """Input and output may have any name."""
     scene(tmp_path / f"{name}.tif")
