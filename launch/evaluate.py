@@ -7,9 +7,10 @@ from mkd.config.schema import EvaluateRun
 
 def work(config: EvaluateRun) -> str:
     """Evaluate, write the page when one is asked for, and return what to print."""
-    from mkd.recipes.evaluate import evaluate, summary  # torch, after the config has been checked
+    from mkd.recipes.evaluate import evaluate, place_outputs, summary  # torch, after the checks of the config
     from mkd.recipes.reports import run_report
 
+    config = place_outputs(config)
     text = summary(evaluate(config))
     if config.report is None:
         return text

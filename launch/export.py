@@ -6,7 +6,7 @@ from mkd.config.schema import ExportRun
 
 def work(config: ExportRun) -> str:
     """Export and return what to print; torch is imported after the config has been checked."""
-    from mkd.recipes.export import export
+    from mkd.recipes.mapping.export import export
 
     return export(config)
 

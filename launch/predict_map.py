@@ -6,7 +6,7 @@ from mkd.config.schema import PredictRun
 
 def work(config: PredictRun) -> str:
     """Write the map, and return what to print; torch is imported after the config has been checked."""
-    from mkd.recipes.predict_map import predict
+    from mkd.recipes.mapping.predict_map import predict
 
     return predict(config)
 

@@ -8,26 +8,36 @@ python launch/throughput.py scaling json=F               steps on gloo ranks her
 """
 
 import sys
+from importlib import import_module
+from typing import Any
 
-from mkd.benchmarks.data.suite import measure_data
-from mkd.benchmarks.network import measure_cost, measure_speed
-from mkd.benchmarks.scaling.suite import measure_scaling
 from mkd.benchmarks.settings import CostRun, DataSpeedRun, ScalingRun, SpeedRun, TeacherSpeedRun
-from mkd.benchmarks.teacher.suite import measure_teacher
 from mkd.config.load import main
+
+KINDS: dict[str, tuple[Any, str, str]] = {  # schema, module and function
+    "cost": (CostRun, "mkd.benchmarks.network", "measure_cost"),
+    "speed": (SpeedRun, "mkd.benchmarks.network", "measure_speed"),
+    "data": (DataSpeedRun, "mkd.benchmarks.data.suite", "measure_data"),
+    "teacher": (TeacherSpeedRun, "mkd.benchmarks.teacher.suite", "measure_teacher"),
+    "scaling": (ScalingRun, "mkd.benchmarks.scaling.suite", "measure_scaling"),
+}
+
+
+def work(config: Any) -> None:
+    """Measure; torch is imported after the config has been checked."""
+    from mkd.benchmarks.reporting import place_json
+
+    _, module, function = KINDS[sys.argv[1]]
+    place_json(config, sys.argv[1])
+    getattr(import_module(module), function)(config)
+
 
 if __name__ == "__main__":
     match sys.argv[1:2]:
-        case ["cost"]:
-            main(CostRun, "cost", measure_cost, sys.argv[2:])
-        case ["speed"]:
-            main(SpeedRun, "speed", measure_speed, sys.argv[2:])
-        case ["data"]:
-            main(DataSpeedRun, "data", measure_data, sys.argv[2:])
-        case ["teacher"]:
-            main(TeacherSpeedRun, "teacher", measure_teacher, sys.argv[2:])
-        case ["scaling"]:
-            main(ScalingRun, "scaling", measure_scaling, sys.argv[2:])
+        case ["--help" | "-h"]:
+            print(__doc__)
+        case [word] if word in KINDS:
+            main(KINDS[word][0], word, work, sys.argv[2:])
         case other:
             words = "cost, speed, data, teacher or scaling"
             sys.exit(f"throughput: the first word is {other or 'missing'}; choose {words}")

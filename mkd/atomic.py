@@ -31,6 +31,26 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def check_writable(path: str | Path) -> None:
+    """Refuse a file that could not be written, before the work for it is done; makes its folder.
+
+    Raises:
+        OSError: no file can be made in that folder, naming ``path``.
+    """
+    path = Path(path)
+    trial = path.parent / f".tmp-trial-{os.getpid()}-{path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+    except OSError as error:
+        raise OSError(
+            f"{path}: cannot be written ({error.strerror or error}); fix that, or give another path"
+        ) from None
+    finally:
+        with suppress(OSError):
+            trial.unlink()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text whole or not at all."""
     with written_aside(path) as aside:

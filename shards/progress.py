@@ -7,35 +7,44 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from mkd.cli.duration import duration
 from mkd.dataset.index import DatasetIndex
 
 T = TypeVar("T")
 _INTERVAL_S = 10.0  # seconds between two plain lines
 
 
-def progress(items: Iterable[T], total: int, title: str) -> Iterator[T]:
-    """Yield items and show on stderr how many are done.
+def progress(items: Iterable[T], total: int, title: str, unit: str) -> Iterator[T]:
+    """Yield items and show on stderr how many are done, and how long the others will take.
 
     Args:
         items: what to pass on.
         total: how many there will be.
         title: what is being done.
+        unit: what an item is, in the plural.
 
     Returns:
         An iterator over the items.
     """
     if sys.stderr.isatty():
-        from rich.console import Console  # 0.1 s, which worker processes need not wait
-        from rich.progress import track as rich_track
-
-        yield from rich_track(items, title, total=total, console=Console(stderr=True), transient=True)
+        yield from _bar(items, total, title, unit)
         return
-    printed = time.monotonic()
+    began = printed = time.monotonic()
     for done, item in enumerate(items):
         if time.monotonic() - printed > _INTERVAL_S:
             printed = time.monotonic()
-            print(f"{title}: {done} of {total}", file=sys.stderr, flush=True)
+            left = f", ETA {duration((printed - began) * (total - done) / done)}" if done else ""
+            print(f"{title}: {done:,} of {total:,} {unit}{left}", file=sys.stderr, flush=True)
         yield item
+
+
+def _bar(items: Iterable[T], total: int, title: str, unit: str) -> Iterator[T]:
+    from rich.console import Console  # 0.1 s, which worker processes need not wait
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    words = TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit)
+    with Progress(*words, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total)
 
 
 def pluralize(number: int, noun: str) -> str:

@@ -12,10 +12,12 @@
 # SPLIT                 how both are split by place: '--by block --block 2048'; LABELLED (880): target tiles with labels
 # DATA, OUT             folders of data sets and runs: data/pipeline, runs/pipeline; PARTS (8): tasks of a shard job
 # NODES, GPUS           nodes of a training job (1), GPUs that it asks for on each (none)
-# STAGE1, STAGE2, SSL   more for the command line of one stage; what stands behind the script's name goes to all three
+# STAGE1, STAGE2, SSL   more for the command line of one stage, cut at blanks; what stands behind the script's name goes
+#                       to all three as it is
 # TEACHERS_PER_NODE, NPROC, RESTARTS as in ssl.sbatch and kd.sbatch; SBATCH_PARTITION, SBATCH_ACCOUNT, ... as for sbatch
 # Started again, it goes on: what has ended is recognised.
 
+case ${1:-} in -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0"; exit ;; esac
 set -euf -o pipefail
 cd "$(dirname "$0")/.."
 : "${INTERMEDIATE:?see the head of $0}" "${TARGET:?see the head of $0}"
@@ -42,14 +44,16 @@ i=$(divide intermediate "$(build intermediate "$INTERMEDIATE")")
 t=$(divide target "$(build target "$TARGET")" --labelled "${LABELLED:-880}")
 f=$t unlabelled=$DATA/target/unlabelled
 [ -z "${FLIGHT:-}" ] || { f=$t:$(build flight "$FLIGHT"); unlabelled=$DATA/flight/all; }
-labelled="data.labelled=$DATA/target/labelled data.val=$DATA/target/val"
+labelled=("data.labelled=$DATA/target/labelled" "data.val=$DATA/target/val")
 one=$(train stage1 "$i" slurm/kd.sbatch data.labelled="$DATA/intermediate/train" data.val="$DATA/intermediate/val" \
   ${STAGE1:-} "$@")
-two=$(train stage2 "$one:$t" slurm/kd.sbatch $labelled kd.source="$OUT/stage1/model" \
+two=$(train stage2 "$one:$t" slurm/kd.sbatch "${labelled[@]}" kd.source="$OUT/stage1/model" \
   kd.source_data="$DATA/intermediate/train" ${STAGE2:-} "$@")
-ssl=$(START=$OUT/stage2/model train ssl "$two:$f" slurm/ssl.sbatch $labelled data.unlabelled="$unlabelled" \
+ssl=$(START=$OUT/stage2/model train ssl "$two:$f" slurm/ssl.sbatch "${labelled[@]}" data.unlabelled="$unlabelled" \
   ${SSL:-} "$@")
+quoted() { printf " '%s'" "${@//\'/\'\\\'\'}"; } # for the shell that runs the job
+evaluate=$(quoted model="$OUT/ssl/model" data="$DATA/target/test" out="$OUT/results.json" report="$OUT/report.html")
 job evaluate "$ssl" --exclusive --mem=0 ${GPUS:+--gpus-per-node=1} --output=%x-%j.log --wrap "
   PATH=\$PWD/.venv/bin:\$PATH
-  python launch/evaluate.py model=$OUT/ssl/model data=$DATA/target/test out=$OUT/results.json report=$OUT/report.html"
+  python launch/evaluate.py$evaluate"
 echo "logs: NAME-ID.log here; curves: tensorboard --logdir $OUT; at the end $OUT/results.json and report.html" >&2

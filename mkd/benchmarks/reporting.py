@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mkd.atomic import write_text
+from mkd.atomic import check_writable, write_text
+from mkd.config.constraints import output_file
 
 
 def markdown(rows: Sequence[Mapping[str, object]]) -> str:
@@ -14,6 +16,13 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     """
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([_cell(v) for v in row.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def place_json(config: Any, name: str) -> None:
+    """Put the path of a file in json=, where a folder is given, and refuse one that cannot be written."""
+    if config.json is not None:
+        config.json = output_file("json", config.json, f"{name}.json")
+        check_writable(config.json)
 
 
 def write_json(path: str | None, found: Mapping[str, object]) -> None:

@@ -1,6 +1,8 @@
 """How a command ends: with one sentence, and among several ranks at once, so that the others are ended too."""
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -23,6 +25,8 @@ def fail(name: str, text: str, status: int) -> NoReturn:
         text: one sentence.
         status: exit status, not 0; 2 for a mistake of a person.
     """
+    if _restarts_left() == 0 or status == 2:
+        say_after_torchrun(f"{name} ended: {text}")
     if not several_ranks():
         print(f"{name}: {text}", file=sys.stderr)
         raise SystemExit(status) from None
@@ -42,6 +46,54 @@ def crash(name: str, error: Exception) -> NoReturn:
     fail(name, f"{type(error).__name__}: {text}", 1)
 
 
+def interrupt(name: str, text: str) -> NoReturn:
+    """End this process after Ctrl-C with one line, which rank 0 alone prints; torchrun then adds no traceback."""
+    if first_rank():
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+    end_torchrun_silently()
+    if several_ranks():
+        leave(130)
+    raise SystemExit(130) from None
+
+
+def end_torchrun_silently() -> None:
+    """Kill the torchrun that started this process, if one did, from the first rank of each machine.
+
+    Ctrl-C reaches torchrun too, which waits for its ranks and then prints the traceback of the signal. Call this when
+    the ranks have nothing left to do: they end with it.
+    """
+    if under_torchrun() and os.environ.get("LOCAL_RANK") == "0":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def say_after_torchrun(text: str) -> None:
+    """Print a line once torchrun, if one started this process, has ended: below the report that it prints itself.
+
+    A process of its own waits for that, a minute at most. It is one for all ranks of a machine: the first that fails.
+    """
+    if not (under_torchrun() and hasattr(os, "pidfd_open")):
+        return
+    torchrun, claim = os.getppid(), socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0mkd-{torchrun}-failed")  # a name that ends with the process that holds it
+        handle = os.pidfd_open(torchrun)
+    except OSError:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork() == 0:  # it makes system calls only: other threads of the parent are not in it
+        os.setsid()
+        os.close(1)  # or a reader of the pipe would wait for it, beyond the end of the job
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll(60_000)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{text}\n".encode())
+        os._exit(0)
+
+
 def leave(status: int) -> NoReturn:
     """End this process at once, with everything written out that was printed."""
     sys.stdout.flush()
@@ -52,7 +104,12 @@ def leave(status: int) -> NoReturn:
 def _restarts_left() -> int:
     """Return how often the torchrun that started this process would start it again."""
     most, done = (int(os.environ.get(f"TORCHELASTIC_{n}", "0")) for n in ("MAX_RESTARTS", "RESTART_COUNT"))
-    return most - done if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return most - done if under_torchrun() else 0
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process and restarts it when it fails."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def several_ranks() -> bool:

@@ -1,9 +1,11 @@
 """Log records as lines for people: what `logging` reports while a command runs, handed to a function."""
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 
 class _LineHandler(logging.Handler):
@@ -67,3 +69,28 @@ def say_on_stdout(text: str) -> None:
 def say_on_stderr(program: str) -> Callable[[str], None]:
     """Return a function that prints "program: text" on stderr at once."""
     return lambda text: print(f"{program}: {text}", file=sys.stderr, flush=True)
+
+
+class _NamedLines(io.TextIOBase):
+    """A stream whose lines get a name in front, each written in one piece."""
+
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name, self._line = stream, name, ""
+
+    def write(self, text: str) -> int:
+        """Write the lines that are whole, and keep the rest."""
+        *lines, self._line = (self._line + text).split("\n")
+        if lines:
+            self._stream.write("".join(f"{self._name}{line}\n" for line in lines))
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: whole lines are out already, and others wait for their end."""
+
+
+@contextlib.contextmanager
+def named_lines(name: str) -> Iterator[None]:
+    """Put a name in front of each line that is printed on stdout while the block runs."""
+    with contextlib.redirect_stdout(_NamedLines(sys.stdout, name)):
+        yield

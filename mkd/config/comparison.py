@@ -1,16 +1,19 @@
 """Compare the config of a run with one written before, key by key."""
 
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 
-from mkd.config.load import to_yaml
-from mkd.config.schema import RESUMABLE
+from mkd.config.run_config import to_yaml
+from mkd.config.schema import LENGTH, RESUMABLE
 
 
-def difference(written: str, config: Any, there: str = "there", now: str = "now") -> str:
+def difference(
+    written: str, config: Any, there: str = "there", now: str = "now", *, any_length: bool = False
+) -> str:
     """Return where a config differs from one written by `to_yaml`, but for keys that may change at a resume.
 
     A key that is newer than the written config counts there with its default.
@@ -20,15 +23,17 @@ def difference(written: str, config: Any, there: str = "there", now: str = "now"
         config: a dataclass of `mkd.config.schema`.
         there: word for the written config.
         now: word for ``config``.
+        any_length: keys of the run's length may change too.
 
     Returns:
         Such as ``there seed: 0; now seed: 4``; empty where they do not differ.
     """
     # Both are read from YAML, so that a tuple here and a list there are equal.
     defaults = _leaves(OmegaConf.to_container(OmegaConf.structured(type(config))))
-    old = defaults | _leaves(OmegaConf.to_container(OmegaConf.create(written)))
-    new = _leaves(OmegaConf.to_container(OmegaConf.create(to_yaml(config))))
-    free, found = _resumable_keys(type(config)), []
+    old = defaults | _leaves(yaml.safe_load(written))
+    new = _leaves(yaml.safe_load(to_yaml(config)))
+    marks = (RESUMABLE, LENGTH) if any_length else (RESUMABLE,)
+    free, found = _marked_keys(type(config), marks), []
     for key in [*old, *(k for k in new if k not in old)]:
         if key in free or (key in old and key in new and old[key] == new[key]):
             continue
@@ -46,13 +51,13 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _resumable_keys(kind: type[Any], prefix: str = "") -> set[str]:
-    """Return the dotted keys of a schema, and of its sections, that are `RESUMABLE`."""
+def _marked_keys(kind: type[Any], marks: Sequence[dict[str, bool]], prefix: str = "") -> set[str]:
+    """Return the dotted keys of a schema, and of its sections, that bear one of some marks."""
     found: set[str] = set()
     for f in fields(kind):
         if is_dataclass(f.type) and isinstance(f.type, type):
-            found |= _resumable_keys(f.type, f"{prefix}{f.name}.")
-        elif f.metadata == RESUMABLE:
+            found |= _marked_keys(f.type, marks, f"{prefix}{f.name}.")
+        elif f.metadata in marks:
             found.add(f"{prefix}{f.name}")
     return found
 

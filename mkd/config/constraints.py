@@ -73,3 +73,22 @@ def at_least(key: str, value: int, low: int) -> None:
     """Refuse what is lower than ``low``."""
     if value < low:
         raise ValueError(f"{key}={value}; at least {low} is allowed")
+
+
+def on_disk(key: str, path: str) -> None:
+    """Refuse a URL where something is written or kept that only a disk can hold."""
+    if "://" in path:
+        raise ValueError(f"{key}={path} is a URL; what lies there must be on a disk: give a path")
+
+
+def output_file(key: str, path: str, name: str) -> str:
+    """Return the path of a file to write; a folder means the file of this name in it.
+
+    Raises:
+        ValueError: a URL, or a folder that has a folder of this name.
+    """
+    on_disk(key, path)
+    file = Path(path) / name if path.endswith("/") or Path(path).is_dir() else Path(path)
+    if file.is_dir():
+        raise ValueError(f"{key}={path}: {file} is a folder; give the path of a file")
+    return str(file)

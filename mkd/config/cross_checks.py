@@ -1,5 +1,6 @@
 """Cross-checks of a config before any data is opened."""
 
+import glob
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ from mkd.config.constraints import (
     endpoint,
     model_folder,
     not_negative,
+    on_disk,
     positive,
     share,
 )
@@ -28,24 +30,26 @@ class ChecksItself(Protocol):
         ...
 
 
-def check(config: Any) -> None:
+def check(config: Any, later: str | None = None) -> None:
     """Check ranges, choices, paths and pairs of a schema object.
+
+    Args:
+        config: a schema object.
+        later: folder in which the model folders that a run starts from need not be yet.
 
     Raises:
         ValueError: one sentence with the key, the value found, what is allowed and what to change.
     """
     match config:
         case s.RunConfig():
-            _check_run(config)
+            _check_run(config, later)
         case s.EvaluateRun():
             dataset("data", config.data)
             model_folder("model", config.model)
             at_least("batch", config.batch, 1)
             at_least("max_pixels", config.max_pixels, 1)
         case s.PredictRun():
-            model_folder("model", config.model)
-            if not Path(config.input).is_file():
-                raise ValueError(f"input={config.input}: no such file; give a GeoTIFF")
+            _check_predict(config)
         case s.TeacherServe():
             _check_serve(config)
         case s.TeacherStatus():
@@ -57,12 +61,31 @@ def check(config: Any) -> None:
             at_least("batch", config.batch, 1)
             at_least("max_pixels", config.max_pixels, 1)
             share("max_bad", config.max_bad)
+        case s.DemoRun() | s.LandscapesRun():
+            on_disk("out", config.out)
         case ChecksItself():
             config.check()
         case s.Experiment():
+            on_disk("out", config.out)
             at_least("parallel", config.parallel, 1)
             if not config.seeds:
                 raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
+
+
+def _check_predict(c: s.PredictRun) -> None:
+    model_folder("model", c.model)
+    at_least("batch", c.batch, 1)
+    if c.tile is not None:
+        at_least("tile", c.tile, 1)
+    if c.overlap is not None:
+        at_least("overlap", c.overlap, 0)
+    if not c.input:
+        raise ValueError("input=[]; give a GeoTIFF, a folder or a pattern")
+    for path in c.input:
+        if not ("://" in path or glob.has_magic(path) or Path(path).exists()):
+            raise ValueError(
+                f"input={path}: no such file; give a GeoTIFF, a folder, a pattern with * or a URL"
+            )
 
 
 def _check_serve(c: s.TeacherServe) -> None:
@@ -83,7 +106,8 @@ def _check_serve(c: s.TeacherServe) -> None:
         raise ValueError(f"tls_cert={c.tls_cert} and tls_key={c.tls_key}: give both, or none for no TLS")
 
 
-def _check_run(c: s.RunConfig) -> None:
+def _check_run(c: s.RunConfig, later: str | None) -> None:
+    on_disk("out", c.out)
     for name in c.accept:
         choice("accept", name, ACCEPTABLE)
     dataset("data.labelled", c.data.labelled)
@@ -124,11 +148,11 @@ def _check_run(c: s.RunConfig) -> None:
     share("ohem.min_kept", c.ohem.min_kept)
     match c:
         case s.KdRun():
-            _check_kd(c)
+            _check_kd(c, later)
         case s.SemiRun():
-            _check_semi(c)
+            _check_semi(c, later)
         case s.SupervisedRun():
-            _check_start(c)
+            _check_start(c, later)
 
 
 def _check_every(c: s.RunConfig) -> None:
@@ -157,13 +181,17 @@ def check_model(m: s.ModelConfig) -> None:
         raise ValueError(f"model.pretrained={p}: no such file; give a .safetensors file, a timm tag or null")
 
 
-def _check_start(c: s.SupervisedRun) -> None:
+def _is_in(folder: str | None, path: str) -> bool:
+    return folder is not None and Path(folder) in Path(path).parents
+
+
+def _check_start(c: s.SupervisedRun, later: str | None) -> None:
     check_model(c.model)
     if c.student_init == "imagenet" and c.model.pretrained is None:
         raise ValueError(
             "student_init=imagenet needs model.pretrained: a timm tag, a weights file or 'bundled'"
         )
-    if c.student_init not in ("random", "imagenet"):
+    if c.student_init not in ("random", "imagenet") and not _is_in(later, c.student_init):
         if not Path(c.student_init).is_dir():
             raise ValueError(
                 f"student_init={c.student_init} is not allowed; choose random, imagenet or a model folder"
@@ -171,7 +199,7 @@ def _check_start(c: s.SupervisedRun) -> None:
         model_folder("student_init", c.student_init)
 
 
-def _check_kd(c: s.KdRun) -> None:
+def _check_kd(c: s.KdRun, later: str | None) -> None:
     kd = c.kd
     check_model(c.model)
     choice("kd.teacher_tunes", kd.teacher_tunes, (None, "classifier", "head"))
@@ -187,7 +215,8 @@ def _check_kd(c: s.KdRun) -> None:
     if kd.teacher_lr is not None:
         positive("kd.teacher_lr", kd.teacher_lr)
     if kd.source is not None:
-        model_folder("kd.source", kd.source)
+        if not _is_in(later, kd.source):
+            model_folder("kd.source", kd.source)
     elif c.model.pretrained is None:
         raise ValueError(
             "kd.source=null starts the teacher from the ImageNet backbone, but model.pretrained is null: "
@@ -205,7 +234,7 @@ def _check_kd(c: s.KdRun) -> None:
         dataset("kd.source_data", kd.source_data)
 
 
-def _check_semi(c: s.SemiRun) -> None:
+def _check_semi(c: s.SemiRun, later: str | None) -> None:
     _check_teacher(c.teacher)
     if c.teacher.kind == "offline" and (c.data.pseudo is None or c.data.unlabelled is not None):
         raise ValueError(
@@ -214,7 +243,8 @@ def _check_semi(c: s.SemiRun) -> None:
         )
     choice("semi.on_collapse", c.semi.on_collapse, ("warn", "rollback"))
     choice("semi.result", c.semi.result, ("student", "teacher"))
-    model_folder("semi.start", c.semi.start)
+    if not _is_in(later, c.semi.start):
+        model_folder("semi.start", c.semi.start)
     if c.data.unlabelled is None and c.teacher.kind != "offline":
         raise ValueError(
             "data.unlabelled is null; the semi-supervised stage needs a data set of unlabelled tiles"

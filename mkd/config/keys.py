@@ -73,7 +73,7 @@ def help_text(kind: type[Any], name: str) -> str:
         name: of its primary config, such as "kd".
     """
     about = " ".join((kind.__doc__ or name).split())
-    lines = [(f"{group}={chosen}", f"one of {choices}") for group, chosen, choices in _choices(name)]
+    lines = [(f"{group}={chosen}", f"one of {choices}") for group, chosen, choices in choices(name)]
     for key in keys_of(kind):
         needs_type = key.default in (None, "null")
         meaning = f"[{key.type.removesuffix(' | None')}] {key.meaning}" if needs_type else key.meaning
@@ -111,7 +111,7 @@ def _table(keys: list[Key]) -> str:
     return "\n".join(rows)
 
 
-def _choices(name: str) -> Iterator[tuple[str, str, str]]:
+def choices(name: str) -> Iterator[tuple[str, str, str]]:
     """Yield group, default and names of the files that a primary config lets one choose from."""
     path = CONFIGS / f"{name}.yaml"
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))["defaults"] if path.is_file() else []

@@ -4,23 +4,33 @@ import contextlib
 import difflib
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mkd.cli.arguments import encoding_fault
-from mkd.cli.exit import crash, fail, first_rank, leave, several_ranks
+from mkd.cli.exit import crash, end_torchrun_silently, fail, first_rank, interrupt, leave, several_ranks
 from mkd.config import schema
 from mkd.config.cross_checks import check
-from mkd.config.keys import CONFIGS, help_text
+from mkd.config.keys import CONFIGS, choices, help_text
+from mkd.config.overrides import (
+    Override,
+    is_text,
+    last_of_each,
+    read_value,
+    split_argument,
+    type_of_key,
+    unquoted,
+)
+from mkd.config.run_config import from_yaml, set_value, to_yaml
 from mkd.documents import check_yaml_shape, parse_yaml
 
 T = TypeVar("T")
@@ -32,7 +42,7 @@ def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
     Args:
         kind: a dataclass of `mkd.config.schema`.
         name: primary config, e.g. ``kd``.
-        argv: Hydra overrides, e.g. ``["out=runs/x", "optim.lr=0.01"]``.
+        argv: arguments KEY=VALUE, e.g. ``["out=runs/x", "optim.lr=0.01"]``; see `mkd.config.overrides`.
 
     Raises:
         ValueError: a typo, a wrong type, a missing value or path, an impossible pair; names the key and the fix.
@@ -46,24 +56,46 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
     """Compose and convert like `load`, without its checks of paths, ranges and pairs."""
     if fault := encoding_fault(argv):
         raise ValueError(fault)
-    for arg in argv:
-        if "=" not in arg and not arg.startswith("~"):
-            raise ValueError(f"argument '{arg}' is not KEY=VALUE; write for example out=runs/first")
-        if arg.startswith("+"):
-            raise ValueError(f"argument '{arg}': keys cannot be added; write it without '+'")
-        _check_shape(arg)
-    try:
-        composed = _compose(kind, name, argv)
-        missing = sorted(OmegaConf.missing_keys(composed))
-        if missing:
-            raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
-        config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ValueError(_explain(error, kind, argv)) from None
+    given = last_of_each([split_argument(argument) for argument in argv])
+    groups = {group: chosen for group, chosen, _ in choices(name)}
+    chosen = {key: override for key, override in given.items() if key in groups}
+    values = {key: override for key, override in given.items() if key not in groups}
+    for key, override in values.items():
+        wanted = type_of_key(kind, key)
+        if wanted is None or (is_dataclass(wanted) and not override.typed.startswith("{")):
+            raise ValueError(_unknown(key, kind, groups))
+    composed = _compose(kind, name, chosen)
+    texts = {}  # set at the very end: OmegaConf would take ${ in a path for a reference
+    for key, override in values.items():
+        wanted = type_of_key(kind, key)
+        if not is_text(wanted) or override.typed.startswith(("[", "{")):
+            _check_shape(key, override.typed)
+        value = read_value(override, wanted)
+        if is_text(wanted):
+            texts[key] = value
+        if value is not None and is_text(wanted):
+            value = ["-"] if isinstance(value, list) else "-"
+        try:
+            OmegaConf.update(composed, key, value, merge=True)
+        except OmegaConfBaseException as error:
+            raise ValueError(_explain(error, override)) from None
+    if missing := sorted(OmegaConf.missing_keys(composed)):
+        raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, kind)
+    for key, value in texts.items():
+        set_value(config, tuple(key.split(".")), value)
     _check_lengths(config)
     _check_finite(config)
+    _choose_start(config, given)
     return config
+
+
+def _choose_start(config: Any, given: Mapping[str, Override]) -> None:
+    """Start from random weights where pretrained ones are declined and no other start is named."""
+    declined = "model.pretrained" in given and "student_init" not in given
+    if isinstance(config, schema.SupervisedRun) and declined and config.model.pretrained is None:
+        config.student_init = "random"
 
 
 def _check_lengths(config: Any, prefix: str = "") -> None:
@@ -76,9 +108,8 @@ def _check_lengths(config: Any, prefix: str = "") -> None:
             raise ValueError(f"{prefix}{f.name}={list(value)}: {len(default)} values are needed")
 
 
-def _check_shape(arg: str) -> None:
+def _check_shape(key: str, value: str) -> None:
     """Refuse a value with YAML aliases, a few of which mean gigabytes, or with brackets in hundreds of brackets."""
-    key, _, value = arg.partition("=")
     try:
         with contextlib.suppress(yaml.YAMLError):  # whoever parses it says so
             check_yaml_shape(value)
@@ -102,37 +133,63 @@ def _check_finite(value: Any, key: str = "") -> None:
         _check_finite(part, f"{key}.{name}" if key else name)
 
 
-def _compose(kind: type[Any], name: str, argv: Sequence[str]) -> DictConfig:
-    """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere put overrides on the schema.
-
-    Without choices Hydra would take ``model=RUN/model`` for a file of ``configs/model/``.
-    """
+def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> DictConfig:
+    """Compose with Hydra where ``configs/NAME.yaml`` has choices; elsewhere return the schema's defaults."""
     if not (CONFIGS / f"{name}.yaml").is_file():
-        merged = OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_dotlist(list(argv)))
-        assert isinstance(merged, DictConfig)
-        return merged
+        defaults: DictConfig = OmegaConf.structured(kind)
+        return defaults
+    own = None
+    for group, default, files in choices(name):
+        typed = chosen[group].typed if group in chosen else default
+        if group == "experiment" and typed.endswith((".yaml", ".yml")):
+            own = Path(unquoted(typed))
+        elif typed not in files.split(", "):
+            path = ", or the path of a YAML file of your own" if group == "experiment" else ""
+            fault = (
+                f"missing value: give {group}=..." if group not in chosen else f"{group}={typed} is not there"
+            )
+            raise ValueError(f"{fault}; choose one of {files}{path}")
+    if own is not None:
+        return _from_file(kind, own)
     ConfigStore.instance().store(name=f"schema_{name}", node=kind)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=list(argv))
+        return compose(name, overrides=[str(override) for override in chosen.values()])
 
 
-def _explain(error: Exception, kind: type[Any], argv: Sequence[str]) -> str:
-    """Turn a Hydra or OmegaConf error into one sentence with the key and the nearest allowed ones."""
-    causes = [error, error.__cause__, error.__context__]
-    text = " ".join(str(next(c for c in reversed(causes) if c is not None)).split())
-    known = [*_keys(OmegaConf.structured(kind)), "model", "experiment", "kd", "semi"]
-    for arg in argv:
-        key = arg.split("=", 1)[0].lstrip("+~")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
-            return f"unknown key '{key}'; {hint}"
-    key = getattr(error.__cause__ or error, "full_key", None) or ""
-    given = next((a for a in reversed(argv) if key and a.startswith(f"{key}=")), "")
-    value = given.partition("=")[2]
-    text = text.split(" full_key:")[0].replace("$VALUE_TYPE", "str").replace("$VALUE", value)
-    return f"{given or key or 'config'}: {text}"
+def _from_file(kind: type[Any], path: Path) -> DictConfig:
+    """Return the schema's defaults with the keys of a YAML file on top; its name is that of the file."""
+    if not path.is_file():
+        raise ValueError(f"experiment={path}: no such file; give the path of a YAML file")
+    try:
+        content = parse_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"experiment={path} cannot be used: {error}") from None
+    if not isinstance(content, dict) or "defaults" in content:
+        raise ValueError(
+            f"experiment={path}: give keys such as those of configs/experiment/demo.yaml, without 'defaults'"
+        )
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), {"name": path.stem, **content})
+    except OmegaConfBaseException as error:
+        text = " ".join(str(error).split()).split(" full_key:")[0]
+        raise ValueError(f"experiment={path} cannot be used: {text}") from None
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _unknown(key: str, kind: type[Any], groups: Mapping[str, str]) -> str:
+    """Return the sentence that refuses a key, with the nearest ones that there are."""
+    known = [*_keys(OmegaConf.structured(kind)), *groups]
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
+    return f"unknown key '{key}'; {hint}"
+
+
+def _explain(error: OmegaConfBaseException, override: Override) -> str:
+    """Turn an error of OmegaConf into one sentence with the argument."""
+    text = " ".join(str(error).split()).split(" full_key:")[0]
+    return f"{override}: {text.replace('$VALUE_TYPE', 'str').replace('$VALUE', override.typed)}"
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:
@@ -143,20 +200,6 @@ def _keys(node: Any, prefix: str = "") -> list[str]:
         child = None if OmegaConf.is_missing(node, key) else node[key]
         keys += _keys(child, f"{full}.") if isinstance(child, DictConfig) and len(child) else [full]
     return keys
-
-
-def to_yaml(config: Any) -> str:
-    """Return a resolved config as YAML text."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
-
-
-def from_yaml(kind: type[T], text: str) -> T:
-    """Return the schema object that `to_yaml` wrote."""
-    config = OmegaConf.to_object(
-        OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.create(parse_yaml(text)))
-    )
-    assert isinstance(config, kind)
-    return config
 
 
 def main(
@@ -175,24 +218,45 @@ def main(
         if first_rank():
             print(help_text(kind, name), flush=True)
         return
+    config = None
     try:
-        said = work(load(kind, name, words))
+        config = load(kind, name, words)
+        said = work(config)
         if said is not None and first_rank():
             print(said, flush=True)
     except (ValueError, OSError) as error:
         fail(name, str(error), 2)
     except KeyboardInterrupt:
-        fail(name, "stopped; run the same command again to go on from the last checkpoint", 130)
+        interrupt(name, _after_interrupt(config))
     except Exception as error:
         if not several_ranks():
             raise
         crash(name, error)
     except SystemExit as end:  # a run that stopped as it was asked to
+        if end.code == 130:
+            end_torchrun_silently()
         if not several_ranks():
             raise
         leave(end.code if isinstance(end.code, int) else 1)
     if several_ranks():
         leave(0)  # gloo sometimes aborts at the interpreter's exit
+
+
+def _after_interrupt(config: object) -> str:
+    """Return what Ctrl-C leaves, and what the same command does with it."""
+    again = "stopped; run the same command again"
+    match config:
+        case schema.RunConfig():
+            if any(Path(config.out).glob("checkpoints/*/latest.pt")):
+                return f"{again} to go on from the last checkpoint"
+            return f"{again} to start at step 0: it had saved no checkpoint"
+        case schema.PredictRun():
+            return f"{again} to make what is missing: finished maps are kept"
+        case schema.Experiment() | schema.DemoRun():
+            return f"{again} to go on: ended runs are not repeated"
+        case schema.TeacherLabel():
+            return f"{again} to go on: finished shards are kept"
+    return "stopped"
 
 
 __all__ = ["CONFIGS", "from_yaml", "load", "main", "schema", "to_yaml"]

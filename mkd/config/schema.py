@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 # Marks keys that may change when a run is resumed: they change its speed, or what is kept or shown, never its numbers.
 RESUMABLE = {"resumable": True}
+# Marks keys of a run's length, which extend=true lets change.
+LENGTH = {"length": True}
 
 
 def resumable(default: T) -> T:
@@ -105,9 +107,10 @@ class SemiConfig:
     # upper bound of a in the EMA; none: 0.99 below 10,000 steps, 0.996 below 40,000, else 0.999
     ema_decay: float | None = None
     result: str = "teacher"  # student | teacher: whose weights become the model folder
-    views: int = 500_000  # most views of unlabelled tiles where neither epochs= nor steps= is given
+    # most views of unlabelled tiles where neither epochs= nor steps= is given
+    views: int = field(default=500_000, metadata=LENGTH)
     # validations in a row without a rise after which the stage ends; none goes on to the last step
-    plateau: int | None = 25
+    plateau: int | None = field(default=25, metadata=LENGTH)
     on_collapse: str = "warn"  # warn | rollback: back to the last good checkpoint, with half of weight
 
 
@@ -139,15 +142,17 @@ class RunConfig:
     seed: int = 0  # of weights, order and augmentation
     # passes over the labelled tiles (semi: over the unlabelled ones); none: 100, and at least 1,000 steps; semi: 100
     # passes or semi.views, whichever is less, and at least 3,000 steps
-    epochs: float | None = None
-    steps: int | None = None  # optimizer steps; overrides epochs
+    epochs: float | None = field(default=None, metadata=LENGTH)
+    steps: int | None = field(default=None, metadata=LENGTH)  # optimizer steps; overrides epochs
+    # go on with the run in out= to another length: from its last checkpoint on by the schedule of that length
+    extend: bool = resumable(False)
     # data, checkpoint, threads, versions: go on although these are not those that the run was begun with
     accept: list[str] = field(default_factory=list, metadata=RESUMABLE)
     device: str | None = resumable(None)  # none: cuda when there is one, else cpu
     engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2
     compile: bool = resumable(False)  # torch.compile the network; GPU only
     log_every: int = resumable(10)  # steps between lines of metrics.jsonl
-    save_every: int = 200  # steps between checkpoints
+    save_every: int = resumable(200)  # steps between checkpoints
     # steps between checkpoints that stay as step-N.pt; none: no others
     keep_every: int | None = resumable(None)
     keep: int = resumable(3)  # how many step-N.pt stay, the newest
@@ -197,11 +202,12 @@ class EvaluateRun:
 
 @dataclass
 class PredictRun:
-    """launch/predict_map.py: model and GeoTIFF -> land-cover map."""
+    """launch/predict_map.py: model and rasters -> a land-cover map of each."""
 
     model: str = MISSING  # model folder
-    input: str = MISSING  # GeoTIFF of three 8-bit bands
-    output: str = MISSING  # cloud-optimised GeoTIFF to write: class ids and confidence
+    # raster of three 8-bit bands (GeoTIFF, COG, VRT), a folder of them, a pattern with *, a URL, or [A,B] of these
+    input: list[str] = MISSING
+    output: str = MISSING  # cloud-optimised GeoTIFF to write: class ids and confidence; a folder for several
     polygons: str | None = None  # GeoPackage to write: polygons by class with area and confidence
     min_area: float = 0.0  # square metres: smaller polygons go to their largest neighbour first
     areas: str | None = None  # CSV to write: pixels, hectares, share and confidence of each class

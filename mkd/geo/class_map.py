@@ -179,7 +179,7 @@ class ClassMapWriter:
             "</SimpleSource></VRTRasterBand>"
             for number, name, file, look in (
                 (1, "class", "classes", looks[0]),
-                (2, "confidence, 0 to 254 for 0 to 1", "confidence", looks[1]),
+                (2, "confidence, p = value / 255", "confidence", looks[1]),
             )
         )
         return (

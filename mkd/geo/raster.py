@@ -159,6 +159,7 @@ class RasterWriter:
         control: ControlPoints | None = None,
         colormap: Mapping[int, Sequence[int]] | None = None,
         nodata: float | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         """Create the file aside; leaving the `with` statement without an error puts it at `path`.
 
@@ -171,6 +172,7 @@ class RasterWriter:
             control: control points or RPCs of a raster without a transform, or None.
             colormap: (r, g, b) of each value of band 1; uint8 files of 1 or 2 bands only (a limit of TIFF).
             nodata: value of missing pixels, or None.
+            tags: texts by name for its header.
 
         Raises:
             ValueError: a colour table where TIFF allows none, or a place that cannot be written.
@@ -197,6 +199,8 @@ class RasterWriter:
                     self._data.colorinterp = [ColorInterp.palette, ColorInterp.undefined]
             if control is not None:
                 control.write(self._data)
+            if tags:
+                self._data.update_tags(**tags)
             self._stack = stack.pop_all()  # the file aside is left or put in place by __exit__
 
     def __enter__(self) -> RasterWriter:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class RasterInfo:
     are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha). `alpha` lists the bands
     (counted from 1) that say where there is data; `stored` is the size of the blocks in the file, (height, width).
     `control` holds ground control points and RPCs, of a raster without a transform.
+    `files` are those on a disk that it consists of: itself, a mask beside it, what a VRT names; `tags` are the texts by
+    name that its header holds.
     """
 
     height: int
@@ -41,6 +44,8 @@ class RasterInfo:
     alpha: tuple[int, ...]
     stored: tuple[int, int]
     control: ControlPoints | None = None
+    files: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
 
 
 def info_of(data: Any) -> RasterInfo:
@@ -63,6 +68,8 @@ def info_of(data: Any) -> RasterInfo:
         alpha=tuple(band for band, meaning in meanings if meaning == ColorInterp.alpha),
         stored=(int(data.block_shapes[0][0]), int(data.block_shapes[0][1])),
         control=control_points_of(data) if transform is None else None,
+        files=tuple(name for name in data.files if os.path.isfile(name)),
+        tags=dict(data.tags()),
     )
 
 

@@ -39,10 +39,11 @@ def confusion(
     wrong = torch.zeros((), dtype=torch.int64, device=device)  # pixels; looked at once, at the end
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
-        with autocast(device):
-            found = probabilities(model, item.images.float() / 255, window)
-        wrong += (~found.isfinite()).any(dim=1).sum()
-        matrix.update(found.argmax(dim=1), item.labels)
+        for _, images, labels in item.by_size():
+            with autocast(device):
+                found = probabilities(model, images.float() / 255, window)
+            wrong += (~found.isfinite()).any(dim=1).sum()
+            matrix.update(found.argmax(dim=1), labels)
     if bad := int(world.all_reduce_sum(wrong)):  # all ranks end alike
         raise ValueError(
             f"{tiles.folder}: the network's output is not finite at {bad:,} pixels; its weights overflow on these "

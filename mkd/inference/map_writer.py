@@ -4,8 +4,9 @@ Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a fin
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,10 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from mkd.cli.duration import duration
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
-from mkd.geo.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
 from mkd.geo.raster_safety import RasterLimits
@@ -35,9 +36,8 @@ _log = logging.getLogger(__name__)
 class MapSummary:
     """What a map holds.
 
-    `class_pixels` counts by class id; `class_areas` is the ground they cover, m2 (NaN: the scene has no CRS);
-    `class_confidence` the mean of their largest probability (NaN: no pixel). `windows` were predicted,
-    `empty_windows` held no data and were skipped; `mean_confidence` is over all pixels with data (None: no pixel).
+    `class_pixels` counts by class id; `windows` were predicted, `empty_windows` held no data and were
+    skipped; `mean_confidence` is the mean of the largest probability over pixels with data (None: no pixel).
     """
 
     height: int
@@ -45,8 +45,6 @@ class MapSummary:
     windows: int
     empty_windows: int
     class_pixels: tuple[int, ...]
-    class_areas: tuple[float, ...]
-    class_confidence: tuple[float, ...]
     nodata_pixels: int
     mean_confidence: float | None
 
@@ -54,7 +52,7 @@ class MapSummary:
 def predict_map(
     model: nn.Module,
     class_palette: Sequence[Colour],
-    input: str | Path,
+    input: str | Path | RasterReader,
     output: str | Path,
     *,
     tile: int = 512,
@@ -66,6 +64,7 @@ def predict_map(
     device: str | torch.device = "cpu",
     autocast: bool = False,
     trust_vrt: bool = False,
+    title: str = "map",
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
@@ -77,6 +76,7 @@ def predict_map(
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
         input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
             alpha or mask) stay without data in the map. With `trust_vrt` it may name any files.
+            An open reader is left open.
         output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
             CRS and transform, or control points, of the input. It appears once it is complete, with class names in
             ``OUTPUT.aux.xml``.
@@ -88,6 +88,8 @@ def predict_map(
         tags: what the file says of itself, such as the model.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
+        tags: texts by name that the map's header holds.
+        title: what the progress is called.
 
     Returns:
         Counts and mean confidence.
@@ -96,20 +98,26 @@ def predict_map(
         ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
             logits that are not finite.
     """
-    _check(class_palette, Path(input), Path(output), tile, overlap, batch)
+    path = Path(input.path if isinstance(input, RasterReader) else input)
+    _check(class_palette, path, Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast)
-    with RasterReader(input, limits=RasterLimits(trust_vrt=trust_vrt)) as reader:
+    limits = RasterLimits(trust_vrt=trust_vrt)
+    with (
+        nullcontext(input)
+        if isinstance(input, RasterReader)
+        else RasterReader(input, limits=limits) as reader
+    ):
         info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
-        counts = _Counts(len(class_palette), GroundArea(info.crs, info.transform))
+        counts = _Counts(np.zeros(len(class_palette), np.int64))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
         classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
         legend = Legend(classes, tuple(class_palette), tags or {})
         with (
-            ClassMapWriter(output, *size, legend, **_place(info, input)) as writer,
-            _progress(total) as advance,
+            ClassMapWriter(output, *size, legend, **_place(info, path)) as writer,
+            _progress(total, title) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
             for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
@@ -155,28 +163,23 @@ class _Network:
         return np.asarray(probabilities.cpu().numpy(), np.float32)
 
 
+@dataclass
 class _Counts:
-    """Turns finished bands into map pixels and counts classes, areas, windows and confidence."""
+    """Turns finished bands into map pixels and counts classes, windows and confidence."""
 
-    def __init__(self, classes: int, area: GroundArea) -> None:
-        self.area, self.nodata_pixels, self.windows, self.empty_windows = area, 0, 0, 0
-        self.class_pixels = np.zeros(classes, np.int64)
-        self.class_areas, self.confidence = (
-            np.zeros(classes),
-            np.zeros(classes),
-        )  # m2; sum over pixels with data
+    class_pixels: NDArray[np.int64]
+    nodata_pixels: int = 0
+    confidence: float = 0.0  # sum over pixels with data
+    windows: int = 0
+    empty_windows: int = 0
 
     def map_pixels(self, band: Band, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """Return the (K, width, 2) uint8 pixels of a band: class id and confidence, 255 without data."""
         ids = band.values.argmax(axis=0).astype(np.uint8)
         best = band.values.max(axis=0)
-        classes, rows = len(self.class_pixels), np.broadcast_to(np.arange(len(ids))[:, None], ids.shape)
-        in_rows = np.bincount(rows[valid] * classes + ids[valid], minlength=len(ids) * classes)
-        in_rows = in_rows.reshape(len(ids), classes)
-        self.class_pixels += in_rows.sum(axis=0)
-        self.class_areas += self.area.of_rows(band.row, len(ids)) @ in_rows
-        self.confidence += np.bincount(ids[valid], best[valid].astype(np.float64), classes)
+        self.class_pixels += np.bincount(ids[valid], minlength=len(self.class_pixels))
         self.nodata_pixels += int((~valid).sum())
+        self.confidence += float(best[valid].sum(dtype=np.float64))
         confidence = np.minimum(np.rint(best * 255), NODATA - 1).astype(np.uint8)
         pixels = np.stack([ids, confidence], axis=-1)
         pixels[~valid] = NODATA
@@ -185,18 +188,14 @@ class _Counts:
     def summary(self, height: int, width: int) -> MapSummary:
         """Return the counts of the whole map."""
         pixels = int(self.class_pixels.sum())
-        with np.errstate(invalid="ignore"):
-            sure = self.confidence / self.class_pixels
         return MapSummary(
             height=height,
             width=width,
             windows=self.windows,
             empty_windows=self.empty_windows,
             class_pixels=tuple(int(n) for n in self.class_pixels),
-            class_areas=tuple(float(a) for a in self.class_areas),
-            class_confidence=tuple(float(c) for c in sure),
             nodata_pixels=self.nodata_pixels,
-            mean_confidence=float(self.confidence.sum()) / pixels if pixels else None,
+            mean_confidence=self.confidence / pixels if pixels else None,
         )
 
 
@@ -227,6 +226,11 @@ def _predictions(
 def _read(reader: RasterReader, bands: Sequence[int], window: Window) -> NDArray[np.uint8] | None:
     """Return the (H, W, 3) pixels of a window; None when it holds no data."""
     return reader.read(window, bands) if reader.valid(window).any() else None
+
+
+def check_scene(reader: RasterReader, bands: Sequence[int] | None = None) -> None:
+    """Refuse a raster that no map can be made of; raises ValueError as `predict_map` does."""
+    _colour_bands(reader, bands)
 
 
 def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
@@ -261,18 +265,20 @@ def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, over
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
-    console = Console(stderr=True, markup=False, emoji=False)
-    texts = (TextColumn("map"), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
+    console, began = Console(stderr=True, markup=False, emoji=False), time.monotonic()
+    texts = (TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
     with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task, done = bar.add_task("map", total=total), 0
+        task, done = bar.add_task(title, total=total), 0
 
         def advance(count: int) -> None:
             nonlocal done
             before, done = done, done + count
             bar.advance(task, count)
             if not console.is_terminal and (10 * done // total > 10 * before // total):
-                console.print(f"map: {done} of {total} windows ({100 * done // total} %)", highlight=False)
+                left = (time.monotonic() - began) * (total - done) / done
+                text = f"{title}: {done} of {total} windows ({100 * done // total} %), ETA {duration(left)}"
+                console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
         yield advance

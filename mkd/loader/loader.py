@@ -16,7 +16,7 @@ from mkd.dataset.tile_decoder import DatasetSpec, TileDecoder
 from mkd.documents import mapping, parse_json
 from mkd.image_header import MAX_PIXELS
 from mkd.loader.bad_tiles import BadTileBudget
-from mkd.loader.batch import Batch, channels_first, odd_size_slot, to_batch
+from mkd.loader.batch import Batch, channels_first, to_batch
 from mkd.loader.sampler import Sampler
 from mkd.loader.workers.pool import Block, DecodedBatch, DecodingPool, Pair, prefetch_blocks
 from mkd.loader.workers.shared_buffers import BufferLayout
@@ -190,25 +190,7 @@ def _decode_in_process(
 def _to_checked_batch(
     tiles: TileSet, layout: BufferLayout, bad_tiles: BadTileBudget, decoded: DecodedBatch
 ) -> Batch:
-    """Count the bad tiles of a batch, check its tiles' sizes, and return it as tensors.
-
-    Raises:
-        ValueError: more bad tiles than the budget, or a tile of another size than the others of its batch.
-    """
+    """Count the bad tiles of a batch, and return it as tensors; more of them than the budget are a ValueError."""
     for slot, bad in sorted(decoded.bad.items()):
         bad_tiles.add(*decoded.pairs[slot], bad)
-    if (slot_of_odd := odd_size_slot(decoded)) is not None:
-        raise ValueError(_odd_size_message(tiles, decoded, slot_of_odd))
     return to_batch(decoded, layout)
-
-
-def _odd_size_message(tiles: TileSet, decoded: DecodedBatch, slot: int) -> str:
-    sample = decoded.bad[slot].replaced_by if slot in decoded.bad else decoded.pairs[slot][1]
-    shard, record = tiles.decoder.source.find(sample)
-    height, width = decoded.sizes[slot]
-    others = next(size for size in decoded.sizes if size != decoded.sizes[slot])
-    file = tiles.decoder.source.folder.url_of(tiles.index.shards[shard].file)
-    return (
-        f"{file}:{record.key}: it is {height} x {width} pixels, others of its batch are {others[0]} x {others[1]}: "
-        "pack tiles of one size ('shards tile --size'), or use batch=1"
-    )

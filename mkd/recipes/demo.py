@@ -13,7 +13,7 @@ from mkd.config.load import CONFIGS, load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
 from mkd.dataset.index import read_index
 from mkd.recipes.experiment import check_alone, experiment, run_folder
-from mkd.recipes.predict_map import predict
+from mkd.recipes.mapping.predict_map import predict
 from mkd.recipes.reports import experiment_report
 from mkd.report.terminal_table import show
 from mkd.synth.landscape import draw_scenes, render, write_orthomosaic
@@ -52,7 +52,7 @@ def demo(config: DemoRun) -> None:
         results = experiment(table)
         best = run_folder(table, list(table.rows.values())[-1], config.seeds[0]) / "model"
         scene = out / "scenes" / "images" / f"{UNSEEN}.tif"
-        print(predict(PredictRun(model=str(best), input=str(scene), output=str(out / "map.tif"))))
+        print(predict(PredictRun(model=str(best), input=[str(scene)], output=str(out / "map.tif"))))
     results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
     results |= _earlier_figures(out / "results.json", results)
     experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")

@@ -1,10 +1,12 @@
 """launch/evaluate.py: model folder + labelled data set -> results.json."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mkd.atomic import write_text
+from mkd.atomic import check_writable, write_text
+from mkd.config.constraints import output_file
 from mkd.config.schema import EvaluateRun
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import find_world
@@ -16,8 +18,23 @@ from mkd.recipes.run_folder import commit, versions
 from mkd.train.run.run_inputs import check_same_index
 
 
+def place_outputs(config: EvaluateRun) -> EvaluateRun:
+    """Return the config with files for out= and report=, where folders are given, after a try to write there.
+
+    Raises:
+        ValueError: a URL, or something that is no file.
+        OSError: a file that cannot be written.
+    """
+    out = output_file("out", config.out, "results.json")
+    report = None if config.report is None else output_file("report", config.report, "report.html")
+    for path in (out, report):
+        if path is not None:
+            check_writable(path)
+    return replace(config, out=out, report=report)
+
+
 def evaluate(config: EvaluateRun) -> dict[str, Any]:
-    """Evaluate a model on a labelled data set; write and return results.json.
+    """Evaluate a model on a labelled data set; write and return results.json, for which see `place_outputs`.
 
     Several ranks share the tiles, and rank 0 writes.
 

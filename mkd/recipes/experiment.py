@@ -1,8 +1,11 @@
 """The runs behind one table: train each row for each seed, evaluate, average."""
 
+import contextlib
+import difflib
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -12,10 +15,14 @@ from typing import Any
 
 import torch
 
-from mkd.atomic import write_text
+from mkd.atomic import check_writable, write_text
 from mkd.cli.exit import several_ranks
+from mkd.cli.log_lines import named_lines
+from mkd.config.constraints import dataset
+from mkd.config.cross_checks import check
 from mkd.config.load import load, parse
-from mkd.config.schema import EvaluateRun, Experiment, KdRun, SemiRun, SupervisedRun
+from mkd.config.schema import EvaluateRun, Experiment, KdRun, RunConfig, SemiRun, SupervisedRun
+from mkd.dataset.index import DatasetIndex, read_index
 from mkd.recipes.distill import kd
 from mkd.recipes.evaluate import evaluate
 from mkd.recipes.semi import semi
@@ -43,6 +50,7 @@ def experiment(config: Experiment) -> dict[str, Any]:
                 f"differences: '{title}' is {list(pair)}; give two runs of rows and controls: {', '.join(measured)}"
             )
     _check_runs(config)
+    check_writable(Path(config.out) / "results.json")
     processes = min(config.parallel, len(config.seeds))
     if processes > 1:
         threads = max(1, (os.cpu_count() or 1) // processes)
@@ -77,13 +85,63 @@ def check_alone(script: str) -> None:
 
 
 def _check_runs(config: Experiment) -> None:
-    """Refuse a mistake in any run before the first one is trained."""
-    for name, step in config.runs.items():
-        if step.script not in KINDS:
-            raise ValueError(
-                f"runs.{name}.script={step.script} is not allowed; choose supervised, kd or semi"
-            )
-        parse(KINDS[step.script], step.script, _overrides(config, name, config.seeds[0]))
+    """Refuse a mistake in any run, of any seed, before the first one is trained: keys, folders, classes, test set."""
+    measured, sets = {*config.rows.values(), *config.controls.values()}, _Sets()
+    for seed in config.seeds:
+        test = fill(config, config.test, seed)
+        dataset("test", test)
+        for number, (name, step) in enumerate(config.runs.items()):
+            if step.script not in KINDS:
+                raise ValueError(
+                    f"runs.{name}.script={step.script} is not allowed; choose supervised, kd or semi"
+                )
+            _check_order(config, name, list(config.runs)[:number])
+            try:
+                run = parse(KINDS[step.script], step.script, _overrides(config, name, seed))
+                check(run, later=config.out)
+                sets.check(run, test if name in measured else None)
+            except ValueError as error:
+                raise ValueError(f"run '{name}', seed {seed}: {error}") from None
+
+
+def _check_order(config: Experiment, name: str, before: list[str]) -> None:
+    """Refuse a run that goes on from one that is trained after it."""
+    step = config.runs[name]
+    for override in [*config.common.get(step.script, []), *step.overrides]:
+        for other in re.findall(r"\{run:([^}]*)\}", override):
+            if other in config.runs and other not in before:
+                raise ValueError(
+                    f"run '{name}' goes on from {{run:{other}}}, which is not trained before it; put '{other}' above"
+                )
+
+
+class _Sets:
+    """Data sets of the runs, each index read once."""
+
+    def __init__(self) -> None:
+        self._indexes: dict[str, DatasetIndex] = {}
+
+    def check(self, run: RunConfig, test: str | None) -> None:
+        """Refuse tiles without labels where labels are needed, and sets of other classes than the labelled one."""
+        labelled = self._read(run.data.labelled)
+        for key, path in (("data.labelled", run.data.labelled), ("data.val", run.data.val), ("test", test)):
+            if path is None:
+                continue
+            index = self._read(path)
+            if index.labelled < index.samples:
+                raise ValueError(f"{key}={path}: {index.samples - index.labelled} of its tiles have no label")
+            if index.classes != labelled.classes:
+                raise ValueError(
+                    f"{key}={path} has the classes {', '.join(index.classes)}, data.labelled has "
+                    f"{', '.join(labelled.classes)}; give sets of the same classes"
+                )
+        if run.data.unlabelled is not None:
+            self._read(run.data.unlabelled)
+
+    def _read(self, path: str) -> DatasetIndex:
+        if path not in self._indexes:
+            self._indexes[path] = read_index(path)
+        return self._indexes[path]
 
 
 def run_folder(config: Experiment, run: str, seed: int) -> Path:
@@ -99,11 +157,14 @@ def _share_machine(threads: int) -> None:
 
 def _one_seed(config: Experiment, seed: int) -> None:
     """Train all runs of one seed in their order, and evaluate those that rows name."""
+    together = min(config.parallel, len(config.seeds)) > 1
     for name in config.runs:
-        _train(config, name, seed)
+        # Lines of several seeds mix: each says which run it is of.
+        with named_lines(f"{name} seed{seed}: ") if together else contextlib.nullcontext():
+            _train(config, name, seed)
     for run in (config.rows | config.controls).values():
         folder = run_folder(config, run, seed)
-        data, out = _fill(config, config.test, seed), str(folder / "results.json")
+        data, out = fill(config, config.test, seed), str(folder / "results.json")
         if not Path(out).is_file():
             evaluate(EvaluateRun(model=str(folder / "model"), data=data, out=out))
 
@@ -122,20 +183,31 @@ def _train(config: Experiment, name: str, seed: int) -> None:
 
 def _overrides(config: Experiment, name: str, seed: int) -> list[str]:
     step = config.runs[name]
-    filled = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
+    filled = [fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
     return [f"out={run_folder(config, name, seed)}", f"seed={seed}", *filled]
 
 
-def _fill(config: Experiment, text: str, seed: int) -> str:
-    """Put folders and seed into an override."""
-    text = text.replace("{data}", config.data).replace("{out}", config.out).replace("{seed}", str(seed))
-    for name in config.runs:
-        text = text.replace(f"{{run:{name}}}", str(run_folder(config, name, seed)))
-    if "{" in text:
+def fill(config: Experiment, text: str, seed: int) -> str:
+    """Put folders and seed in the places of an override that are for them; what is put in stays as it is.
+
+    Raises:
+        ValueError: a place for something else, or a run that there is not.
+    """
+    given = {"data": config.data, "out": config.out, "seed": str(seed)}
+    given |= {f"run:{name}": str(run_folder(config, name, seed)) for name in config.runs}
+
+    def put(found: re.Match[str]) -> str:
+        asked = found[1]
+        if asked in given:
+            return given[asked]
+        near = difflib.get_close_matches(asked, given, n=1, cutoff=0.6)
+        meant = f"did you mean {{{near[0]}}}? " if near else ""
         raise ValueError(
-            f"override '{text}': only {{data}}, {{out}}, {{seed}} and {{run:NAME}} are filled in"
+            f"override '{text}': {{{asked}}} is not known; {meant}only {{data}}, {{out}}, {{seed}} and {{run:NAME}} "
+            f"are filled in, NAME being one of {', '.join(config.runs)}"
         )
-    return text
+
+    return re.sub(r"\{([^{}]*)\}?", put, text)
 
 
 def _row(config: Experiment, title: str, run: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
-from mkd.recipes.run_folder import open_run, versions
+from mkd.recipes.run_folder import extend_run, open_run, versions
 from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.phase import Phase, Step
@@ -71,8 +71,11 @@ class Run:
         self.config, self.world, self.index, self.timer = config, world, index, timer
         factories.micro_batches(config.data, world.ranks)
         _check_same(config, world)
+        extended = run_on_rank0(world, lambda: extend_run(config))
         self.folder = Path(run_on_rank0(world, lambda: str(open_run(config))))
         self.journal = Journal(self.folder, tuple(index.classes), world.is_main)
+        if extended:
+            self.journal.say(extended)
         self.stop = StopRequest(world, self.folder / "stop")
         self.lock = RunLock(self.folder / "owner.json")
         self.inputs = RunInputs(self.folder, world, config.accept, self.journal.say)

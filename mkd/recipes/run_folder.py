@@ -1,6 +1,8 @@
 """A run folder: resolved config, versions, journal, checkpoints, model; one folder, one config."""
 
+import contextlib
 import importlib.metadata
+import itertools
 import json
 import platform
 import subprocess
@@ -26,9 +28,12 @@ def open_run(config: RunConfig) -> Path:
     """
     folder = Path(config.out)
     path = folder / "config.yaml"
-    if path.is_file() and (changed := difference(_completed(path), config)):
+    if path.is_file() and (changed := difference(_written(path), config)):
+        only_length = not difference(_written(path), config, any_length=True)
         raise ValueError(
-            f"out={folder} holds a run of another config ({changed}); give another out=, or delete it"
+            f"out={folder} holds a run of another {'length' if only_length else 'config'} ({changed}); "
+            + ("add extend=true to go on to the new length, " if only_length else "")
+            + "give another out=, or delete it"
         )
     if not path.is_file():
         if folder.is_dir() and any(not p.name.startswith(".tmp-") for p in folder.iterdir()):
@@ -39,12 +44,56 @@ def open_run(config: RunConfig) -> Path:
     return folder
 
 
+def extend_run(config: RunConfig) -> str:
+    """Give the run in a config's folder the config's length, where extend=true asks for it.
+
+    The learning rate and the share of dropped tiles follow the progress, done steps over all steps: from the last
+    checkpoint on that of the new length. So the result is not that of a run begun with that length. The model of a run
+    that had ended is kept under another name.
+
+    Returns:
+        What was done, one sentence; empty where the length is as before.
+
+    Raises:
+        ValueError: the run has done more steps than the new length has.
+    """
+    folder = Path(config.out)
+    path = folder / "config.yaml"
+    if not (config.extend and path.is_file()) or difference(_written(path), config, any_length=True):
+        return ""
+    if not (changed := difference(_written(path), config)):
+        return ""
+    done = _steps_done(folder)
+    if config.steps is not None and config.steps < done:
+        raise ValueError(f"steps={config.steps}: the run in out={folder} has done {done} steps; give more")
+    kept = ""
+    if (folder / "model").is_dir():
+        number = next(n for n in itertools.count(1) if not (folder / f"model-{n}").exists())
+        (folder / "model").rename(folder / f"model-{number}")
+        kept = f"; its model so far is kept as {folder / f'model-{number}'}"
+    write_text(path, to_yaml(config))
+    return (
+        f"{folder}: goes on from its last checkpoint to another length ({changed}); from there on the learning rate "
+        f"and the share of dropped tiles follow the new length, so this is not a run that was begun with it{kept}"
+    )
+
+
+def _steps_done(folder: Path) -> int:
+    """Return the steps that the journal has of the phase that steps= is about."""
+    path, done = folder / "metrics.jsonl", 0
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill has cut
+            row = json.loads(line)
+            done = max(done, int(row["step"]) if row["phase"] in ("student", "semi") else 0)
+    return done
+
+
 def is_run(config: RunConfig) -> bool:
     """Return whether the config's folder holds a run, which is then gone on with."""
     return (Path(config.out) / "config.yaml").is_file()
 
 
-def _completed(path: Path) -> str:
+def _written(path: Path) -> str:
     """Return a run's config with the keys that are newer than it, as its version meant them; others are defaults.
 
     Raises:

@@ -31,6 +31,10 @@ def supervised(config: schema.SupervisedRun) -> Path:
     with Run(config, world, index, timer) as run:
         if run.ended():
             return run.folder
+        if config.student_init == "random":
+            run.journal.say(
+                "student: starts from random weights, as student_init=random or model.pretrained=null asks"
+            )
         step = SupervisedStep(model, factories.supervised_loss(config.ohem), world=world)
         phase = run.phase("student", run.student_steps(), index.samples, config.optim.lr)
         weights = run.fit(phase, step, run.batch_stream(unlabelled=False))

@@ -1,6 +1,7 @@
 """Rasters of any size shrunk to page size, read in bands of rows: memory does not grow with their height."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from mkd.labels import NODATA
 from mkd.report.content import Bytes, MapView
 
 
-def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, caption: str = "") -> MapView:
+def map_view(
+    raster: str | Path | RasterReader | None, map: str | Path, max_side: int = 900, caption: str = ""
+) -> MapView:
     """Shrink a map, and the raster it was made from, for the page.
 
     Colours and confidence are means over the pixels with data in each square of s x s pixels; classes are the
@@ -21,7 +24,7 @@ def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, ca
     s = ceil(longest side / max_side).
 
     Args:
-        raster: the uint8 orthomosaic (bands 1 to 3 are shown), or None.
+        raster: the uint8 orthomosaic (bands 1 to 3 are shown), or None. An open reader is left open.
         map: the two-band GeoTIFF that `predict_map` wrote.
         max_side: longest side of the result, pixels, >= 1.
         caption: a sentence for the page.
@@ -41,10 +44,10 @@ def map_view(raster: str | Path | None, map: str | Path, max_side: int = 900, ca
     confidence = np.where(known, np.minimum(np.rint(means[..., 1]), NODATA - 1), NODATA).astype(np.uint8)
     if raster is None:
         return MapView(None, middles[..., 0], confidence, caption)
-    with RasterReader(raster) as reader:
+    with nullcontext(raster) if isinstance(raster, RasterReader) else RasterReader(raster) as reader:
         if (reader.info.height, reader.info.width) != size:
             raise ValueError(
-                f"{raster} has {reader.info.height} x {reader.info.width} pixels, its map {map} has "
+                f"{reader.path} has {reader.info.height} x {reader.info.width} pixels, its map {map} has "
                 f"{size[0]} x {size[1]}: give the raster that the map was made from"
             )
         bands = (1, 2, 3) if reader.info.bands >= 3 else (1, 1, 1)

@@ -137,6 +137,15 @@ class Folder:
             size = int(self._with_retries(lambda: self._fs.info(self._path(name)), name)["size"])
         return cast(BinaryIO, RemoteFile(partial(self.read, name), size))
 
+    def download(self, name: str, path: Path) -> None:
+        """Copy a whole file of a remote folder to a disk.
+
+        Raises:
+            OSError: no such file, or a full disk.
+            ValueError: refused by the server, or out of patience.
+        """
+        self._with_retries(lambda: self._fs.get_file(self._path(name), str(path)), name)
+
     @contextmanager
     def writing(self, name: str, large: bool = False) -> Iterator[BinaryIO]:
         """Open a file for writing; it exists, whole, after a clean exit, and not at all after an error.

@@ -138,7 +138,7 @@ class BatchStream:
         """Return the views of labelled tiles."""
         batch = batch.to(self.world.device)
         of_tiles = generators(self.seed, LABELLED, batch.ids)
-        images, labels = self.geometry(batch.images, batch.labels, of_tiles)
+        images, labels = self._crop(batch, batch.labels, of_tiles)
         return StepBatch(images.float() / 255, labels)
 
     def _candidates(self, batch: Batch) -> Candidates:
@@ -149,6 +149,18 @@ class BatchStream:
         # Pixels without a label and pixels outside the tile are both 255: keep them apart through the geometry.
         stored = self.unlabelled.labelled
         given = batch.labels.masked_fill(batch.labels == IGNORE, FILTERED) if stored else batch.labels
-        images, marks = self.geometry(batch.images, given, of_tiles)
+        images, marks = self._crop(batch, given, of_tiles)
         labels = marks.masked_fill(marks == FILTERED, IGNORE) if stored else None
         return Candidates(batch.ids, weak_colour(images, of_tiles), marks != IGNORE, of_tiles, labels)
+
+    def _crop(
+        self, batch: Batch, labels: Tensor, of_tiles: list[np.random.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the crops of a batch, tiles of each size together: a crop does not depend on the other tiles."""
+        if batch.sizes is None:
+            return self.geometry(batch.images, labels, of_tiles)
+        size, count = self.geometry.crop, len(of_tiles)
+        images, marks = batch.images.new_empty(count, 3, size, size), labels.new_empty(count, size, size)
+        for slots, some, their_labels in batch.by_size(labels):
+            images[slots], marks[slots] = self.geometry(some, their_labels, [of_tiles[n] for n in slots])
+        return images, marks

@@ -106,7 +106,7 @@ def _write_parts(
             name, overwrite = f"{index.name}-{part}", folder.exists(INDEX_NAME)
             writer = DatasetWriter(folder, name, index.classes, index.palette, shard_size, overwrite)
             writers[part] = stack.enter_context(writer)
-        for tile in progress(read_tiles(source), index.samples, "split"):
+        for tile in progress(read_tiles(source), index.samples, "split", "tiles"):
             for part in parts_of.get(tile.key, ()):
                 writers[part].add(unlabelled_tile(tile) if part == "unlabelled" else tile)
         # The index comes last: it tells what leaks, read back from the shards.

@@ -62,7 +62,7 @@ def stats(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MA
         raise ValueError(f"{folder} has no tiles, so there is nothing to count: build it again")
     tasks = [_Task(place.url, shard, index.bands, index.dtype, max_pixels) for shard in index.shards]
     total = _zero_counts(index.bands, index.dtype)
-    for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats"):
+    for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats", "shards"):
         for sums, more in zip(total, counts, strict=True):
             sums += more
     return {

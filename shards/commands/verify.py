@@ -51,7 +51,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
         for shard in index.shards
         if shard.file in sizes
     ]
-    results = progress(map_in_processes(check_shard, tasks, workers), len(tasks), "verify")
+    results = progress(map_in_processes(check_shard, tasks, workers), len(tasks), "verify", "shards")
     found_in = {found.file: found for found in results}  # in any order
     found = [found_in[shard.file] for shard in index.shards if shard.file in found_in]
     keys: set[str] = set()

@@ -138,7 +138,7 @@ def _build_shards(
     tasks = [(unit, record_name(wanted.file(unit.number)) in sizes) for unit in units]
     # Each worker gets the task once; the list of units, which may be long, is left out of it.
     builder = _ShardBuilder(folder.url, replace(wanted, units=()), work)
-    for existed in progress(map_in_processes(builder, tasks, workers), len(tasks), wanted.title):
+    for existed in progress(map_in_processes(builder, tasks, workers), len(tasks), wanted.title, "shards"):
         lock.check()  # another job may have taken over a remote lock in the meantime
         kept += existed
     return kept
@@ -183,7 +183,7 @@ def _check_same_content(
         return
     known = {shard.file: shard.sha256 for shard in index.shards}
     hasher = _ShardHasher(replace(wanted, units=()), work)
-    for file, digest in progress(map_in_processes(hasher, units, workers), len(units), "compare"):
+    for file, digest in progress(map_in_processes(hasher, units, workers), len(units), "compare", "shards"):
         if digest != known.get(file, ""):
             raise ValueError(
                 f"{folder} already holds the data set {index.name!r} made of other inputs ({file} would differ): "

@@ -150,6 +150,8 @@ def _hash_part(part: str, folder: Folder, infos: Sequence[ShardInfo], workers: i
     """Hash the shards of a part; memory:// belongs to one process."""
     tasks = [HashTask(folder.url, info) for info in infos]
     count = 1 if folder.url.startswith("memory://") else workers
-    results = progress(map_in_processes(hash_shard, tasks, count), len(tasks), f"pictures of {part}")
+    results = progress(
+        map_in_processes(hash_shard, tasks, count), len(tasks), f"pictures of {part}", "shards"
+    )
     found: Mapping[str, ShardHashes] = {hashes.file: hashes for hashes in results}
     return [found[info.file] for info in infos]

@@ -22,7 +22,7 @@ from mkd.geo.vector.polygons import ClassPolygon
 
 LAYER = "land_cover"
 _CHUNK = 5000  # polygons written at once
-_FULL = 254  # stored confidence that stands for 1
+_FULL = 255  # p = stored confidence / 255
 
 
 def write_polygons(

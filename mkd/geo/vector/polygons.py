@@ -27,7 +27,7 @@ class ClassPolygon:
     """A connected area of one class.
 
     `geometry` is a shapely polygon in pixel coordinates; `pixels` and `confidence` count the map's pixels in it:
-    confidence is the sum of band 2, 0..254 each.
+    confidence is the sum of band 2, 255 p each.
     """
 
     class_id: int

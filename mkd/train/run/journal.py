@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from mkd.atomic import append_line, write_text
+from mkd.cli.duration import duration
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.train.run.tensorboard_file import TensorboardFile
 
@@ -51,7 +52,7 @@ class Journal:
         self._announced = False
         self._phase, self._steps, self._first, self._began = phase, steps, step, time.monotonic()
         if step:
-            self.console.print(f"{phase}: going on from step {step} of {steps}", highlight=False)
+            self._print(f"{phase}: going on from step {step} of {steps}")
         if self.console.is_terminal:
             self.progress = Progress(
                 TextColumn("{task.description}", markup=False),
@@ -102,7 +103,7 @@ class Journal:
         elif time.monotonic() - self._shown > self.PLAIN_SECONDS:
             self._shown = time.monotonic()
             left = (self._steps - step) * self._step_seconds(step)
-            self.console.print(f"{phase}  {text}  ETA {left / 60:.1f} min", highlight=False, soft_wrap=True)
+            self._print(f"{phase}  {text}  ETA {duration(left)}")
 
     def _step_seconds(self, step: int) -> float:
         """Return the mean time of this process's steps so far."""
@@ -114,10 +115,10 @@ class Journal:
             return
         self._announced = True
         a_step = self._step_seconds(step)
-        hours = (self._steps - step) * a_step / 3600
-        if hours > LONG_HOURS:
+        left = (self._steps - step) * a_step
+        if left > LONG_HOURS * 3600:
             self.say(
-                f"{self._phase}: {self._steps - step:,} steps of {a_step:.2f} s are left, about {hours:.1f} hours; a "
+                f"{self._phase}: {self._steps - step:,} steps of {a_step:.2f} s are left, about {duration(left)}; a "
                 "smaller steps= takes less, a killed or stopped run goes on by the same command"
             )
 
@@ -155,10 +156,13 @@ class Journal:
 
     def say(self, text: str) -> None:
         """Print one line beside the progress."""
-        if not self.writes:
-            return
+        if self.writes:
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        """Print a line as it is: a bracket or a colon in the name of a folder is no markup."""
         console = self.progress.console if self.progress is not None else self.console
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def _say_once(self, text: str) -> None:
         """Print the warning that the curves cannot be written, once, however many phases there are."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import write_text
-from mkd.train.run.stop_request import under_torchrun
+from mkd.cli.exit import under_torchrun
 
 log = logging.getLogger(__name__)
 

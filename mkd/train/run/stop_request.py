@@ -1,4 +1,4 @@
-"""A request to stop: SIGTERM, SIGUSR1 or a file; all ranks agree on it, so that they end after the same step."""
+"""A request to stop: SIGTERM, SIGUSR1, Ctrl-C or a file; all ranks agree on it and end after the same step."""
 
 import contextlib
 import ctypes
@@ -12,32 +12,36 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from mkd.cli.exit import first_rank, under_torchrun
 from mkd.distributed.world import World
 from mkd.train.run.startup_timer import process_age
 
-LATER, NOW = 1, 2  # levels: SIGUSR1 or the stop file; SIGTERM
+LATER, NOW, INTERRUPTED = 1, 2, 3  # levels: SIGUSR1 or the stop file; SIGTERM; Ctrl-C
 GRACE_SECONDS = 15.0  # after SIGTERM, in which a step must end; torchrun and Slurm kill after 30
 POLL_SECONDS = 1.0  # between two looks at the file
+# torchrun passes Ctrl-C on to ranks that have heard it already: another one within this time is the same
+ECHO_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1  # of Linux
 
 
 class Stopped(SystemExit):
     """The run has stopped at a checkpoint as it was asked to; ends the process with the status of the level.
 
-    The status is 143 after SIGTERM and 75 (try again) otherwise. Under torchrun it is 0 in place of 75, because
-    torchrun takes any other for a crash and would start the ranks again.
+    The status is 143 after SIGTERM, 130 after Ctrl-C and 75 (try again) otherwise. Under torchrun it is 0 in place of
+    75, because torchrun takes any other for a crash and would start the ranks again.
     """
 
     def __init__(self, level: int) -> None:
         later = 0 if under_torchrun() else 75
-        super().__init__(143 if level == NOW else later)
+        super().__init__({NOW: 143, INTERRUPTED: 130}.get(level, later))
 
 
 class StopRequest:
     """Hears requests to stop from the start of a run to its end; a context.
 
     A rank that reaches no step boundary within `GRACE_SECONDS` of SIGTERM, because another rank has died or a
-    collective call hangs, ends by itself.
+    collective call hangs, ends by itself. After Ctrl-C it goes on to the next step boundary, however far; a second
+    Ctrl-C ends it at once.
 
     Args:
         world: this process's place.
@@ -48,13 +52,13 @@ class StopRequest:
     def __init__(self, world: World, file: Path) -> None:
         """Set the file's path; signals are heard from `__enter__` on."""
         self.world, self.file = world, file
-        self._level, self._polled = 0, -POLL_SECONDS
+        self._level, self._polled, self._interrupted = 0, -POLL_SECONDS, 0.0
         self._answer: Callable[[], int] | None = None
         self._stopping = threading.Event()
         self._before: list[Any] = []
 
     def __enter__(self) -> "StopRequest":
-        """Take over both signals, start the watching thread, and remove the file that stopped an earlier run."""
+        """Take over the three signals, start the watching thread, and remove the file that stopped an earlier run."""
         if self.world.is_main and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
             with contextlib.suppress(FileNotFoundError):
                 if self.file.stat().st_mtime < time.time() - process_age():
@@ -68,6 +72,7 @@ class StopRequest:
         self._before = [
             signal.signal(signal.SIGTERM, self._on_signal),
             signal.signal(signal.SIGUSR1, self._on_signal),
+            signal.signal(signal.SIGINT, self._on_interrupt),
             signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False),
         ]
         watch.start()
@@ -78,14 +83,15 @@ class StopRequest:
     ) -> None:
         """Give the signals back."""
         self._stopping.set()
-        term, usr1, wakeup = self._before
+        term, usr1, interrupt, wakeup = self._before
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGTERM, term)
         signal.signal(signal.SIGUSR1, usr1)
+        signal.signal(signal.SIGINT, interrupt)
         os.close(self._writing)
 
     def level_of_all_ranks(self) -> int:
-        """Return the highest level of all ranks: 0, `LATER` or `NOW`; all ranks call this after each step.
+        """Return the highest level of all ranks, or 0; all ranks call this after each step.
 
         Several ranks ask after one step and read the answer after the next: by then all have asked, and none waits.
         """
@@ -115,6 +121,14 @@ class StopRequest:
         """Raise the level; Python calls this in the main thread."""
         self._level = max(self._level, NOW if number == signal.SIGTERM else LATER)
 
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise the level at the first Ctrl-C, and end at the second; Python calls this in the main thread."""
+        now = time.monotonic()
+        if self._level < INTERRUPTED:
+            self._level, self._interrupted = INTERRUPTED, now
+        elif now - self._interrupted > ECHO_SECONDS:
+            raise KeyboardInterrupt
+
     def _poll_file(self) -> None:
         """Look for the file, at most once in `POLL_SECONDS`."""
         now = time.monotonic()
@@ -130,24 +144,37 @@ def end_with_torchrun() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun started this process and restarts it when it fails."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
 def _watch(reading: int, stopping: threading.Event) -> None:
     """Wait for signals beside a main thread that may hang in a call, and end this process if it does.
 
-    This thread waits for the pipe; after SIGTERM it waits for the main thread to reach a step boundary. The pipe is
-    closed at the end of the run, which ends the thread.
+    This thread waits for the pipe; after SIGTERM, and after a second Ctrl-C, it waits for the main thread to reach a
+    step boundary or the end. The pipe is closed at the end of the run, which ends the thread.
     """
+    interrupted = 0.0
     with open(reading, "rb", buffering=0) as signals:
         while heard := signals.read(1):
             if heard[0] == signal.SIGTERM and not stopping.wait(GRACE_SECONDS):
-                print(
+                _say(
                     f"no step has ended in the {GRACE_SECONDS:.0f} s after SIGTERM; leaving without a checkpoint "
-                    "of it, the same command goes on from the last one",
-                    file=sys.stderr,
-                    flush=True,
+                    "of it, the same command goes on from the last one"
                 )
                 os._exit(143)
+            elif heard[0] == signal.SIGINT and not interrupted:
+                interrupted = time.monotonic()
+                threading.Thread(target=_explain_interrupt, args=(stopping,), daemon=True).start()
+            elif heard[0] == signal.SIGINT and time.monotonic() - interrupted > ECHO_SECONDS:
+                stopping.wait(
+                    5 * ECHO_SECONDS
+                )  # the main thread has raised KeyboardInterrupt and leaves, or it hangs
+                if not stopping.is_set():
+                    os._exit(130)
+
+
+def _explain_interrupt(stopping: threading.Event) -> None:
+    """Say what happens after Ctrl-C, where the step that it waits for takes long."""
+    if not stopping.wait(2 * ECHO_SECONDS) and first_rank():
+        _say("Ctrl-C: a checkpoint is saved after this step; Ctrl-C again ends at once, without it")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

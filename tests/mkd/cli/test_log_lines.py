@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from mkd.cli.log_lines import route_log_lines
+from mkd.cli.log_lines import named_lines, route_log_lines
 
 log = logging.getLogger("mkd.some.part")
 
@@ -44,3 +44,12 @@ def test_a_line_that_cannot_be_printed_harms_nobody(capsys):
     with route_log_lines(closed):
         log.info("one")
     assert "OSError: closed" in capsys.readouterr().err
+
+
+def test_lines_are_named_whole(capsys):
+    """Each line gets the name once, however it is written; afterwards none does."""
+    with named_lines("ssl seed1: "):
+        print("step", end=" ")
+        print("1\nstep 2")
+    print("end")
+    assert capsys.readouterr().out == "ssl seed1: step 1\nssl seed1: step 2\nend\n"

@@ -60,15 +60,23 @@ def test_in_order_gives_each_tile_once(packed, batch, sizes, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_tiles_of_two_sizes_are_one_sentence(tmp_path, workers):
-    """A tile of another size than its batch is named: padding would tie a view to its batch mates."""
+def test_tiles_of_several_sizes(tmp_path, workers):
+    """Tiles of a batch come by size, each with its own pixels and label; one size alone has no list of sizes."""
     pairs = pictures(3, [(4, 6), (7, 3), (4, 6)])
     tiles = TileSet(pack(tmp_path / "set", pairs, counts=[3]), True)
-    words = r"plain-000000.tar:tile0001: it is 7 x 3 pixels, others of its batch are 4 x 6: pack tiles of one size"
-    with pytest.raises(ValueError, match=words):
-        list(in_order(tiles, 3, workers))
+    (mixed,) = in_order(tiles, 3, workers)
+    assert mixed.sizes == [(4, 6), (7, 3), (4, 6)]
+    found = {}
+    for slots, images, labels in mixed.by_size():
+        for slot, image, label in zip(slots, images, labels, strict=True):
+            found[slot] = (image.permute(1, 2, 0).numpy(), label.numpy())
+    assert sorted(found) == [0, 1, 2]
+    for slot, (image, label) in enumerate(pairs):
+        assert np.array_equal(found[slot][0], image)
+        assert np.array_equal(found[slot][1], label)
     singles = list(in_order(tiles, 1, workers))
     assert [tuple(b.images.shape) for b in singles] == [(1, 3, 4, 6), (1, 3, 7, 3), (1, 3, 4, 6)]
+    assert {b.sizes for b in singles} == {None}
     for batch in singles:
         assert_tiles(batch, pairs)
 

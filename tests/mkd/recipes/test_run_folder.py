@@ -8,7 +8,7 @@ import pytest
 
 from mkd.config.load import from_yaml
 from mkd.config.schema import DataConfig, OptimConfig, SemiConfig, SemiRun, SupervisedRun, TeacherConfig
-from mkd.recipes.run_folder import commit, open_run, versions
+from mkd.recipes.run_folder import commit, extend_run, open_run, versions
 from tests.helpers.training.runs import ROOT, digests
 
 
@@ -62,7 +62,7 @@ def test_what_changes_no_number_is_free(config):
     """Workers, cache, loss budget, device, engine, what is kept and how often the journal speaks may differ."""
     open_run(config)
     data = replace(config.data, workers=0, cache="/tmp/tiles", cache_gib=3.0, max_bad=0.5)
-    kept = {"keep_every": 400, "keep": 9}
+    kept = {"keep_every": 400, "keep": 9, "save_every": 100}
     open_run(replace(config, data=data, device="cpu", log_every=1, engine="zero1", compile=True, **kept))
 
 
@@ -134,3 +134,27 @@ def test_services_may_move_between_starts(tmp_path):
         open_run(replace(one, teacher=moved))
     with pytest.raises(ValueError, match="there max_age: 8; now max_age: 0"):
         open_run(replace(one, teacher=replace(one.teacher, max_age=0, endpoints=["c:3"])))
+
+
+def test_another_length_is_offered_and_made(config):
+    """Other steps are refused with the word for it; with extend=true they are taken, and the old model is kept."""
+    folder = open_run(config)
+    (folder / "model").mkdir()
+    (folder / "model" / "model.yaml").write_text("old")
+    (folder / "metrics.jsonl").write_text(
+        '{"phase": "teacher", "step": 90}\n{"phase": "student", "step": 5}\n{"pha'
+    )
+    with pytest.raises(ValueError, match=r"another length \(there steps: 5; now steps: 9\); add extend=true"):
+        open_run(replace(config, steps=9))
+    assert extend_run(replace(config, extend=True)) == ""
+    with pytest.raises(ValueError, match="steps=4: the run .* has done 5 steps"):
+        extend_run(replace(config, steps=4, extend=True))
+    assert extend_run(replace(config, steps=9, seed=3, extend=True)) == ""
+    with pytest.raises(ValueError, match="another config"):
+        open_run(replace(config, steps=9, seed=3, extend=True))
+    said = extend_run(replace(config, steps=9, extend=True))
+    assert "follow the new length" in said
+    assert str(folder / "model-1") in said
+    assert (folder / "model-1" / "model.yaml").read_text() == "old"
+    assert not (folder / "model").exists()
+    open_run(replace(config, steps=9))

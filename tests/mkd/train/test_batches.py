@@ -232,3 +232,15 @@ def test_micro_batches_of_labelled_tiles_alone(folders):
     assert all((p.weak, p.inside, p.generators, p.strong, p.pseudo) == (None,) * 5 for p in views.split(2))
     with pytest.raises(AssertionError):
         views.split(3)
+
+
+def test_a_crop_does_not_depend_on_the_sizes_of_other_tiles(tmp_path):
+    """Tiles of several sizes in a batch give the crops that each gives in a batch of its own."""
+    sizes = [(16, 16), (24, 12), (16, 16), (9, 40)]
+    pairs = [pair for n, size in enumerate(sizes) for pair in coloured(1, size, seed=n)]
+    folder = write_dataset(tmp_path / "mixed", pairs)
+    together = next(feed_of(folder, folder, crop=8, batch=4)(0, 1))
+    alone = list(feed_of(folder, folder, crop=8, batch=1)(0, 4))
+    for name in ("images", "labels", "weak", "inside"):
+        singles = {getattr(views, name).numpy().tobytes() for views in alone}
+        assert {tile.numpy().tobytes() for tile in getattr(together, name).split(1)} == singles

@@ -39,7 +39,7 @@ def test_fields_crs_and_ground(tmp_path):
     assert fields["class"].tolist() == [LEGEND.names[0], LEGEND.names[1], LEGEND.names[0]]
     assert fields["area_m2"].tolist() == [1.0, 1.0, 1.0]
     assert fields["pixels"].tolist() == [4, 4, 4]
-    assert fields["confidence"] == pytest.approx([0.5] * 3)
+    assert fields["confidence"] == pytest.approx([127 / 255] * 3)
     assert shapes[1].bounds == (500000.5, 4999998.0, 500001.0, 5000000.0)
 
 

@@ -11,14 +11,16 @@ import pytest
 
 from mkd.distributed.world import World
 from mkd.train.run import stop_request as stopping
-from mkd.train.run.stop_request import LATER, NOW, Stopped, StopRequest
+from mkd.train.run.stop_request import INTERRUPTED, LATER, NOW, Stopped, StopRequest
 from tests.helpers.processes.ranks import run_ranks
 from tests.helpers.training.runs import CPU, ROOT
 
 HERE = "tests.mkd.train.run.test_stop_request"
 
 
-@pytest.mark.parametrize(("number", "wish"), [(signal.SIGUSR1, LATER), (signal.SIGTERM, NOW)])
+@pytest.mark.parametrize(
+    ("number", "wish"), [(signal.SIGUSR1, LATER), (signal.SIGTERM, NOW), (signal.SIGINT, INTERRUPTED)]
+)
 def test_a_signal_is_a_wish(tmp_path, number, wish):
     """Nothing is wished until the signal; from then on it is, and afterwards the signal is the old one's again."""
     before = signal.getsignal(number)
@@ -36,6 +38,18 @@ def test_sigterm_is_the_stronger_wish(tmp_path):
             for number in numbers:
                 os.kill(os.getpid(), number)
             assert stop.level_of_all_ranks() == NOW
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path, monkeypatch):
+    """Ctrl-C is passed on by torchrun within a moment, which is no second one; a later one interrupts."""
+    with StopRequest(CPU, tmp_path / "stop") as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.level_of_all_ranks() == INTERRUPTED
+        monkeypatch.setattr(stopping, "ECHO_SECONDS", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert Stopped(INTERRUPTED).code == 130
 
 
 def test_the_file_is_a_wish(tmp_path, monkeypatch):

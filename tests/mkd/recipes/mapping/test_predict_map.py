@@ -6,7 +6,7 @@ from mkd.config.load import load
 from mkd.config.schema import PredictRun
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.recipes.predict_map import predict
+from mkd.recipes.mapping.predict_map import predict
 from tests.helpers.shards import PALETTE
 
 PLACE = (0.5, 0.0, 400000.0, 0.0, -0.5, 5600000.0)
@@ -31,7 +31,7 @@ def test_a_map_of_a_scene(runs, tmp_path):
     assert (info.height, info.width, info.transform) == (50, 70, PLACE)
     assert "32632" in info.crs
     assert [info.colormap[n][:3] for n in range(3)] == list(PALETTE)
-    assert line.startswith(f"{out}: 50 x 70 pixels; field ")
+    assert line.startswith(f"{out}: 70 x 50 pixels; field ")
     shares = [float(part.split()[1]) for part in line.split("; ")[1].split(", ")]
     assert abs(sum(shares) - 100) < 0.3
     assert "mean confidence 0." in line

@@ -1,0 +1,163 @@
+"""The rasters that a map is asked of: found, checked, opened; and the maps that are there already."""
+
+import contextlib
+import glob
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mkd.atomic import check_writable
+from mkd.config.constraints import on_disk, output_file
+from mkd.config.schema import PredictRun
+from mkd.geo.raster import RasterReader
+from mkd.geo.raster_safety import RasterLimits
+from mkd.inference.map_writer import check_scene
+from mkd.storage.folder import Folder, split_url
+from shards.inputs.raster_source import expand_pattern, open_raster, raster_stamps
+
+SUFFIXES = (".tif", ".tiff", ".vrt")  # of the rasters in a folder
+MADE_OF = "MKD_MADE_OF"  # tag of a map: hash of model, settings and inputs
+ABANDONED_SECONDS = 3600.0  # after which a half-written map that no one goes on writing is removed
+
+
+def plan_maps(config: PredictRun) -> list[list[str]]:
+    """Return path or URL of each raster with the path of its map, after a look at all of them."""
+    on_disk("output", config.output)
+    sources = [source for entry in config.input for source in _expand(entry)]
+    if twice := sorted({source for source in sources if sources.count(source) > 1}):
+        raise ValueError(f"input names {', '.join(twice)} more than once; name each raster once")
+    pairs = _with_outputs(config, sources)
+    for source, output in pairs:
+        check_writable(output)
+        if "://" not in source and Path(output).resolve() == Path(source).resolve():
+            raise ValueError(f"output={output} is the input; give the map another name or folder")
+        if not source.startswith(("http://", "https://")):  # those are downloaded, one at a time
+            with open_scene(source, config.trust_vrt) as reader:
+                check_scene(reader)
+    _remove_leftovers({Path(output) for _, output in pairs})
+    return [[source, output] for source, output in pairs]
+
+
+def _with_outputs(config: PredictRun, sources: Sequence[str]) -> list[tuple[str, str]]:
+    """Pair each raster with its map: the file `output`, or its own name in the folder `output`."""
+    output = Path(config.output)
+    names = {source: Path(source.partition("?")[0] if "://" in source else source).stem for source in sources}
+    if len(sources) == 1 and len(config.input) == 1 and not _is_folder(config.input[0]):
+        return [(sources[0], output_file("output", config.output, f"{names[sources[0]]}.tif"))]
+    if output.is_file():
+        raise ValueError(f"output={output} is a file, and there are {len(sources)} inputs; give a folder")
+    by_name: dict[str, str] = {}
+    for source, name in names.items():
+        if name in by_name:
+            raise ValueError(
+                f"input: {by_name[name]} and {source} would both become {output / name}.tif; map them by two "
+                "commands, with two folders as output="
+            )
+        by_name[name] = source
+        if "://" not in source and output.resolve() == Path(source).resolve().parent:
+            raise ValueError(
+                f"output={output} is the folder of the input {source}; give the maps another one"
+            )
+    return [(source, str(output / f"{name}.tif")) for name, source in by_name.items()]
+
+
+def _expand(entry: str) -> list[str]:
+    """Return the rasters that a path, a folder, a pattern or a URL means, sorted."""
+    entry = entry.removeprefix("file://")
+    if "://" in entry:
+        if entry.startswith(("http://", "https://")):
+            return [entry]
+        if "*" in entry:
+            return expand_pattern(entry)
+        if _is_folder(entry):
+            found = [name for name in Folder(entry).sizes() if name.lower().endswith(SUFFIXES)]
+            return _some(entry, [f"{entry.rstrip('/')}/{name}" for name in sorted(found)])
+        return [entry]
+    if Path(entry).is_dir():
+        files = [str(p) for p in Path(entry).iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES]
+        return _some(entry, sorted(file for file in files if not Path(file).name.startswith(".")))
+    if Path(entry).is_file():
+        return [entry]
+    # A bracket in a pattern may be a part of a name.
+    matches = glob.glob(entry, recursive=True) or glob.glob(entry.replace("[", "[[]"), recursive=True)
+    return _some(entry, sorted(match for match in matches if Path(match).is_file()))
+
+
+def _some(entry: str, found: list[str]) -> list[str]:
+    if not found:
+        raise ValueError(
+            f"input={entry}: no raster there; give a GeoTIFF, a folder of {', '.join(SUFFIXES)} files, a pattern with "
+            "* or a URL"
+        )
+    return found
+
+
+def _is_folder(entry: str) -> bool:
+    entry = entry.removeprefix("file://")
+    if "://" not in entry:
+        return Path(entry).is_dir() or glob.has_magic(entry) and not Path(entry).is_file()
+    if entry.startswith(("http://", "https://")):
+        return False
+    return "*" in entry or entry.endswith("/") or not entry.lower().endswith(SUFFIXES)
+
+
+@contextlib.contextmanager
+def open_scene(source: str, trust_vrt: bool = False) -> Iterator[RasterReader]:
+    """Open a raster; one behind http(s) is downloaded first, because not every server gives ranges of a file."""
+    if not source.startswith(("http://", "https://")):
+        with open_raster(source, RasterLimits(trust_vrt=trust_vrt)) as reader:
+            yield reader
+        return
+    with tempfile.TemporaryDirectory(prefix="mkd-") as aside:
+        folder, name = split_url(source)
+        copy = Path(aside) / (Path(name.partition("?")[0]).name or "raster.tif")
+        folder.download(name, copy)
+        with RasterReader(copy, limits=RasterLimits(trust_vrt=trust_vrt)) as reader:
+            check_scene(reader)
+            yield reader
+
+
+def content_of(source: str, reader: RasterReader) -> Sequence[object]:
+    """Return what tells one content of a raster from another, but for times on a disk: see `is_whole`."""
+    if source.startswith(("http://", "https://")):
+        digest = hashlib.sha256()
+        with open(reader.path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return [digest.hexdigest()]
+    if "://" in source:
+        return [(name, *stamp) for name, stamp in raster_stamps([source]).items()]
+    return sorted((Path(name).name, Path(name).stat().st_size) for name in reader.info.files)
+
+
+def is_whole(output: Path, made_of: str, files: Sequence[str]) -> bool:
+    """Whether a map is there, made of the same, and none of its raster's files on a disk has changed since."""
+    if not output.is_file():
+        return False
+    try:
+        with RasterReader(output) as there:
+            if there.info.tags.get(MADE_OF) != made_of:
+                return False
+    except ValueError:
+        return False
+    times = [Path(name).stat() for name in files]  # of a file moved here the ctime is new
+    newest = max((max(file.st_mtime_ns, file.st_ctime_ns) for file in times), default=0)
+    return newest <= output.stat().st_mtime_ns
+
+
+def _remove_leftovers(outputs: set[Path]) -> None:
+    """Remove what killed commands left: half-written maps of these names, and others that nobody writes any more."""
+    for folder in {output.parent for output in outputs}:
+        for left in (*folder.glob(".tmp-*.tif"), *folder.glob(".tmp-*.tif.parts")):
+            mine = folder / left.name.removeprefix(".tmp-").removesuffix(".parts") in outputs
+            with contextlib.suppress(OSError):
+                if not mine and time.time() - left.stat().st_mtime < ABANDONED_SECONDS:
+                    continue
+                if left.is_dir():
+                    shutil.rmtree(left)
+                else:
+                    os.unlink(left)
