@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
 from mkd.geo.grid import Window
+from mkd.geo.picture_header import oriented, stored_window, turn_upright
 from mkd.geo.raster_info import Transform, info_of
 from mkd.geo.remote_file_bridge import Opener, guarded
 
@@ -35,7 +35,7 @@ class _Abandoned(Exception):
 
 
 class RasterReader:
-    """An open raster of any size, read window by window; use it in a `with` statement."""
+    """An open raster of any size, read window by window, upright by its EXIF orientation; for a `with` statement."""
 
     def __init__(self, path: str | os.PathLike[str], opener: Opener | None = None) -> None:
         """Open a raster.
@@ -47,7 +47,7 @@ class RasterReader:
 
         Raises:
             DamagedRaster: not a raster.
-            ValueError: no such file.
+            ValueError: no such file, or one with a place on Earth and turned by its EXIF orientation.
         """
         self.path, self._errors = str(path), list[Exception]()
         if opener is None and not Path(self.path).is_file():
@@ -58,15 +58,14 @@ class RasterReader:
             else:
                 name = self.path.rpartition("/")[2]
                 self._data = rasterio.open(name, opener=guarded(opener, self._errors))
-            self.info = info_of(self._data)
+            with open(self.path, "rb") if opener is None else opener(self.path.rpartition("/")[2]) as file:
+                self.orientation, self.info = oriented(self.path, file, info_of(self._data))
 
     def __enter__(self) -> RasterReader:
         """Return the reader itself."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the file."""
         self.close()
 
@@ -94,7 +93,7 @@ class RasterReader:
         place = self._place(window)
         with self._reading():
             pixels: NDArray[Any] = self._data.read(numbers, window=place)
-        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        return turn_upright(pixels.transpose(1, 2, 0), self.orientation)
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
@@ -114,7 +113,7 @@ class RasterReader:
             mask: NDArray[np.bool_] = self._data.dataset_mask(window=place) != 0
             if self.info.alpha and self.info.bands not in (2, 4):  # GDAL heeds alpha only in those
                 mask &= (self._data.read(self.info.alpha, window=place) != 0).all(axis=0)
-        return mask
+        return turn_upright(mask, self.orientation)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -134,7 +133,8 @@ class RasterReader:
             raise ValueError(
                 f"{tuple(window)} is outside {self.path} ({self.info.height} x {self.info.width} pixels)"
             )
-        return rasterio.windows.Window(col, row, width, height)
+        stored = stored_window(window, self.orientation, self._data.height, self._data.width)
+        return rasterio.windows.Window(stored.col, stored.row, stored.width, stored.height)
 
 
 class RasterWriter:
@@ -216,9 +216,7 @@ class RasterWriter:
         with _translated(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Put the finished file in place, or remove it after an error."""
         with suppress(_Abandoned), self._stack, _translated(str(self.path), "write"):
             self._data.close()
