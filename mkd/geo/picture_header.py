@@ -20,12 +20,22 @@ _ORIENTATION = ExifTags.Base.Orientation
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _GEO_TAGS = (33550, 33922, 34264)  # ModelPixelScale, ModelTiepoint, ModelTransformation
 _COMPRESSION, _STRIPS, _TILES = 259, 273, 324
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WHOLE_TYPES = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 16: "Q"}  # TIFF's numbers of types, struct's letters
 _MOST_TAGS = 4096  # no real file has as many
-_ROWS_FLIPPED, _COLUMNS_FLIPPED = (3, 4, 6, 7), (2, 3, 7, 8)  # in the stored pixels, before rows become columns
+# In the stored pixels, before rows become columns.
+_ROWS_FLIPPED, _COLUMNS_FLIPPED = (3, 4, 6, 7), (2, 3, 7, 8)
 _PLACED_AND_TURNED = (
-    "has a place on Earth and orientation {} in its EXIF data or TIFF tags: one says that its pixels lie as stored, the "
-    "other that they are turned; gdal_translate IN OUT makes a copy without the orientation"
+    "has a place on Earth and orientation {} in its EXIF data or TIFF tags: one says that its pixels lie as stored, "
+    "the other that they are turned; gdal_translate IN OUT makes a copy without the orientation"
 )
 
 
@@ -53,9 +63,29 @@ def read_orientation(file: BinaryIO) -> int:
     elif start.startswith(b"\x89PNG"):
         found = _known(_png_exif(file).get(_ORIENTATION))
     elif start.startswith(b"\xff\xd8\xff") or start[8:12] == b"WEBP":
-        with suppress(Exception):  # a damaged header says nothing; whether the pixels are whole is checked elsewhere
+        with suppress(
+            Exception
+        ):  # a damaged header says nothing; whether the pixels are whole is checked elsewhere
             found = _known(Image.open(file).getexif().get(_ORIENTATION))
     return found
+
+
+def picture_orientation(data: bytes, name: str) -> int:
+    """Read the orientation of a picture in memory, see `read_orientation`.
+
+    Raises:
+        ValueError: a GeoTIFF with a place on Earth, and turned, called by its name.
+    """
+    try:
+        return read_orientation(io.BytesIO(data))
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+def turn_picture(picture: Image.Image, orientation: int) -> Image.Image:
+    """Turn a loaded picture upright; Pillow has done so already with a TIFF."""
+    method = _TURNS.get(orientation)
+    return picture if method is None or picture.format == "TIFF" else picture.transpose(method)
 
 
 def oriented(path: str, file: BinaryIO, info: RasterInfo) -> tuple[int, RasterInfo]:
@@ -155,7 +185,9 @@ def tiff_tags(file: BinaryIO) -> dict[int, int]:
     pointer, head = ("Q", "Q") if big else ("I", "H")  # of an offset, and of the number of entries
     field = struct.calcsize(pointer)
     tags: dict[int, int] = {}
-    with suppress(struct.error, OverflowError):  # what is cut off says nothing; whether the pixels are whole is checked elsewhere
+    with suppress(
+        struct.error, OverflowError
+    ):  # what is cut off says nothing; whether the pixels are whole is checked elsewhere
         place = struct.unpack(order + pointer, start[field : 2 * field])[0]
         count = struct.unpack(order + head, _read_at(file, place, struct.calcsize(head)))[0]
         entries = file.read(count * (4 + 2 * field)) if count < _MOST_TAGS else b""
@@ -180,7 +212,9 @@ def _png_exif(file: BinaryIO) -> Mapping[int, Any]:
         for kind, size in _chunks(file, 8, "big"):
             if kind == b"eXIf":
                 exif.load(b"Exif\0\0" + file.read(size))
-            elif kind in (b"zTXt", b"tEXt") and b"Raw profile type exif" in file.read(min(size, 32)):  # ImageMagick's way
+            elif kind in (b"zTXt", b"tEXt") and b"Raw profile type exif" in file.read(
+                min(size, 32)
+            ):  # ImageMagick's way
                 file.seek(0)
                 return Image.open(file).getexif()
     return exif

@@ -14,17 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
+from mkd.geo.picture_header import picture_orientation
 from mkd.storage.folder import Folder
+from shards.commands.input_notes import note_labels, note_unpacked_files
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
-from shards.inputs.image_file import CHECKS, image_member, mask_ids
+from shards.inputs.image_file import CHECKS, image_member
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
+from shards.inputs.mask_file import class_ids, read_mask
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.dataset_writer import check_name
 from shards.output.shard_writer import ShardWriter
+from shards.output.unknown_values import list_unknown
 from shards.progress import pluralize, summarize
 
 _log = logging.getLogger(__name__)
@@ -32,9 +36,15 @@ _log = logging.getLogger(__name__)
 _READERS = 8  # files read at the same time from a remote folder
 _Contents = tuple[bytes, bytes | None]  # of image and mask
 _NOTES = {  # what is counted: its noun, and what was done
+    "turned": ("image", "turned by its EXIF orientation: stored upright, as viewers show it, as a new file"),
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
     "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
+    "assigned_pixels": (
+        "pixel",
+        "of the masks have a value or colour that the class file does not list: taken as it says (unknown_colours, "
+        "lossy_masks)",
+    ),
     "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
 
@@ -70,6 +80,7 @@ def pack(
         raise ValueError(f"--check {check!r}: allowed are {' and '.join(CHECKS)}")
     # List the images and cut them into shards; options and inputs identify the data set.
     tree = FileTree(folder)
+    note_unpacked_files(tree, classfile)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
     units, inputs = _plan_units(
@@ -86,6 +97,7 @@ def pack(
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
+    note_labels(built.index)
     _log_result(built.index, options.out, built.done_before)
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
 
@@ -121,12 +133,14 @@ class _Packer:
         except ValueError as error:
             shard.quarantine(item.image, str(error), labelled=mask is not None)
             return None
-        ids = None
+        ids, turned = None, picture_orientation(image, item.image) != 1
         if mask is not None:
-            ids = self._ids(item, mask, member.size, shard)
+            ids = self._ids(item, mask, member.size, turned, shard)
             if ids is None:
                 return None
-        shard.left_out("converted", int(member.converted and member.extension == "png"))
+        shard.left_out("converted", int(member.converted and member.extension == "png" and not turned))
+        if turned:
+            shard.left_out("turned")
         if member.extension == "tif":
             shard.left_out("stored_as_tif")
         if member.alpha:
@@ -143,24 +157,28 @@ class _Packer:
         )
 
     def _ids(
-        self, item: ImageItem, mask: bytes, size: tuple[int, int], shard: ShardWriter
+        self, item: ImageItem, mask: bytes, size: tuple[int, int], turned: bool, shard: ShardWriter
     ) -> NDArray[np.uint8] | None:
         name = str(item.mask)
         try:
-            ids, unknown = mask_ids(mask, name, self.classfile)
+            found = read_mask(mask, name, self.classfile)
         except ValueError as error:
             shard.quarantine(name, str(error), labelled=True)
             return None
-        if unknown:
-            listed = ", ".join(f"{value} ({pluralize(n, 'pixel')})" for value, n in unknown.items())
-            shard.quarantine(name, f"unknown mask values: {listed}", labelled=True, unknown=unknown)
+        ids = found.ids
+        if found.unknown:
+            reason = f"unknown mask values: {list_unknown(found.unknown)}"
+            shard.quarantine(name, reason, True, found.unknown, classes=class_ids(ids))
         elif ids.shape != size:
+            upright = " (upright, as its EXIF orientation says)" if turned else ""
             reason = (
                 f"mask {name} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), its image {item.image} "
-                f"{size[0]} x {size[1]}: they must be equal"
+                f"{size[0]} x {size[1]}{upright}: they must be equal"
             )
             shard.quarantine(name, reason, labelled=True)
         else:
+            if found.assigned:
+                shard.left_out("assigned_pixels", found.assigned)
             return ids
         return None
 

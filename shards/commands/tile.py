@@ -11,6 +11,13 @@ from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
+from shards.commands.input_notes import (
+    note_empty_scenes,
+    note_label_nodata,
+    note_labels,
+    note_small_scenes,
+    note_uncut_files,
+)
 from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import content_fields, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
@@ -57,6 +64,8 @@ def tile(
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     scenes = list_scenes(source, labels, classfile, tiling.bands)
+    note_uncut_files(source, labels, scenes)
+    note_label_nodata(scenes, classfile)
     spec = resolve_tiling(tiling, scenes[0])
     # Each shard gets a range of windows; options and inputs identify the data set.
     cutter = TileCutter(scenes, classfile, spec)
@@ -71,6 +80,7 @@ def tile(
     origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
+    note_small_scenes(scenes, spec.size)
     _warn_of_striped_rasters(scenes, spec.size)
     try:
         built = build(manifest, units, cutter, options)
@@ -80,6 +90,8 @@ def tile(
     report = {"folder": str(options.out), "uncovered_pixels": uncovered, "done_before": built.done_before}
     if built.index is None:
         return report
+    note_empty_scenes(built.index, options.out, scenes, spec.size)
+    note_labels(built.index)
     _log_result(built.index, options.out, scenes, built.done_before)
     left_out = built.index.provenance["left_out"]
     report |= {reason: left_out.get(reason, 0) for reason in ("no_data", "blank")}
@@ -139,6 +151,9 @@ def _log_result(
     if left_out["no_label"]:
         without = pluralize(left_out["no_label"], "tile")
         _log.info("%s without a single labelled pixel: stored as unlabelled", without)
+    if left_out.get("assigned_pixels"):
+        number = pluralize(left_out["assigned_pixels"], "label pixel")
+        _log.info("%s with a value or colour that the class file does not list: taken as it says", number)
     uncovered = index.provenance["uncovered_pixels"]
     total = sum(scene.info.height * scene.info.width for scene in scenes)
     _log.info(f"edge pixels in no whole tile: {uncovered:,} of {total:,} ({uncovered / total:.1%})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import glob_to_regex
+
+_SUFFIXES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 
 
 class Stamp(NamedTuple):
@@ -40,10 +43,62 @@ class FileTree:
 
     def matching(self, pattern: str) -> list[str]:
         """Return the relative paths that match a pattern with stars, sorted; hidden files are left out."""
-        expression = glob_to_regex(pattern)
+        expression = glob_to_regex(nfc(pattern))
+        return sorted(name for name in self._candidates(pattern) if expression.fullmatch(nfc(name)))
+
+    def similar(self, pattern: str) -> list[str]:
+        """Return the paths that would match, were it not for capitals or the spelling of a suffix (jpeg, tiff)."""
+        expression, exact = glob_to_regex(_loose(pattern)), set(self.matching(pattern))
+        return sorted(
+            name
+            for name in self._candidates(pattern)
+            if name not in exact and expression.fullmatch(_loose(name))
+        )
+
+    def files(self, place: str) -> list[str]:
+        """Return the names of the files in a folder, sorted; hidden files are left out."""
+        place = self._spelled_folder(place)
+        self._list(place)
+        return sorted(name for name in self._files[place] if not name.startswith("."))
+
+    def alike(self, name: str) -> list[str]:
+        """Return the paths that differ from one by capitals or the spelling of the suffix."""
+        place, _, file = name.rpartition("/")
+        return [
+            _join(place, other)
+            for other in self.files(place)
+            if other != file and _loose(other) == _loose(file)
+        ]
+
+    def resolve(self, name: str) -> str | None:
+        """Return a path as its file is spelled there, maybe in another Unicode form; None without a file."""
+        place, _, file = name.rpartition("/")
+        place = self._spelled_folder(place)
+        self._list(place)
+        here = self._files[place]
+        if file not in here:
+            file = next((other for other in here if nfc(other) == nfc(file)), "")
+        return _join(place, file) if file else None
+
+    def _spelled_folder(self, place: str) -> str:
+        spelled = ""
+        for piece in place.split("/") if not place.isascii() else ():
+            spelled = _join(spelled, self._spelling(spelled, piece))
+        return spelled or place
+
+    def _spelling(self, place: str, piece: str) -> str:
+        """Return the name of a subfolder as it is spelled there."""
+        if piece.isascii():  # has one spelling only, so the folder above need not be listed
+            return piece
+        self._list(place)
+        names = self._folders[place]
+        return piece if piece in names else next((name for name in names if nfc(name) == nfc(piece)), piece)
+
+    def _candidates(self, pattern: str) -> set[str]:
+        """Return the files of all folders that a pattern reaches."""
         found: list[str] = []
         self._match_pieces("", pattern.split("/"), found)
-        return sorted(name for name in set(found) if expression.fullmatch(name))
+        return set(found)
 
     def _match_pieces(self, place: str, pieces: list[str], found: list[str]) -> None:
         """Go only into folders that the pattern's next piece allows."""
@@ -55,10 +110,10 @@ class FileTree:
             for name in self._subfolders(place):
                 self._match_pieces(_join(place, name), pieces, found)
         elif "*" not in pieces[0]:
-            self._match_pieces(_join(place, pieces[0]), pieces[1:], found)
+            self._match_pieces(_join(place, self._spelling(place, pieces[0])), pieces[1:], found)
         else:
             for name in self._subfolders(place):
-                if glob_to_regex(pieces[0]).fullmatch(name):
+                if glob_to_regex(nfc(pieces[0])).fullmatch(nfc(name)):
                     self._match_pieces(_join(place, name), pieces[1:], found)
 
     def _subfolders(self, place: str) -> list[str]:
@@ -109,6 +164,18 @@ def holds_dataset(folder: Folder, inputs_sha256: str) -> bool:
         f"{folder} already holds the data set {index.name!r} made of other inputs: "
         "choose another --out, or remove it"
     )
+
+
+def nfc(text: str) -> str:
+    """Compose accents (NFC): names that look equal are equal; macOS writes them in two parts."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _loose(path: str) -> str:
+    """Write a path or pattern so that capitals and spellings of the suffix are equal."""
+    head, slash, file = nfc(path).rpartition("/")
+    stem, dot, suffix = file.lower().rpartition(".")
+    return f"{head}{slash}{stem}{dot}{_SUFFIXES.get(suffix, suffix)}"
 
 
 def _digest(content: Any) -> str:
