@@ -73,7 +73,8 @@ def _run(args: argparse.Namespace) -> int:
             from shards.inputs.image_list import ImageSelection
 
             selection = _fill(ImageSelection, args)
-            pack(args.source, args.classes, _fill(BuildOptions, args), selection, args.check)
+            source, classes = _pack_inputs(args)
+            pack(source, classes, _fill(BuildOptions, args), selection, args.check)
         case "tile":
             from shards.commands.tile import tile
             from shards.inputs.tiling import TilingOptions
@@ -96,6 +97,32 @@ def _run(args: argparse.Namespace) -> int:
         case _:
             return _print_results(args)
     return 0
+
+
+def _pack_inputs(args: argparse.Namespace) -> tuple[str, Any]:
+    """Return folder and class file of `pack`; a pattern of images without labels stands for both.
+
+    Raises:
+        ValueError: neither, both, or a pattern that the shell has filled in.
+    """
+    from shards.commands.input_notes import split_pattern
+    from shards.inputs.class_file import unlabelled_classfile
+
+    if args.unlabelled is None:
+        if args.source is None or args.classes is None:
+            raise ValueError(
+                "give --source and --classes, or --unlabelled 'DIR/*.jpg' for images without labels"
+            )
+        return args.source, args.classes
+    if args.source is not None or args.classes is not None or args.split is not None:
+        raise ValueError("--unlabelled needs no --source, --classes or --split: leave them out")
+    pattern = args.unlabelled[0]
+    if len(args.unlabelled) > 1 or "*" not in pattern:
+        raise ValueError(
+            f"--unlabelled takes one pattern, in single quotes, such as 'DIR/*.jpg', found {pattern}"
+        )
+    folder, images = split_pattern(pattern)
+    return folder or ".", unlabelled_classfile(images)
 
 
 def _fill(options: Any, args: argparse.Namespace) -> Any:
@@ -167,8 +194,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", metavar="DIR", help="folder or URL, laid out as the class file says")
     parser.add_argument(
-        "--source", required=True, metavar="DIR", help="folder or URL, laid out as the class file says"
+        "--unlabelled",
+        nargs="+",
+        metavar="'DIR/*.jpg'",
+        help="in place of --source and --classes: images without labels, which need no class file",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--split", metavar="NAME", help="one of the class file's splits")
@@ -220,6 +251,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fractions", type=_fractions, default=(0.7, 0.1, 0.2), metavar="0.7,0.1,0.2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labelled", type=int, metavar="N", help="training tiles that keep their labels")
+    parser.add_argument(
+        "--stratify", action="store_true", help="draw these tiles so that each class is among them"
+    )
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
 
 
@@ -232,7 +266,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--classes", required=True, metavar="FILE.yaml", help="one of configs/datasets/, or yours"
+        "--classes", metavar="FILE.yaml", help="one of configs/datasets/, or yours; needed with labels only"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")

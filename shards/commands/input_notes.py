@@ -63,7 +63,7 @@ def note_uncut_files(
     for entry in entries:
         if "*" in entry:
             fixed, rest = split_pattern(entry)
-            found = FileTree(Folder(fixed or ".")).similar(rest)
+            found = FileTree(Folder(fixed.rstrip("/") or fixed or ".")).similar(rest)
             left_out = [path for path in (f"{fixed}{name}" for name in found) if nfc(path) not in claimed]
             _note_spelling(left_out, f"--source {entry!r}", "rename them, or give this pattern too")
     pattern = labels[0] if isinstance(labels, (list, tuple)) and len(labels) == 1 else labels
@@ -82,8 +82,17 @@ def split_pattern(pattern: str) -> tuple[str, str]:
     return pattern[:cut], pattern[cut:]
 
 
-def note_label_nodata(scenes: Sequence[Orthomosaic], classfile: ClassFile) -> None:
-    """Tell of label rasters whose no-data value is a class of the class file, as QGIS writes 0."""
+def note_label_rasters(scenes: Sequence[Orthomosaic], classfile: ClassFile) -> None:
+    """Tell of label rasters whose no-data value is a class of the class file, as QGIS writes 0, and of lossy ones."""
+    lossy = [
+        PurePosixPath(scene.label).name for scene in scenes if scene.label is not None and scene.label_coding
+    ]
+    if lossy:
+        _log.warning(
+            "note: %s of a lossy coding, each value taken as the nearest known one: %s",
+            pluralize(len(lossy), "label raster"),
+            list_first(lossy, _MOST_NAMES),
+        )
     by_value: dict[float, list[str]] = {}
     for scene in scenes:
         if scene.label is not None and scene.label_nodata is not None:

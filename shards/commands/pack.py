@@ -36,7 +36,10 @@ _log = logging.getLogger(__name__)
 _READERS = 8  # files read at the same time from a remote folder
 _Contents = tuple[bytes, bytes | None]  # of image and mask
 _NOTES = {  # what is counted: its noun, and what was done
-    "turned": ("image", "turned by its EXIF orientation: stored upright, as viewers show it, as a new file"),
+    "turned": (
+        "image",
+        "turned by EXIF orientation: stored upright, as viewers show it, as a new PNG or TIFF",
+    ),
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
     "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
@@ -45,13 +48,20 @@ _NOTES = {  # what is counted: its noun, and what was done
         "of the masks have a value or colour that the class file does not list: taken as it says (unknown_colours, "
         "lossy_masks)",
     ),
-    "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
+    "lossy_masks": (
+        "mask",
+        "of a lossy coding: each value taken as the nearest known one; look at some with sample",
+    ),
+    "no_label": (
+        "mask",
+        "without a single labelled pixel: stored as unlabelled (255 means ignored, unless ids give it a class)",
+    ),
 }
 
 
 def pack(
     source: str | os.PathLike[str],
-    classes: str | os.PathLike[str],
+    classes: str | os.PathLike[str] | ClassFile,
     options: BuildOptions,
     selection: ImageSelection = ImageSelection(),  # noqa: B008 - frozen
     check: str = "ends",
@@ -60,7 +70,7 @@ def pack(
 
     Args:
         source: folder of the data set, path or URL, laid out as the class file says.
-        classes: class file.
+        classes: class file, its path or what it says.
         options: where the data set goes, and how it is built.
         selection: which of the images; default: all.
         check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
@@ -73,7 +83,7 @@ def pack(
         OSError: a place that cannot be written.
     """
     # Check the options, before anything is listed or written.
-    folder, classfile = Folder(source), read_classfile(classes)
+    folder, classfile = Folder(source), classes if isinstance(classes, ClassFile) else read_classfile(classes)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     if check not in CHECKS:
@@ -177,6 +187,8 @@ class _Packer:
             )
             shard.quarantine(name, reason, labelled=True)
         else:
+            if found.coding:
+                shard.left_out("lossy_masks")
             if found.assigned:
                 shard.left_out("assigned_pixels", found.assigned)
             return ids

@@ -19,6 +19,7 @@ from shards.reading.shard_reader import read_metas, read_tiles
 from shards.splitting.assignment import PARTS, SplitOptions, plan_parts, read_places
 from shards.splitting.blocks import Parts
 from shards.splitting.neighbours import place_of, touching
+from shards.splitting.stratified import read_classes
 
 _log = logging.getLogger(__name__)
 
@@ -46,11 +47,14 @@ def split(
         OSError: a place that cannot be written.
     """
     index = read_index(source)
-    parts = plan_parts(read_places(source, index), options)
+    held = read_classes(Folder(source), index) if options.stratify else {}
+    parts = plan_parts(read_places(source, index), options, held)
     # Options and the source's index identify each part.
     by, fractions = options.by, list(options.fractions)
     asked: dict[str, Any] = {"command": "split", "by": by, "seed": options.seed, "labelled": options.labelled}
     asked |= {"block": options.block if by == "block" else None, "fractions": fractions if by else None}
+    if options.stratify:
+        asked["stratify"] = True
     inputs = identity({**asked, "shard_size": shard_size, "index": index.sha256()})
     # Write the parts, unless all of them exist.
     folders = {part: Folder(out).child(part) for part in parts.keys}

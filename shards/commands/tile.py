@@ -13,13 +13,13 @@ from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
 from shards.commands.input_notes import (
     note_empty_scenes,
-    note_label_nodata,
+    note_label_rasters,
     note_labels,
     note_small_scenes,
     note_uncut_files,
 )
 from shards.commands.tile_cutter import TileCutter
-from shards.inputs.class_file import content_fields, read_classfile
+from shards.inputs.class_file import content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
 from shards.inputs.raster_source import raster_stamps
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 def tile(
     source: PathLike | Sequence[PathLike],
-    classes: PathLike,
+    classes: PathLike | None,
     options: BuildOptions,
     labels: PathLike | Sequence[PathLike] | None = None,
     tiling: TilingOptions = TilingOptions(),  # noqa: B008 - frozen
@@ -45,7 +45,7 @@ def tile(
 
     Args:
         source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
-        classes: class file.
+        classes: class file; None = no labels, so that no classes are needed.
         options: where the data set goes, and how it is built.
         labels: one label raster for each source, in the same order, or a pattern with {stem}, relative to the
             source's folder; None = unlabelled.
@@ -60,12 +60,16 @@ def tile(
         OSError: a place that cannot be written.
     """
     # Pair the rasters with their labels and check all options, before anything is written.
-    classfile = read_classfile(classes)
+    if classes is None and labels is not None:
+        raise ValueError(
+            "--labels need a class file, which says what their values mean: give --classes my.yaml"
+        )
+    classfile = unlabelled_classfile("*") if classes is None else read_classfile(classes)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     scenes = list_scenes(source, labels, classfile, tiling.bands)
     note_uncut_files(source, labels, scenes)
-    note_label_nodata(scenes, classfile)
+    note_label_rasters(scenes, classfile)
     spec = resolve_tiling(tiling, scenes[0])
     # Each shard gets a range of windows; options and inputs identify the data set.
     cutter = TileCutter(scenes, classfile, spec)

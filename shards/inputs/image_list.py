@@ -223,4 +223,6 @@ def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
 
 
 def _layout_hint(classfile: ClassFile) -> str:
+    if not classfile.source:  # images alone, without a class file
+        return "give another pattern"
     return f"images are {classfile.images!r}, masks {classfile.mask!r}; see `source` in {classfile.path}"

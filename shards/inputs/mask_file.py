@@ -28,11 +28,13 @@ class MaskIds(NamedTuple):
         unknown: pixels of each value or colour which the class file does not know, and gives no rule for.
         assigned: pixels with a value or colour that the class file does not list, which its rule took as the nearest
             one or ignored.
+        coding: lossy coding of the mask; "" = its values are as they were drawn.
     """
 
     ids: NDArray[np.uint8]
     unknown: UnknownCounts
     assigned: int = 0
+    coding: str = ""
 
 
 def read_mask(data: bytes, name: str, classfile: ClassFile) -> MaskIds:
@@ -59,7 +61,7 @@ def read_mask(data: bytes, name: str, classfile: ClassFile) -> MaskIds:
         else:
             _check_mode(picture, name, classfile)
         values = np.asarray(picture)
-    return ids_from_values(values, classfile, lossy=bool(lossy))
+    return ids_from_values(values, classfile, lossy=bool(lossy))._replace(coding=lossy)
 
 
 def check_lossy(coding: str, name: str, classfile: ClassFile) -> None:

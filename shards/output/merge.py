@@ -136,6 +136,8 @@ def _check_budget(
             continue
         first = next(entry for entry in bad if entry["labelled"] is (kind == "labelled"))
         source, reason = first["source"], first["reason"]
+        if first.get("unknown"):  # which are listed for all tiles together
+            reason = "unknown mask values"
         shown = reason if source in reason else f"{source}: {reason}"
         listed = folder.url_of(QUARANTINE_NAME)
         raise ValueError(

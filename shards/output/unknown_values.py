@@ -53,12 +53,12 @@ class UnknownValues:
         hint = self._colour_hint() if rgb else self._value_hint(classes, found)
         return (
             f"masks hold {pluralize(len(self.pixels), noun)} which {classfile} does not know "
-            f"({'; '.join(listed)}){hint}: add them there, or ignore them ({key}: {ignored}), or correct the masks"
+            f"({'; '.join(listed)}): add them there, or ignore them ({key}: {ignored}), or correct the masks{hint}"
         )
 
     def _colour_hint(self) -> str:
-        soft = "; so many look like soft (anti-aliased) edges" if len(self.pixels) > _SEVERAL else ""
-        return f"{soft}; unknown_colours: nearest there takes each for the nearest colour, ignore leaves them out"
+        cause = "; so many look like soft (anti-aliased) edges:" if len(self.pixels) > _SEVERAL else ";"
+        return f"{cause} unknown_colours: nearest there takes each for the nearest colour, ignore leaves them out"
 
     def _value_hint(self, classes: int, found: Container[int]) -> str:
         """Guess why the values are there."""
