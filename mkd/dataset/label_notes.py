@@ -25,6 +25,9 @@ def label_notes(index: DatasetIndex) -> list[str]:
         One sentence each.
     """
     if not index.labelled:
+        left_out = index.provenance.get("left_out")
+        if isinstance(left_out, dict) and left_out.get("no_label"):
+            return ["every pixel of every mask is ignored: 255 has a class only where ids give it one ({255: 1})"]
         return []
     notes, present = [], present_classes(index)
     absent = [name for name in index.classes if name not in present]

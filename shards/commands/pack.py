@@ -52,10 +52,7 @@ _NOTES = {  # what is counted: its noun, and what was done
         "mask",
         "of a lossy coding: each value taken as the nearest known one; look at some with sample",
     ),
-    "no_label": (
-        "mask",
-        "without a single labelled pixel: stored as unlabelled (255 means ignored, unless ids give it a class)",
-    ),
+    "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
 
 
