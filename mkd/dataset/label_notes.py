@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from mkd.dataset.index import DatasetIndex
 
-NOTABLE = 0.1  # share of ignored pixels from which on it is said
+NOTABLE = 0.3  # share of ignored pixels from which on it is said; sets that are labelled in part have a quarter
+NOTABLE_BESIDE = 0.02  # the same where a class has no pixel: the ignored ones may be its
 _MOST_NAMES = 10
 
 
@@ -38,7 +39,7 @@ def label_notes(index: DatasetIndex) -> list[str]:
             f"{_list_names(absent)}{_likely_cause(index)}"
         )
     total = sum(index.histogram) + index.ignored_pixels
-    if index.ignored_pixels >= NOTABLE * total:
+    if index.ignored_pixels >= (NOTABLE_BESIDE if absent else NOTABLE) * total:
         notes.append(
             f"{index.ignored_pixels / total:.0%} of the pixels of labelled tiles are ignored ({index.ignored_pixels:,} "
             f"of {total:,})"

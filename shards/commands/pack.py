@@ -104,7 +104,6 @@ def pack(
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
-    note_labels(built.index)
     _log_result(built.index, options.out, built.done_before)
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
 
@@ -234,3 +233,4 @@ def _log_result(index: DatasetIndex, out: str | os.PathLike[str], done_before: b
     for reason, (noun, text) in _NOTES.items():
         if left_out.get(reason):
             _log.info("%s %s", pluralize(left_out[reason], noun), text)
+    note_labels(index)

@@ -94,9 +94,10 @@ def tile(
     report = {"folder": str(options.out), "uncovered_pixels": uncovered, "done_before": built.done_before}
     if built.index is None:
         return report
-    note_empty_scenes(built.index, options.out, scenes, spec.size)
-    note_labels(built.index)
     _log_result(built.index, options.out, scenes, built.done_before)
+    if not built.done_before:  # else it was told then
+        note_empty_scenes(built.index, options.out, scenes, spec.size)
+        note_labels(built.index)
     left_out = built.index.provenance["left_out"]
     report |= {reason: left_out.get(reason, 0) for reason in ("no_data", "blank")}
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}

@@ -87,7 +87,9 @@ def test_a_place_on_earth_and_a_turn_contradict(tmp_path):
     (tmp_path / "mine.tif").write_bytes(data)
     with pytest.raises(ValueError, match="mine.tif has a place on Earth and orientation 6"):
         RasterReader(tmp_path / "mine.tif")
-    rasterio.shutil.copy(tmp_path / "mine.tif", tmp_path / "copy.tif", driver="GTiff")  # gdal_translate IN OUT
+    rasterio.shutil.copy(
+        tmp_path / "mine.tif", tmp_path / "copy.tif", driver="GTiff"
+    )  # gdal_translate IN OUT
     with RasterReader(tmp_path / "copy.tif") as reader:
         assert (reader.read(Window(0, 0, 12, 17)) == SEEN).all()
 
