@@ -69,11 +69,11 @@ def _run(args: argparse.Namespace) -> int:
 
     match args.command:
         case "pack":
-            from shards.commands.pack import pack
+            from shards.commands.pack import pack, pack_inputs
             from shards.inputs.image_list import ImageSelection
 
             selection = _fill(ImageSelection, args)
-            source, classes = _pack_inputs(args)
+            source, classes = pack_inputs(args.source, args.classes, args.unlabelled, args.split)
             pack(source, classes, _fill(BuildOptions, args), selection, args.check)
         case "tile":
             from shards.commands.tile import tile
@@ -97,32 +97,6 @@ def _run(args: argparse.Namespace) -> int:
         case _:
             return _print_results(args)
     return 0
-
-
-def _pack_inputs(args: argparse.Namespace) -> tuple[str, Any]:
-    """Return folder and class file of `pack`; a pattern of images without labels stands for both.
-
-    Raises:
-        ValueError: neither, both, or a pattern that the shell has filled in.
-    """
-    from shards.commands.input_notes import split_pattern
-    from shards.inputs.class_file import unlabelled_classfile
-
-    if args.unlabelled is None:
-        if args.source is None or args.classes is None:
-            raise ValueError(
-                "give --source and --classes, or --unlabelled 'DIR/*.jpg' for images without labels"
-            )
-        return args.source, args.classes
-    if args.source is not None or args.classes is not None or args.split is not None:
-        raise ValueError("--unlabelled needs no --source, --classes or --split: leave them out")
-    pattern = args.unlabelled[0]
-    if len(args.unlabelled) > 1 or "*" not in pattern:
-        raise ValueError(
-            f"--unlabelled takes one pattern, in single quotes, such as 'DIR/*.jpg', found {pattern}"
-        )
-    folder, images = split_pattern(pattern)
-    return folder or ".", unlabelled_classfile(images)
 
 
 def _fill(options: Any, args: argparse.Namespace) -> Any:

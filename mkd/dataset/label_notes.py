@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from mkd.dataset.index import DatasetIndex
 
-NOTABLE = 0.3  # share of ignored pixels from which on it is said; sets that are labelled in part have a quarter
+NOTABLE = (
+    0.3  # share of ignored pixels from which on it is said; sets that are labelled in part have a quarter
+)
 NOTABLE_BESIDE = 0.02  # the same where a class has no pixel: the ignored ones may be its
 _MOST_NAMES = 10
 
@@ -28,7 +30,9 @@ def label_notes(index: DatasetIndex) -> list[str]:
     if not index.labelled:
         left_out = index.provenance.get("left_out")
         if isinstance(left_out, dict) and left_out.get("no_label"):
-            return ["every pixel of every mask is ignored: 255 has a class only where ids give it one ({255: 1})"]
+            return [
+                "every pixel of every mask is ignored: 255 has a class only where ids give it one ({255: 1})"
+            ]
         return []
     notes, present = [], present_classes(index)
     absent = [name for name in index.classes if name not in present]

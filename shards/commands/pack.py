@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.picture_header import picture_orientation
 from mkd.storage.folder import Folder
-from shards.commands.input_notes import note_labels, note_unpacked_files
-from shards.inputs.class_file import ClassFile, content_fields, read_classfile
+from shards.commands.input_notes import note_labels, note_unpacked_files, split_pattern
+from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 from shards.inputs.image_file import CHECKS, image_member
@@ -106,6 +106,36 @@ def pack(
         return report
     _log_result(built.index, options.out, built.done_before)
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
+
+
+def pack_inputs(
+    source: str | None, classes: str | None, unlabelled: Sequence[str] | None, split: str | None
+) -> tuple[str, str | ClassFile]:
+    """Return folder and class file; a pattern of images without labels stands for both.
+
+    Args:
+        source: folder as asked for.
+        classes: class file as asked for.
+        unlabelled: the words after --unlabelled, one pattern.
+        split: a split of the class file.
+
+    Raises:
+        ValueError: neither, both, or a pattern that the shell has filled in.
+    """
+    if unlabelled is None:
+        if source is None or classes is None:
+            raise ValueError(
+                "give --source and --classes, or --unlabelled 'DIR/*.jpg' for images without labels"
+            )
+        return source, classes
+    if source is not None or classes is not None or split is not None:
+        raise ValueError("--unlabelled needs no --source, --classes or --split: leave them out")
+    if len(unlabelled) > 1 or "*" not in unlabelled[0]:
+        raise ValueError(
+            f"--unlabelled takes one pattern, in single quotes, such as 'DIR/*.jpg', found {unlabelled[0]}"
+        )
+    folder, images = split_pattern(unlabelled[0])
+    return folder or ".", unlabelled_classfile(images)
 
 
 @dataclass(frozen=True)

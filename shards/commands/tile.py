@@ -11,15 +11,9 @@ from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
-from shards.commands.input_notes import (
-    note_empty_scenes,
-    note_label_rasters,
-    note_labels,
-    note_small_scenes,
-    note_uncut_files,
-)
+from shards.commands.input_notes import note_empty_scenes, note_labels, note_scenes
 from shards.commands.tile_cutter import TileCutter
-from shards.inputs.class_file import content_fields, read_classfile, unlabelled_classfile
+from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
 from shards.inputs.raster_source import raster_stamps
@@ -68,8 +62,6 @@ def tile(
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     scenes = list_scenes(source, labels, classfile, tiling.bands)
-    note_uncut_files(source, labels, scenes)
-    note_label_rasters(scenes, classfile)
     spec = resolve_tiling(tiling, scenes[0])
     # Each shard gets a range of windows; options and inputs identify the data set.
     cutter = TileCutter(scenes, classfile, spec)
@@ -84,7 +76,7 @@ def tile(
     origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
-    note_small_scenes(scenes, spec.size)
+    note_scenes(source, labels, scenes, classfile, spec.size)
     _warn_of_striped_rasters(scenes, spec.size)
     try:
         built = build(manifest, units, cutter, options)
@@ -94,13 +86,20 @@ def tile(
     report = {"folder": str(options.out), "uncovered_pixels": uncovered, "done_before": built.done_before}
     if built.index is None:
         return report
-    _log_result(built.index, options.out, scenes, built.done_before)
-    if not built.done_before:  # else it was told then
-        note_empty_scenes(built.index, options.out, scenes, spec.size)
-        note_labels(built.index)
+    _log_result(built.index, options.out, scenes, built.done_before, spec.size)
     left_out = built.index.provenance["left_out"]
     report |= {reason: left_out.get(reason, 0) for reason in ("no_data", "blank")}
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
+
+
+def _read_classes(classes: PathLike | None, labelled: bool) -> ClassFile:
+    if classes is not None:
+        return read_classfile(classes)
+    if labelled:
+        raise ValueError(
+            "--labels need a class file, which says what their values mean: give --classes my.yaml"
+        )
+    return unlabelled_classfile("*")
 
 
 def _folder_of(image: str) -> str:
@@ -145,7 +144,11 @@ def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:
 
 
 def _log_result(
-    index: DatasetIndex, out: str | os.PathLike[str], scenes: Sequence[Orthomosaic], done_before: bool
+    index: DatasetIndex,
+    out: str | os.PathLike[str],
+    scenes: Sequence[Orthomosaic],
+    done_before: bool,
+    size: int,
 ) -> None:
     if done_before:
         _log.info("already tiled: %s (%s)", out, pluralize(index.samples, "tile"))
@@ -162,3 +165,5 @@ def _log_result(
     uncovered = index.provenance["uncovered_pixels"]
     total = sum(scene.info.height * scene.info.width for scene in scenes)
     _log.info(f"edge pixels in no whole tile: {uncovered:,} of {total:,} ({uncovered / total:.1%})")
+    note_empty_scenes(index, out, scenes, size)
+    note_labels(index)
