@@ -75,11 +75,12 @@ def _run(args: argparse.Namespace) -> int:
 
     match args.command:
         case "pack":
-            from shards.commands.pack import pack
+            from shards.commands.pack import pack, pack_inputs
             from shards.inputs.image_list import ImageSelection
 
             selection = _fill(ImageSelection, args)
-            pack(args.source, args.classes, _fill(BuildOptions, args), selection, args.check)
+            source, classes = pack_inputs(args.source, args.classes, args.unlabelled, args.split)
+            pack(source, classes, _fill(BuildOptions, args), selection, args.check)
         case "tile":
             from shards.commands.tile import tile
             from shards.inputs.tiling import TilingOptions
@@ -183,8 +184,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", metavar="DIR", help="folder or URL, laid out as the class file says")
     parser.add_argument(
-        "--source", required=True, metavar="DIR", help="folder or URL, laid out as the class file says"
+        "--unlabelled",
+        nargs="+",
+        metavar="'DIR/*.jpg'",
+        help="in place of --source and --classes: images without labels, which need no class file",
     )
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--split", metavar="NAME", help="one of the class file's splits")
@@ -237,6 +242,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fractions", type=_fractions, default=(0.7, 0.1, 0.2), metavar="0.7,0.1,0.2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labelled", type=int, metavar="N", help="training tiles that keep their labels")
+    parser.add_argument(
+        "--stratify", action="store_true", help="draw these tiles so that each class is among them"
+    )
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
     _add_workers(parser)
 
@@ -251,7 +259,7 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--classes", required=True, metavar="FILE.yaml", help="one of configs/datasets/, or yours"
+        "--classes", metavar="FILE.yaml", help="one of configs/datasets/, or yours; needed with labels only"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")

@@ -33,6 +33,7 @@ class DataConfig:
     unlabelled: str | None = None  # data set; labels in it are never read
     pseudo: str | None = None  # data set of launch/teacher.py label, for teacher.kind=offline
     val: str | None = None  # labelled data set for model selection; none keeps the last weights
+    one_class: bool = resumable(False)  # train although the labels, or those of val, hold one class only
     crop: int = 512  # side of the square crops that are trained on, pixels
     batch: int = 8  # tiles a step over all ranks; a semi-supervised step adds as many unlabelled ones
     micro: int | None = None  # tiles in a forward pass of a rank; none: its whole part of the batch

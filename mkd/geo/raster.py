@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from rasterio.io import MemoryFile
 from mkd.atomic import written_aside
 from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.picture_header import oriented, stored_window, turn_upright
 from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
 from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
 from mkd.geo.raster_errors import translated
@@ -33,7 +33,7 @@ class _Abandoned(Exception):
 
 
 class RasterReader:
-    """An open raster of any size, read window by window; use it in a `with` statement."""
+    """An open raster of any size, read window by window, upright by its EXIF orientation; for a `with` statement."""
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class RasterReader:
 
         Raises:
             DamagedRaster: not a raster.
-            ValueError: no such file, one that names files it may not name, or blocks that need too much memory.
+            ValueError: no such file, one that names files it may not name, blocks that need too much memory, or a place
+                on Earth beside an EXIF orientation that turns the picture.
         """
         self.path, self._errors = str(path), list[Exception]()
         if opener is None and not Path(self.path).is_file():
@@ -63,7 +64,8 @@ class RasterReader:
             else:
                 name = self.path.rpartition("/")[2]
                 self._data = rasterio.open(name, opener=guarded(opener, self._errors))
-            self.info = info_of(self._data)
+            with open(self.path, "rb") if opener is None else opener(self.path.rpartition("/")[2]) as file:
+                self.orientation, self.info = oriented(self.path, file, info_of(self._data))
         if fault := block_fault(self._data, limits):
             self.close()
             raise ValueError(f"{self.path}: {fault}")
@@ -71,9 +73,8 @@ class RasterReader:
     def __enter__(self) -> RasterReader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
         self.close()
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class RasterReader:
         place = self._place(window)
         with self._reading():
             pixels: NDArray[Any] = self._data.read(numbers, window=place)
-        return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        return turn_upright(pixels.transpose(1, 2, 0), self.orientation)
 
     def valid(self, window: Window) -> NDArray[np.bool_]:
         """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
@@ -120,7 +121,7 @@ class RasterReader:
             mask: NDArray[np.bool_] = self._data.dataset_mask(window=place) != 0
             if self.info.alpha and self.info.bands not in (2, 4):  # GDAL heeds alpha only in those
                 mask &= (self._data.read(self.info.alpha, window=place) != 0).all(axis=0)
-        return mask
+        return turn_upright(mask, self.orientation)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -140,7 +141,8 @@ class RasterReader:
             raise ValueError(
                 f"{tuple(window)} is outside {self.path} ({self.info.height} x {self.info.width} pixels)"
             )
-        return rasterio.windows.Window(col, row, width, height)
+        stored = stored_window(window, self.orientation, self._data.height, self._data.width)
+        return rasterio.windows.Window(stored.col, stored.row, stored.width, stored.height)
 
 
 class RasterWriter:
@@ -226,9 +228,7 @@ class RasterWriter:
         with translated(str(self.path), "write"):
             self._data.write(pixels.transpose(2, 0, 1), window=place)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Put the finished file in place, or remove it after an error."""
         with suppress(_Abandoned), self._stack, translated(str(self.path), "write"):
             self._data.close()

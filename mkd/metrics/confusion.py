@@ -63,6 +63,13 @@ class ConfusionMatrix:
         """Return the mean IoU over the classes present in the labels; NaN when no label was seen."""
         return float(self.iou().nanmean())
 
+    def miou_text(self) -> str:
+        """Return the mIoU for people, with words where it says nothing: over one class, or none."""
+        classes = int((self.matrix.sum(dim=1) > 0).sum())
+        if classes < 2:
+            return "nan (one class only)" if classes else "nan (no label)"
+        return f"{self.miou():.4f}"
+
     def predicted(self) -> list[int]:
         """Return the classes that any valid pixel was predicted as, in order."""
         found: list[int] = self.matrix.sum(dim=0).nonzero().flatten().tolist()

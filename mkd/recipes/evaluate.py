@@ -65,5 +65,7 @@ def summary(found: dict[str, Any]) -> str:
     lines = [f"{name:>16}  {'absent' if v is None else f'{v:.4f}'}" for name, v in found["iou"].items()]
     if found["absent"]:
         lines.append(f"absent from the test set, left out of the mean: {', '.join(found['absent'])}")
-    lines.append(f"{'mIoU':>16}  {found['miou']:.4f}   pixel accuracy {found['pixel_accuracy']:.4f}")
+    one_class = len(found["iou"]) - len(found["absent"]) < 2
+    miou = "nan (one class only)" if one_class else f"{found['miou']:.4f}"
+    lines.append(f"{'mIoU':>16}  {miou}   pixel accuracy {found['pixel_accuracy']:.4f}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from mkd.config import schema
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
 from mkd.dataset.index import DatasetIndex, read_index
+from mkd.dataset.label_notes import label_notes
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
@@ -32,6 +33,7 @@ from mkd.train.run.run_inputs import RunInputs
 from mkd.train.run.run_lock import RunLock
 from mkd.train.run.startup_timer import StartupTimer
 from mkd.train.run.stop_request import StopRequest, end_with_torchrun
+from mkd.train.run.warnings import one_class_labels
 from mkd.train.trainer import Trainer
 
 
@@ -97,7 +99,18 @@ class Run:
                 self.inputs.check_data("data.labelled", self.config.data.labelled, self.index)
             context.enter_context(self.stop)
             self._context = context.pop_all()
+        if self.world.is_main and not self._has_model():
+            self._note_labels()
         return self
+
+    def _note_labels(self) -> None:
+        """Log what the labels of both sets lack."""
+        data = self.config.data
+        notes = [f"data.labelled={data.labelled}: {note}" for note in label_notes(self.index)]
+        if data.val is not None and data.val != data.labelled:
+            notes += [f"data.val={data.val}: {note}" for note in label_notes(read_index(data.val))]
+        for note in notes:
+            self.journal.say(f"note: {note}")
 
     def _release(self) -> None:
         if self.world.is_main:
@@ -275,8 +288,16 @@ def _check_same(config: schema.RunConfig, world: World) -> None:
 
 
 def labelled_index(config: schema.RunConfig) -> DatasetIndex:
-    """Read the labelled tiles' index; the validation set must have the same classes."""
-    index = read_index(config.data.labelled)
-    if config.data.val is not None:
-        factories.check_classes("data.val", config.data.val, index.classes, "data.labelled")
+    """Read the labelled tiles' index; the validation set must have the same classes.
+
+    Raises:
+        ValueError: other classes there, or labels of one class only in either, unless ``data.one_class``.
+    """
+    data, index = config.data, read_index(config.data.labelled)
+    faults = [one_class_labels("data.labelled", data.labelled, index)]
+    if data.val is not None:
+        val = factories.check_classes("data.val", data.val, index.classes, "data.labelled")
+        faults.append(one_class_labels("data.val", data.val, val))
+    if any(faults) and not data.one_class:
+        raise ValueError(next(filter(None, faults)))
     return index

@@ -90,8 +90,9 @@ def _views(report: Report) -> dict[str, Any]:
 def _facts(evaluation: Evaluation | None) -> dict[str, str]:
     if evaluation is None:
         return {}
+    one_class = sum(share is not None for share in evaluation.iou.values()) < 2
     return {
-        "mIoU": f"{percent(evaluation.miou)} %",
+        "mIoU": "one class only" if one_class else f"{percent(evaluation.miou)} %",
         "pixels right": f"{percent(evaluation.pixel_accuracy)} %",
         "test tiles": f"{evaluation.samples:,}",
     }

@@ -14,19 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
+from mkd.geo.picture_header import picture_orientation
 from mkd.image_header import BYTES_A_PIXEL, MAX_PIXELS
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import ClassFile, content_fields, read_classfile
+from shards.commands.input_notes import note_labels, note_unpacked_files, split_pattern
+from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
-from shards.inputs.image_file import CHECKS, image_member, mask_ids
+from shards.inputs.image_file import CHECKS, image_member
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
 from shards.inputs.image_place import tiff_place
+from shards.inputs.mask_file import class_ids, read_mask
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.dataset_writer import check_name
 from shards.output.shard_writer import ShardWriter
+from shards.output.unknown_values import list_unknown
 from shards.progress import pluralize, summarize
 
 _log = logging.getLogger(__name__)
@@ -34,16 +38,29 @@ _log = logging.getLogger(__name__)
 _READERS = 8  # files read at the same time from a remote folder
 _Contents = tuple[bytes, bytes | None]  # of image and mask
 _NOTES = {  # what is counted: its noun, and what was done
+    "turned": (
+        "image",
+        "turned by EXIF orientation: stored upright, as viewers show it, as a new PNG or TIFF",
+    ),
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
     "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
+    "assigned_pixels": (
+        "pixel",
+        "of the masks have a value or colour that the class file does not list: taken as it says (unknown_colours, "
+        "lossy_masks)",
+    ),
+    "lossy_masks": (
+        "mask",
+        "of a lossy coding: each value taken as the nearest known one; look at some with sample",
+    ),
     "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
 
 
 def pack(
     source: str | os.PathLike[str],
-    classes: str | os.PathLike[str],
+    classes: str | os.PathLike[str] | ClassFile,
     options: BuildOptions,
     selection: ImageSelection = ImageSelection(),  # noqa: B008 - frozen
     check: str = "ends",
@@ -52,7 +69,7 @@ def pack(
 
     Args:
         source: folder of the data set, path or URL, laid out as the class file says.
-        classes: class file.
+        classes: class file, its path or what it says.
         options: where the data set goes, and how it is built.
         selection: which of the images; default: all.
         check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
@@ -65,13 +82,14 @@ def pack(
         OSError: a place that cannot be written.
     """
     # Check the options, before anything is listed or written.
-    folder, classfile = Folder(source), read_classfile(classes)
+    folder, classfile = Folder(source), classes if isinstance(classes, ClassFile) else read_classfile(classes)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     if check not in CHECKS:
         raise ValueError(f"--check {check!r}: allowed are {' and '.join(CHECKS)}")
     # List the images and cut them into shards; options and inputs identify the data set.
     tree = FileTree(folder)
+    note_unpacked_files(tree, classfile)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
     units, inputs = _plan_units(tree, items, {**asked, "classes": content_fields(classfile)}, options)
@@ -88,6 +106,36 @@ def pack(
         return report
     _log_result(built.index, options.out, built.done_before)
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
+
+
+def pack_inputs(
+    source: str | None, classes: str | None, unlabelled: Sequence[str] | None, split: str | None
+) -> tuple[str, str | ClassFile]:
+    """Return folder and class file; a pattern of images without labels stands for both.
+
+    Args:
+        source: folder as asked for.
+        classes: class file as asked for.
+        unlabelled: the words after --unlabelled, one pattern.
+        split: a split of the class file.
+
+    Raises:
+        ValueError: neither, both, or a pattern that the shell has filled in.
+    """
+    if unlabelled is None:
+        if source is None or classes is None:
+            raise ValueError(
+                "give --source and --classes, or --unlabelled 'DIR/*.jpg' for images without labels"
+            )
+        return source, classes
+    if source is not None or classes is not None or split is not None:
+        raise ValueError("--unlabelled needs no --source, --classes or --split: leave them out")
+    if len(unlabelled) > 1 or "*" not in unlabelled[0]:
+        raise ValueError(
+            f"--unlabelled takes one pattern, in single quotes, such as 'DIR/*.jpg', found {unlabelled[0]}"
+        )
+    folder, images = split_pattern(unlabelled[0])
+    return folder or ".", unlabelled_classfile(images)
 
 
 @dataclass(frozen=True)
@@ -125,12 +173,14 @@ class _Packer:
         except ValueError as error:
             shard.quarantine(item.image, str(error), labelled=mask is not None)
             return None
-        ids = None
+        ids, turned = None, picture_orientation(image, item.image) != 1
         if mask is not None:
-            ids = self._ids(item, mask, member.size, shard)
+            ids = self._ids(item, mask, member.size, turned, shard)
             if ids is None:
                 return None
-        shard.left_out("converted", int(member.converted and member.extension == "png"))
+        shard.left_out("converted", int(member.converted and member.extension == "png" and not turned))
+        if turned:
+            shard.left_out("turned")
         if member.extension == "tif":
             shard.left_out("stored_as_tif")
         if member.alpha:
@@ -146,24 +196,30 @@ class _Packer:
         )
 
     def _ids(
-        self, item: ImageItem, mask: bytes, size: tuple[int, int], shard: ShardWriter
+        self, item: ImageItem, mask: bytes, size: tuple[int, int], turned: bool, shard: ShardWriter
     ) -> NDArray[np.uint8] | None:
         name = str(item.mask)
         try:
-            ids, unknown = mask_ids(mask, name, self.classfile, self.max_pixels)
+            found = read_mask(mask, name, self.classfile, self.max_pixels)
         except ValueError as error:
             shard.quarantine(name, str(error), labelled=True)
             return None
-        if unknown:
-            listed = ", ".join(f"{value} ({pluralize(n, 'pixel')})" for value, n in unknown.items())
-            shard.quarantine(name, f"unknown mask values: {listed}", labelled=True, unknown=unknown)
+        ids = found.ids
+        if found.unknown:
+            reason = f"unknown mask values: {list_unknown(found.unknown)}"
+            shard.quarantine(name, reason, True, found.unknown, classes=class_ids(ids))
         elif ids.shape != size:
+            upright = " (upright, as its EXIF orientation says)" if turned else ""
             reason = (
                 f"mask {name} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), its image {item.image} "
-                f"{size[0]} x {size[1]}: they must be equal"
+                f"{size[0]} x {size[1]}{upright}: they must be equal"
             )
             shard.quarantine(name, reason, labelled=True)
         else:
+            if found.coding:
+                shard.left_out("lossy_masks")
+            if found.assigned:
+                shard.left_out("assigned_pixels", found.assigned)
             return ids
         return None
 
@@ -228,3 +284,4 @@ def _log_result(index: DatasetIndex, out: str | os.PathLike[str], done_before: b
     for reason, (noun, text) in _NOTES.items():
         if left_out.get(reason):
             _log.info("%s %s", pluralize(left_out[reason], noun), text)
+    note_labels(index)

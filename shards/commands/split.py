@@ -20,6 +20,7 @@ from shards.splitting.assignment import PARTS, SplitOptions, plan_parts, read_ti
 from shards.splitting.blocks import Parts
 from shards.splitting.leaks import Leaks, find_leaks, read_places
 from shards.splitting.near_duplicates import PICTURE, Shards, draw_pairs, find_near_duplicates
+from shards.splitting.stratified import read_classes
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +51,14 @@ def split(
         OSError: a place that cannot be written.
     """
     index = read_index(source)
-    parts = plan_parts(read_tile_places(source, index), options)
+    held = read_classes(Folder(source), index) if options.stratify else {}
+    parts = plan_parts(read_tile_places(source, index), options, held)
     # Options and the source's index identify each part.
     by, fractions = options.by, list(options.fractions)
     asked: dict[str, Any] = {"command": "split", "by": by, "seed": options.seed, "labelled": options.labelled}
     asked |= {"block": options.block if by == "block" else None, "fractions": fractions if by else None}
+    if options.stratify:
+        asked["stratify"] = True
     inputs = identity({**asked, "shard_size": shard_size, "index": index.sha256()})
     # Write the parts, unless all of them exist.
     folders = {part: Folder(out).child(part) for part in parts.keys}

@@ -12,8 +12,9 @@ from typing import Any
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
 from mkd.geo.raster_safety import RasterLimits
+from shards.commands.input_notes import note_empty_scenes, note_labels, note_scenes
 from shards.commands.tile_cutter import TileCutter
-from shards.inputs.class_file import content_fields, read_classfile
+from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
 from shards.inputs.places import warn_of_places
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 def tile(
     source: PathLike | Sequence[PathLike],
-    classes: PathLike,
+    classes: PathLike | None,
     options: BuildOptions,
     labels: PathLike | Sequence[PathLike] | None = None,
     tiling: TilingOptions = TilingOptions(),  # noqa: B008 - frozen
@@ -40,7 +41,7 @@ def tile(
 
     Args:
         source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
-        classes: class file.
+        classes: class file; None = no labels, so that no classes are needed.
         options: where the data set goes, and how it is built.
         labels: one label raster for each source, in the same order, or a pattern with {stem}, relative to the
             source's folder; None = unlabelled.
@@ -55,7 +56,11 @@ def tile(
         OSError: a place that cannot be written.
     """
     # Pair the rasters with their labels and check all options, before anything is written.
-    classfile = read_classfile(classes)
+    if classes is None and labels is not None:
+        raise ValueError(
+            "--labels need a class file, which says what their values mean: give --classes my.yaml"
+        )
+    classfile = unlabelled_classfile("*") if classes is None else read_classfile(classes)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
@@ -74,6 +79,7 @@ def tile(
     origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
+    note_scenes(source, labels, scenes, classfile, spec.size)
     _warn_of_striped_rasters(scenes, spec.size)
     warn_of_places(scenes)
     try:
@@ -84,10 +90,20 @@ def tile(
     report = {"folder": str(options.out), "uncovered_pixels": uncovered, "done_before": built.done_before}
     if built.index is None:
         return report
-    _log_result(built.index, options.out, scenes, built.done_before)
+    _log_result(built.index, options.out, scenes, built.done_before, spec.size)
     left_out = built.index.provenance["left_out"]
     report |= {reason: left_out.get(reason, 0) for reason in ("no_data", "blank")}
     return report | {"samples": built.index.samples, "labelled": built.index.labelled}
+
+
+def _read_classes(classes: PathLike | None, labelled: bool) -> ClassFile:
+    if classes is not None:
+        return read_classfile(classes)
+    if labelled:
+        raise ValueError(
+            "--labels need a class file, which says what their values mean: give --classes my.yaml"
+        )
+    return unlabelled_classfile("*")
 
 
 def _folder_of(image: str) -> str:
@@ -146,7 +162,11 @@ def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:
 
 
 def _log_result(
-    index: DatasetIndex, out: str | os.PathLike[str], scenes: Sequence[Orthomosaic], done_before: bool
+    index: DatasetIndex,
+    out: str | os.PathLike[str],
+    scenes: Sequence[Orthomosaic],
+    done_before: bool,
+    size: int,
 ) -> None:
     if done_before:
         _log.info("already tiled: %s (%s)", out, pluralize(index.samples, "tile"))
@@ -157,6 +177,11 @@ def _log_result(
     if left_out["no_label"]:
         without = pluralize(left_out["no_label"], "tile")
         _log.info("%s without a single labelled pixel: stored as unlabelled", without)
+    if left_out.get("assigned_pixels"):
+        number = pluralize(left_out["assigned_pixels"], "label pixel")
+        _log.info("%s with a value or colour that the class file does not list: taken as it says", number)
     uncovered = index.provenance["uncovered_pixels"]
     total = sum(scene.info.height * scene.info.width for scene in scenes)
     _log.info(f"edge pixels in no whole tile: {uncovered:,} of {total:,} ({uncovered / total:.1%})")
+    note_empty_scenes(index, out, scenes, size)
+    note_labels(index)

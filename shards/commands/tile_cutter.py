@@ -14,12 +14,14 @@ from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
-from shards.inputs.encode import UnknownCounts, encode_png, encode_tile, ids_from_values, tile_key
+from shards.inputs.encode import encode_png, encode_tile, tile_key
+from shards.inputs.mask_file import MaskIds, class_ids, ids_from_values
 from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
 from shards.inputs.tiling import EXTENSIONS, TileSpec
 from shards.inputs.windows import WindowGrid
 from shards.output.shard_writer import ShardWriter
+from shards.output.unknown_values import list_unknown
 
 
 class TileCutter:
@@ -76,11 +78,15 @@ class TileCutter:
             return
         ids = None
         if label is not None:
-            ids, unknown = _read_label_ids(label, window, valid, self._classfile)
+            found = _read_label_ids(label, window, valid, self._classfile, bool(scene.label_coding))
+            ids, unknown = found.ids, found.unknown
             if unknown:
-                values = ", ".join(f"{value} ({count} pixels)" for value, count in unknown.items())
-                shard.quarantine(_locate(label.path, window), f"unknown label values {values}", True, unknown)
+                reason = f"unknown label values {list_unknown(unknown)}"
+                place = _locate(label.path, window)
+                shard.quarantine(place, reason, True, unknown, classes=class_ids(ids))
                 return
+            if found.assigned:
+                shard.left_out("assigned_pixels", found.assigned)
         key = f"{tile_key(scene.name)}_{window.row:06d}_{window.col:06d}"
         data, extension = self._encode_image(pixels), EXTENSIONS[self._spec.format]
         meta, bands, dtype = _tile_meta(scene, window), pixels.shape[2], str(pixels.dtype)
@@ -126,17 +132,17 @@ def _tile_meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
 
 
 def _read_label_ids(
-    label: RasterReader, window: Window, valid: NDArray[np.bool_], classfile: ClassFile
-) -> tuple[NDArray[np.uint8], UnknownCounts]:
+    label: RasterReader, window: Window, valid: NDArray[np.bool_], classfile: ClassFile, lossy: bool
+) -> MaskIds:
     """Read class ids of a window; pixels without data, in image or label, are ignored."""
     bands = (1, 2, 3) if classfile.masks == "rgb" else (1,)
     values = label.read(window, bands)
     usable = valid & label.valid(window)
     ids = np.full(usable.shape, IGNORE, np.uint8)
     raw = values[usable][:, None, :] if classfile.masks == "rgb" else values[usable]
-    found, unknown = ids_from_values(raw, classfile)
-    ids[usable] = found[:, 0]
-    return ids, unknown
+    found = ids_from_values(raw, classfile, lossy=lossy)
+    ids[usable] = found.ids[:, 0]
+    return found._replace(ids=ids)
 
 
 def _locate(path: str, window: Window) -> str:

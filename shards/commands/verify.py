@@ -14,6 +14,7 @@ from mkd.geo.footprints import OVERLAP
 from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
+from shards.commands.input_notes import note_labels
 from shards.process_pool import map_in_processes
 from shards.progress import list_first, pluralize, progress
 from shards.reading.shard_check import ShardCheck, ShardTask, check_shard
@@ -61,6 +62,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
             problems += found_in[shard.file].problems + _duplicate_keys(found_in[shard.file], keys)
     if not problems:  # else these follow from them
         problems += _total_problems(index, found)
+    note_labels(index)
     return problems + _size_problems(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,10 +12,25 @@ from typing import Any
 from mkd.documents import MAX_YAML, parse_yaml
 from mkd.labels import IGNORE, Colour
 from mkd.storage.folder import split_url
+from shards.inputs.class_values import (
+    Range,
+    parse_choice,
+    parse_colours,
+    parse_ids,
+    parse_names,
+    parse_threshold,
+)
 
 MASK_KINDS = ("ids", "palette", "rgb")
-_KEYS = {"name", "classes", "palette", "masks", "ids", "ignore_colours", "layout", "splits", "source"}
 _REQUIRED = ("name", "classes", "palette", "masks", "layout", "source")
+_OPTIONAL = ("ids", "threshold", "ignore_colours", "unknown_colours", "lossy_masks", "splits")
+_KEYS = {*_REQUIRED, *_OPTIONAL}
+_LATER_KEYS = (
+    "ranges",
+    "threshold",
+    "unknown_colours",
+    "lossy_masks",
+)  # older data sets were made without them
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,11 @@ class ClassFile:
             None = unlabelled.
         splits: split name -> list file (.txt) or pattern of images, both below the source folder.
         source: where to get the data, licence, folder layout.
+        ranges: further mask values, (first, last, class id or 255); they overlap neither each other nor `ids`.
+        threshold: mask values from here on are class 1, those below class 0; None = `ids` and `ranges` decide.
+        unknown_colours: "nearest" or "ignore" for colours in neither list, "rgb" only; None = they stop the build.
+        lossy_masks: "nearest" takes masks of a lossy coding, each value or colour as the nearest known one; None =
+            they stop the build.
     """
 
     path: str
@@ -47,6 +68,10 @@ class ClassFile:
     mask: str | None
     splits: Mapping[str, str]
     source: str
+    ranges: tuple[Range, ...] = ()
+    threshold: int | None = None
+    unknown_colours: str | None = None
+    lossy_masks: str | None = None
 
 
 def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
@@ -72,19 +97,23 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     except ValueError as error:
         raise ValueError(f"{name} is not YAML: {error}") from None
     _check_keys(content, name)
-    layout = content["layout"]
+    layout, (ids, ranges) = content["layout"], parse_ids(content.get("ids"), name)
     classfile = ClassFile(
         path=name,
         name=str(content["name"]),
-        classes=_parse_names(content["classes"], name),
-        palette=_parse_colours(content["palette"], "palette", name),
+        classes=parse_names(content["classes"], name),
+        palette=parse_colours(content["palette"], "palette", name),
         masks=str(content["masks"]),
-        ids=_parse_ids(content.get("ids"), name),
-        ignore_colours=_parse_colours(content.get("ignore_colours") or [], "ignore_colours", name),
+        ids=ids,
+        ignore_colours=parse_colours(content.get("ignore_colours") or [], "ignore_colours", name),
         images=layout["images"],
         mask=layout["masks"],
         splits={str(key): place for key, place in (content.get("splits") or {}).items()},
         source=str(content["source"]).strip(),
+        ranges=ranges,
+        threshold=parse_threshold(content.get("threshold"), name),
+        unknown_colours=parse_choice(content, "unknown_colours", ("nearest", "ignore"), name),
+        lossy_masks=parse_choice(content, "lossy_masks", ("nearest",), name),
     )
     _check_consistent(classfile)
     return classfile
@@ -123,20 +152,40 @@ def mask_name(classfile: ClassFile, image: str) -> str:
         ValueError: a placeholder which the pattern does not know.
     """
     assert classfile.mask is not None, "unlabelled sets have no masks"
-    match = glob_to_regex(classfile.images).fullmatch(image)
-    assert match is not None, "images come from the same pattern"
     head, _, file = image.rpartition("/")
-    fields = {"stem": file.rpartition(".")[0] or file, "dir": head or "."}
-    fields |= {str(number): text for number, text in enumerate(match.groups(), 1)}
+    fields = {"stem": file.rpartition(".")[0] or file, "dir": head or "."} | star_fields(
+        classfile.images, image
+    )
+    return fill_pattern(classfile.mask, fields, f"{classfile.path}: layout.masks")
+
+
+def star_fields(pattern: str, path: str) -> dict[str, str]:
+    """Return what each star of a pattern matched in a path, by its number from 1, in any Unicode form."""
+    match = glob_to_regex(pattern).fullmatch(path)
+    if match is None:
+        forms = (unicodedata.normalize("NFC", text) for text in (pattern, path))
+        match = glob_to_regex(next(forms)).fullmatch(next(forms))
+    return {} if match is None else {str(number): text for number, text in enumerate(match.groups(), 1)}
+
+
+def fill_pattern(pattern: str, fields: Mapping[str, str], where: str) -> str:
+    """Fill placeholders such as {stem} or {1}.
+
+    Args:
+        pattern: with placeholders.
+        fields: what each of them stands for.
+        where: what to call the pattern in an error.
+
+    Raises:
+        ValueError: a placeholder that is not known.
+    """
 
     def fill(place: re.Match[str]) -> str:
         if place[1] not in fields:
-            raise ValueError(
-                f"{classfile.path}: layout.masks has {{{place[1]}}}, known are {', '.join(sorted(fields))}"
-            )
+            raise ValueError(f"{where} has {{{place[1]}}}, known are {', '.join(sorted(fields))}")
         return fields[place[1]]
 
-    return re.sub(r"\{(\w+)\}", fill, classfile.mask)
+    return re.sub(r"\{([^{}]*)\}", fill, pattern)
 
 
 def _check_keys(content: Any, name: str) -> None:
@@ -165,38 +214,6 @@ def _check_keys(content: Any, name: str) -> None:
         )
 
 
-def _parse_names(values: Any, name: str) -> tuple[str, ...]:
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{name}: classes must be a list of names, found {values!r} (quote names like 'no')")
-    if len(set(values)) != len(values):
-        raise ValueError(f"{name}: a class name stands twice in {values}")
-    return tuple(values)
-
-
-def _parse_colours(values: Any, key: str, name: str) -> tuple[Colour, ...]:
-    try:
-        colours = tuple((int(r), int(g), int(b)) for r, g, b in values)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}: {key} must be a list of [r, g, b], found {values!r}") from None
-    wrong = [colour for colour in colours if not all(0 <= part <= 255 for part in colour)]
-    if wrong:
-        raise ValueError(f"{name}: {key} has {wrong[0]}: each part must be 0..255")
-    return colours
-
-
-def _parse_ids(values: Any, name: str) -> Mapping[int, int] | None:
-    if values is None:
-        return None
-    pairs = list(values.items()) if isinstance(values, dict) else []
-    if not pairs or not all(isinstance(part, int) for pair in pairs for part in pair):
-        raise ValueError(
-            f"{name}: ids must map mask values to class ids, both whole numbers, found {values!r}"
-        )
-    if not all(0 <= raw <= 65535 for raw, _ in pairs):
-        raise ValueError(f"{name}: ids has mask values outside 0..65535")
-    return dict(pairs)
-
-
 def _check_consistent(classfile: ClassFile) -> None:
     """Refuse what is well formed and yet contradicts itself."""
     name, count = classfile.path, len(classfile.classes)
@@ -216,7 +233,10 @@ def _check_consistent(classfile: ClassFile) -> None:
         raise ValueError(f"{name}: ids has no meaning with masks: rgb; use ignore_colours")
     if classfile.masks != "rgb" and classfile.ignore_colours:
         raise ValueError(f"{name}: ignore_colours needs masks: rgb; map values to 255 in ids instead")
-    targets = set((classfile.ids or {}).values()) - {IGNORE}
+    if classfile.masks != "rgb" and classfile.unknown_colours:
+        raise ValueError(f"{name}: unknown_colours needs masks: rgb; map values by ids in place of it")
+    _check_threshold(classfile)
+    targets = {*(classfile.ids or {}).values(), *(target for _, _, target in classfile.ranges)} - {IGNORE}
     if targets - set(range(count)):
         raise ValueError(
             f"{name}: ids maps to {sorted(targets - set(range(count)))}, allowed are 0..{count - 1}, 255"
@@ -224,6 +244,44 @@ def _check_consistent(classfile: ClassFile) -> None:
     glob_to_regex(classfile.images)
 
 
+def _check_threshold(classfile: ClassFile) -> None:
+    if classfile.threshold is None:
+        return
+    if classfile.masks != "ids" or classfile.ids is not None or len(classfile.classes) != 2:
+        raise ValueError(
+            f"{classfile.path}: threshold needs masks: ids, two classes and no key ids; with more write ranges, "
+            'such as ids: {"0-99": 0, "100-199": 1, "200-255": 2}'
+        )
+
+
 def content_fields(classfile: ClassFile) -> dict[str, Any]:
     """Return what of a class file decides a data set's content: all but its path, splits and origin."""
-    return {key: value for key, value in asdict(classfile).items() if key not in ("path", "splits", "source")}
+    unused = {
+        "path",
+        "splits",
+        "source",
+        *(key for key in _LATER_KEYS if getattr(classfile, key) in (None, ())),
+    }
+    return {key: value for key, value in asdict(classfile).items() if key not in unused}
+
+
+def unlabelled_classfile(images: str) -> ClassFile:
+    """Make the class file of images without labels, which need no classes and no colours.
+
+    Args:
+        images: pattern of the images below their folder.
+    """
+    glob_to_regex(images)  # refuses a pattern that cannot be
+    return ClassFile(
+        path="--unlabelled",
+        name="unlabelled",
+        classes=(),
+        palette=(),
+        masks="ids",
+        ids=None,
+        ignore_colours=(),
+        images=images,
+        mask=None,
+        splits={},
+        source="",
+    )

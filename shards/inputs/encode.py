@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from mkd.geo.palette import ids_from_rgb
 from mkd.image_header import MAX_PIXELS, check_size
 from mkd.labels import IGNORE
-from shards.inputs.class_file import ClassFile
 
-UnknownCounts = Mapping[int, int] | Mapping[tuple[int, int, int], int]
+# Pixels of each unknown mask value, a whole number, a word or a colour.
+UnknownCounts = Mapping[int, int] | Mapping[int | str, int] | Mapping[tuple[int, int, int], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,29 +143,3 @@ def _check_opened(picture: Image.Image, name: str, max_pixels: int) -> None:
             f"{name}: its header says {picture.height:,} x {picture.width:,} pixels, at most {max_pixels:,} are "
             "allowed: cut it into tiles with `shards tile`, or raise --max-pixels"
         )
-
-
-def ids_from_values(values: NDArray[Any], classfile: ClassFile) -> tuple[NDArray[np.uint8], UnknownCounts]:
-    """Turn raw mask values into class ids.
-
-    Args:
-        values: (H, W) whole numbers for ids and palette, (H, W, 3) uint8 colours for rgb.
-        classfile: the encoding.
-
-    Returns:
-        ids: (H, W) uint8, 255 where ignored or unknown.
-        unknown: pixels of each value or colour which the class file does not know.
-    """
-    if classfile.masks == "rgb":
-        ids, colours = ids_from_rgb(values.astype(np.uint8), classfile.palette, classfile.ignore_colours)
-        return ids, colours
-    known = classfile.ids
-    if known is None:
-        known = {**{index: index for index in range(len(classfile.classes))}, IGNORE: IGNORE}
-    table = np.full(65536, -1, np.int16)
-    table[list(known)] = list(known.values())
-    raw = values.astype(np.int64)
-    mapped = np.where((raw >= 0) & (raw <= 65535), table[np.clip(raw, 0, 65535)], -1)
-    wrong, counts = np.unique(raw[mapped < 0], return_counts=True)
-    unknown = {int(value): int(count) for value, count in zip(wrong, counts, strict=True)}
-    return np.where(mapped < 0, IGNORE, mapped).astype(np.uint8), unknown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -13,6 +14,8 @@ from mkd.cli.arguments import is_utf8
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import glob_to_regex
+
+_SUFFIXES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 
 
 class Stamp(NamedTuple):
@@ -52,14 +55,67 @@ class FileTree:
         Raises:
             ValueError: a match that is no file, or not named in UTF-8.
         """
-        expression = glob_to_regex(pattern)
-        found: list[str] = []
-        self._match_pieces("", pattern.split("/"), found)
+        expression = glob_to_regex(nfc(pattern))
+        found = self._candidates(pattern)
         visible = [name for name in self._faults if not name.rpartition("/")[2].startswith(".")]
-        matching = sorted(name for name in {*found, *visible} if expression.fullmatch(name))
+        matching = sorted(name for name in {*found, *visible} if expression.fullmatch(nfc(name)))
         for name in matching:
             self._check_file(name)
         return matching
+
+    def similar(self, pattern: str) -> list[str]:
+        """Return the paths that would match, were it not for capitals or the spelling of a suffix (jpeg, tiff)."""
+        expression, exact = glob_to_regex(_loose(pattern)), set(self.matching(pattern))
+        return sorted(
+            name
+            for name in self._candidates(pattern)
+            if name not in exact and expression.fullmatch(_loose(name))
+        )
+
+    def files(self, place: str) -> list[str]:
+        """Return the names of the files in a folder, sorted; hidden files are left out."""
+        place = self._spelled_folder(place)
+        self._list(place)
+        return sorted(name for name in self._files[place] if not name.startswith("."))
+
+    def alike(self, name: str) -> list[str]:
+        """Return the paths that differ from one by capitals or the spelling of the suffix."""
+        place, _, file = name.rpartition("/")
+        return [
+            _join(place, other)
+            for other in self.files(place)
+            if other != file and _loose(other) == _loose(file)
+        ]
+
+    def resolve(self, name: str) -> str | None:
+        """Return a path as its file is spelled there, maybe in another Unicode form; None without a file."""
+        place, _, file = name.rpartition("/")
+        place = self._spelled_folder(place)
+        self._list(place)
+        here = self._files[place]
+        if file not in here:
+            file = next((other for other in here if nfc(other) == nfc(file)), "")
+        return _join(place, file) if file else None
+
+    def _spelled_folder(self, place: str) -> str:
+        spelled = ""
+        for piece in place.split("/") if not place.isascii() else ():
+            spelled = _join(spelled, self._spelling(spelled, piece))
+        return spelled or place
+
+    def _spelling(self, place: str, piece: str) -> str:
+        """Return the name of a subfolder as it is spelled there."""
+        if piece.isascii():  # has one spelling only, so the folder above need not be listed
+            return piece
+        self._list(place)
+        names = self._folders[place]
+        return piece if piece in names else next((name for name in names if nfc(name) == nfc(piece)), piece)
+
+    def _candidates(self, pattern: str) -> set[str]:
+        """Return the files of all folders that a pattern reaches."""
+        found: list[str] = []
+        self._match_pieces("", pattern.split("/"), found)
+        return set(found)
 
     def _check_file(self, name: str) -> None:
         if not is_utf8(name):
@@ -79,10 +135,10 @@ class FileTree:
             for name in self._subfolders(place):
                 self._match_pieces(_join(place, name), pieces, found)
         elif "*" not in pieces[0]:
-            self._match_pieces(_join(place, pieces[0]), pieces[1:], found)
+            self._match_pieces(_join(place, self._spelling(place, pieces[0])), pieces[1:], found)
         else:
             for name in self._subfolders(place):
-                if glob_to_regex(pieces[0]).fullmatch(name):
+                if glob_to_regex(nfc(pieces[0])).fullmatch(nfc(name)):
                     self._match_pieces(_join(place, name), pieces[1:], found)
 
     def _subfolders(self, place: str) -> list[str]:
@@ -148,6 +204,18 @@ def holds_dataset(folder: Folder, inputs_sha256: str) -> bool:
         f"{folder} already holds the data set {index.name!r} made of other inputs: "
         "choose another --out, or remove it"
     )
+
+
+def nfc(text: str) -> str:
+    """Compose accents (NFC): names that look equal are equal; macOS writes them in two parts."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _loose(path: str) -> str:
+    """Write a path or pattern so that capitals and spellings of the suffix are equal."""
+    head, slash, file = nfc(path).rpartition("/")
+    stem, dot, suffix = file.lower().rpartition(".")
+    return f"{head}{slash}{stem}{dot}{_SUFFIXES.get(suffix, suffix)}"
 
 
 def _digest(content: Any) -> str:

@@ -1,17 +1,15 @@
-"""Image and mask files as they go into a shard: checked, and unchanged wherever that is possible."""
+"""Image files as they go into a shard: checked, and unchanged wherever that is possible."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
-from PIL import Image
 
+from mkd.geo.picture_header import picture_orientation, turn_picture, turn_upright
 from mkd.image_header import MAX_PIXELS, check_size
-from shards.inputs.class_file import ClassFile
-from shards.inputs.encode import UnknownCounts, decode_picture, encode_png, ids_from_values
+from shards.inputs.encode import decode_picture, encode_png
 from shards.progress import pluralize
 
 CHECKS = ("ends", "decode")
@@ -46,7 +44,8 @@ class ImageMember(NamedTuple):
 def image_member(data: bytes, name: str, check: str = "ends", max_pixels: int = MAX_PIXELS) -> ImageMember:
     """Make an image file a member: byte for byte when it is an 8-bit RGB JPEG or PNG, else as a new PNG.
 
-    A TIFF of more than 3 bands or of 16 bits keeps all of them in a new TIFF.
+    A TIFF of more than 3 bands or of 16 bits keeps all of them in a new TIFF. A picture that its EXIF orientation turns
+    becomes an upright PNG, as the decoders of training do not know of it.
 
     Args:
         data: any picture of 8 bits a channel, or a TIFF of 8 or 16.
@@ -62,13 +61,14 @@ def image_member(data: bytes, name: str, check: str = "ends", max_pixels: int = 
         ValueError: not a picture, truncated, or of a kind without a plain way to 8-bit RGB.
     """
     check_size(data, name, max_pixels)
-    if data.startswith(_TIFFS) and (found := _tiff_member(data, name)) is not None:
+    orientation = picture_orientation(data, name)
+    if data.startswith(_TIFFS) and (found := _tiff_member(data, name, orientation)) is not None:
         return found
-    if check == "ends":
+    if check == "ends" and orientation == 1:
         seen = _jpeg_by_header(data) if data.startswith(_JPEG) else _png_by_header(data)
         if seen is not None:
             return seen
-    picture = decode_picture(data, name, max_pixels)
+    picture = turn_picture(decode_picture(data, name, max_pixels), orientation)
     size = (picture.height, picture.width)
     if data.startswith(_PNG) and _PNG_END not in data:  # Pillow is content when all pixels are there
         raise ValueError(f"{name} ends without the end marker of a PNG: is it truncated? copy it again")
@@ -84,40 +84,12 @@ def image_member(data: bytes, name: str, check: str = "ends", max_pixels: int = 
     return ImageMember(encode_png(pixels), "png", size, True, alpha=alpha)
 
 
-def mask_ids(
-    data: bytes, name: str, classfile: ClassFile, max_pixels: int = MAX_PIXELS
-) -> tuple[NDArray[np.uint8], UnknownCounts]:
-    """Read a mask file as class ids.
-
-    Args:
-        data: a picture, encoded as the class file says.
-        name: what to call it in an error.
-        classfile: the encoding.
-        max_pixels: greatest number of pixels that its header may say.
-
-    Returns:
-        ids: (H, W) uint8, 255 where ignored or unknown.
-        unknown: pixels of each value or colour which the class file does not know.
-
-    Raises:
-        ValueError: not a picture, truncated, or of another kind than the class file says.
-    """
-    picture = decode_picture(data, name, max_pixels)
-    values: NDArray[Any]
-    if classfile.masks == "rgb":
-        values = np.asarray(picture.convert("RGB"))
-    else:
-        _check_mode(picture, name, classfile)
-        values = np.asarray(picture)
-    return ids_from_values(values, classfile)
-
-
-def _tiff_member(data: bytes, name: str) -> ImageMember | None:
+def _tiff_member(data: bytes, name: str, orientation: int) -> ImageMember | None:
     """Keep all bands and bits of a TIFF that a PNG cannot hold; None leaves the others to Pillow."""
     from mkd.geo.raster import decode_tiff, encode_tiff
 
     try:
-        pixels = decode_tiff(data)
+        pixels = turn_upright(decode_tiff(data), orientation)
     except ValueError as error:
         raise ValueError(f"{name} cannot be decoded ({error})") from None
     height, width, bands = pixels.shape
@@ -151,12 +123,3 @@ def _png_by_header(data: bytes) -> ImageMember | None:
         return None
     width, height = (int.from_bytes(header[place : place + 4], "big") for place in (16, 20))
     return ImageMember(data, "png", (height, width), False) if width and height else None
-
-
-def _check_mode(picture: Image.Image, name: str, classfile: ClassFile) -> None:
-    wanted = ("P",) if classfile.masks == "palette" else ("L", "1", "I;16", "I")
-    if picture.mode not in wanted:
-        raise ValueError(
-            f"mask {name} is a picture of mode {picture.mode}, but masks: {classfile.masks} in "
-            f"{classfile.path} needs {' or '.join(wanted)}: correct `masks` there (ids, palette or rgb)"
-        )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.class_file import ClassFile, mask_name
 from shards.inputs.encode import tile_key
-from shards.inputs.fingerprint import FileTree
+from shards.inputs.fingerprint import FileTree, nfc
 from shards.progress import list_first, pluralize
 
 
@@ -122,39 +122,49 @@ def select_split(images: Sequence[str], source: FileTree, classfile: ClassFile, 
 
 
 def select_listed(images: Sequence[str], folder: Folder, file: str) -> list[str]:
-    """Keep the images that a list names: one file name, stem or relative path a line; '#' starts a comment.
+    """Keep the images that a list names: a file name, stem or relative path a line; with '#' first it is a comment.
 
     Raises:
         ValueError: no such list, or a name in it without an image, or with several.
     """
     path = folder.url_of(file)
     try:
-        text = folder.read(file).decode("utf-8")
+        text = folder.read(file).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"no list of images at {path}: one name a line is expected there") from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no list of images: byte {error.start} is not UTF-8 text; give a text file with one name a line"
         ) from None
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
-    names = [line for line in lines if line]
-    by_name: dict[str, set[str]] = {}
-    for image in images:
-        file = image.rpartition("/")[2]
-        for called in {image, file, file.rpartition(".")[0], image.rpartition(".")[0]}:
-            by_name.setdefault(called, set()).add(image)
-    absent = [name for name in names if name not in by_name]
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    names = [line for line in lines if line and not line.startswith("#")]
+    exact, composed = _images_by_name(images, str), _images_by_name(images, nfc)
+    found = {name: exact.get(name) or composed.get(nfc(name), set()) for name in names}
+    absent = [name for name in names if not found[name]]
     if absent or not names:
-        raise ValueError(
-            f"{path} names {pluralize(len(absent), 'image')} not there: {list_first(absent) or 'it is empty'}"
+        comment = (
+            "; '#' starts a comment only at a line's start" if any(" #" in name for name in absent) else ""
         )
-    double = [name for name in names if len(by_name[name]) > 1]
+        raise ValueError(
+            f"{path} names {pluralize(len(absent), 'image')} not there: {list_first(absent) or 'it is empty'}{comment}"
+        )
+    double = [name for name in names if len(found[name]) > 1]
     if double:
         raise ValueError(
-            f"{path}: {double[0]!r} names several images ({list_first(sorted(by_name[double[0]]))}): give paths"
+            f"{path}: {double[0]!r} names several images ({list_first(sorted(found[double[0]]))}): give paths"
         )
-    chosen = {image for name in names for image in by_name[name]}
+    chosen = set().union(*found.values())
     return [image for image in images if image in chosen]
+
+
+def _images_by_name(images: Sequence[str], form: Callable[[str], str]) -> dict[str, set[str]]:
+    """List the images that a name, stem or path may mean, in a Unicode form."""
+    found: dict[str, set[str]] = {}
+    for image in images:
+        file = image.rpartition("/")[2]
+        for name in {image, file, file.rpartition(".")[0], image.rpartition(".")[0]}:
+            found.setdefault(form(name), set()).add(image)
+    return found
 
 
 def select_slice(images: Sequence[str], part: str) -> list[str]:
@@ -181,14 +191,17 @@ def find_masks(images: Sequence[str], source: FileTree, classfile: ClassFile) ->
     """
     if classfile.mask is None:
         return dict.fromkeys(images)
-    masks = {image: mask_name(classfile, image) for image in images}
-    existing = source.stamps(masks.values())
-    absent = [f"{mask} of {image}" for image, mask in masks.items() if mask not in existing]
+    asked = {image: mask_name(classfile, image) for image in images}
+    masks = {image: source.resolve(mask) for image, mask in asked.items()}
+    absent = [image for image, mask in masks.items() if mask is None]
     if absent:
+        alike = source.alike(asked[absent[0]])
+        spelled = f" (there is {alike[0]}: rename it)" if alike else ""
+        listed = list_first(f"{asked[image]} of {image}" for image in absent)
         raise ValueError(
-            f"{source.folder} lacks {pluralize(len(absent), 'mask')}: {list_first(absent)}; {_layout_hint(classfile)}"
+            f"{source.folder} lacks {pluralize(len(absent), 'mask')}: {listed}{spelled}; {_layout_hint(classfile)}"
         )
-    return dict(masks)
+    return masks
 
 
 def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
@@ -210,4 +223,6 @@ def source_names(images: Sequence[str], classfile: ClassFile) -> dict[str, str]:
 
 
 def _layout_hint(classfile: ClassFile) -> str:
+    if not classfile.source:  # images alone, without a class file
+        return "give another pattern"
     return f"images are {classfile.images!r}, masks {classfile.mask!r}; see `source` in {classfile.path}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -13,9 +13,10 @@ import numpy as np
 
 from mkd.geo.raster_info import RasterInfo, grid_difference, grid_offset
 from mkd.geo.raster_safety import RasterLimits
-from shards.inputs.class_file import ClassFile
+from shards.inputs.class_file import ClassFile, fill_pattern, star_fields
 from shards.inputs.encode import tile_key
-from shards.inputs.raster_source import expand_pattern, open_raster
+from shards.inputs.mask_file import check_lossy
+from shards.inputs.raster_source import expand_pattern, open_raster, raster_coding, spelled_there
 from shards.progress import pluralize
 
 PathLike = str | os.PathLike[str]
@@ -28,7 +29,8 @@ class Orthomosaic:
     """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
 
     `name` is the file's stem, `bands` what is kept, `label_offset` how far the label's corners lie beside the image's,
-    in pixels.
+    in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that the
+    class file allows.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Orthomosaic:
     bands: tuple[int, ...]
     label_offset: float = 0.0
     limits: RasterLimits = RasterLimits()
+    label_nodata: float | None = None
+    label_coding: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,7 +66,8 @@ def list_scenes(
 
     Args:
         source: paths, URLs, or patterns with stars.
-        labels: one for each source, or a pattern with {stem}; None = unlabelled.
+        labels: one for each source, or a pattern with {stem} or {1}, what the first star of the source matched; None =
+            unlabelled.
         classfile: how labels are encoded.
         bands: bands to keep, counted from 1; None = all but alpha.
         limits: what is believed of a raster.
@@ -73,14 +78,16 @@ def list_scenes(
     Raises:
         ValueError: a raster that is missing, double, of a wrong kind, or not on its image's grid.
     """
-    images = [path for entry in _as_paths(source) for path in expand_pattern(entry)]
+    found = [(path, entry) for entry in _as_paths(source) for path in expand_pattern(entry)]
+    images = [path for path, _ in found]
+    fields = {path: star_fields(entry, path) if "*" in entry else {} for path, entry in found}
     stems = Counter(tile_key(_stem(path)) for path in images)
     double = [stem for stem, count in stems.items() if count > 1]
     if double:
         raise ValueError(
             f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
         )
-    masks = _pair_labels(images, labels)
+    masks = _pair_labels(images, labels, fields)
     scenes = [
         _read_scene(image, mask, classfile, bands, limits) for image, mask in zip(images, masks, strict=True)
     ]
@@ -109,12 +116,13 @@ def _read_scene(
             "blue, ..) of uint8 or uint16; choose with --bands (grey: 1,1,1), or convert it, such as with "
             "gdal_translate -ot Byte -scale"
         )
-    offset = 0.0
-    if label is not None:
-        with open_raster(label, limits) as reader:
-            _check_label(label, reader.info, image, info, classfile)
-            offset = grid_offset(info, reader.info)
-    return Orthomosaic(_stem(image), image, label, info, kept, offset, limits)
+    if label is None:
+        return Orthomosaic(_stem(image), image, None, info, kept, limits=limits)
+    with open_raster(label, limits) as reader:
+        _check_label(label, reader.info, image, info, classfile)
+        nodata, offset = reader.info.nodata, grid_offset(info, reader.info)
+    check_lossy(coding := raster_coding(label), label, classfile)
+    return Orthomosaic(_stem(image), image, label, info, kept, offset, limits, nodata, coding)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:
@@ -124,7 +132,7 @@ def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, cl
             f"{image} and its label {label} differ in {difference}: bring the label onto the image's grid"
         )
     bands = 3 if classfile.masks == "rgb" else 1
-    if info.bands < bands or np.dtype(info.dtype).kind not in "ui":
+    if info.bands < bands or np.dtype(info.dtype).kind not in "uif":
         raise ValueError(
             f"label {label} has {pluralize(info.bands, 'band')} of {info.dtype}, but masks: {classfile.masks} "
             f"in {classfile.path} needs {pluralize(bands, 'band')} of whole numbers"
@@ -143,29 +151,44 @@ def _stem(path: str) -> str:
     return PurePosixPath(path).stem
 
 
-def _pair_labels(images: list[str], labels: PathLike | Sequence[PathLike] | None) -> list[str | None]:
+def _pair_labels(
+    images: list[str], labels: PathLike | Sequence[PathLike] | None, fields: Mapping[str, Mapping[str, str]]
+) -> list[str | None]:
+    """Name the label of each image; `fields` has what the stars of its pattern matched."""
     if labels is None:
         return [None] * len(images)
     given = _as_paths(labels)
-    for label in given:
-        if unknown := set(re.findall(r"\{.*?\}", label)) - {"{stem}"}:
-            raise ValueError(
-                f"--labels {label!r} has {sorted(unknown)[0]}: only {{stem}} is known, the name of the image's file "
-                "without its ending"
-            )
-    if len(given) == 1 and "{stem}" in given[0]:
-        return [_resolve_label(image, given[0].replace("{stem}", _stem(image))) for image in images]
+    if len(given) == 1 and "{" in given[0]:
+        known = [{"stem": _stem(image), **fields[image]} for image in images]
+        for own in known:
+            _check_placeholders(given[0], own)
+        pairs = zip(images, known, strict=True)
+        return [
+            _resolve_label(image, fill_pattern(given[0], own, f"--labels {given[0]!r}"))
+            for image, own in pairs
+        ]
     if len(given) != len(images):
         raise ValueError(
             f"{pluralize(len(given), 'label raster')} for {pluralize(len(images), 'source')}: give one each, in "
-            "the same order, or a pattern with {stem}"
+            "the same order, or a pattern with {stem}, the name of the image's file without its ending, or {1}, what "
+            "the first star of --source matched"
         )
-    return [str(path) for path in given]
+    return [spelled_there(str(path)) for path in given]
+
+
+def _check_placeholders(pattern: str, known: Mapping[str, str]) -> None:
+    unknown = [name for name in re.findall(r"\{([^{}]*)\}", pattern) if name not in known]
+    if unknown:
+        listed = " and ".join(f"{{{name}}}" for name in known)
+        raise ValueError(
+            f"--labels {pattern!r} has {{{unknown[0]}}}: only {listed} {'is' if len(known) == 1 else 'are'} known, the "
+            "name of the image's file without its ending ({stem}), and what the stars of --source matched ({1}, {2})"
+        )
 
 
 def _resolve_label(image: str, label: str) -> str:
     """Place a label in its image's folder, unless it says its own."""
     if "://" in label or label.startswith("/"):
-        return label
+        return spelled_there(label)
     parent, slash, _ = image.rpartition("/")
-    return f"{parent}{slash}{label}"
+    return spelled_there(f"{parent}{slash}{label}")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from mkd.cli.arguments import is_utf8
+from mkd.geo.picture_header import lossy_coding
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_files import raster_files
 from mkd.geo.raster_safety import RasterLimits
@@ -64,7 +65,7 @@ def expand_pattern(entry: str) -> list[str]:
             f"--source {entry!r} has '?' or brackets: only * is a pattern here, use it or give the names"
         )
     if "*" not in entry:
-        return [entry]
+        return [spelled_there(entry)]
     if "://" not in entry:
         found = sorted(glob.glob(entry, recursive=True))
     else:
@@ -77,6 +78,27 @@ def expand_pattern(entry: str) -> list[str]:
     if not found:
         raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
     return found
+
+
+def spelled_there(path: str) -> str:
+    """Return a path or URL as its file is spelled: accents have two Unicode forms, which look equal."""
+    if path.isascii() or ("://" not in path and os.path.exists(path)):
+        return path
+    folder, name = split_url(path)
+    found = FileTree(folder).resolve(name) if folder.local is None or folder.local.is_dir() else None
+    return path if found is None else path[: len(path) - len(name)] + found
+
+
+def raster_coding(path: str) -> str:
+    """Name the lossy coding of a raster's pixels, "" where they are as they were drawn.
+
+    Args:
+        path: path or URL of a raster that exists.
+    """
+    folder, name = split_url(path)
+    size = folder.sizes()[name] if folder.local is None else 0
+    with open(folder.local / name, "rb") if folder.local is not None else folder.open(name, size) as file:
+        return lossy_coding(file)
 
 
 def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index, write_index
+from mkd.dataset.label_notes import label_notes
 from mkd.dataset.shard_record import ShardRecord, read_record, record_name
 from mkd.storage.folder import Folder
-from shards.inputs.unknown_values import UnknownValues
 from shards.output.build_manifest import BuildManifest, read_manifest
 from shards.output.folder_guard import QUARANTINE_NAME, remove_stale_files
 from shards.output.folder_lock import FolderLock, lock_folder
 from shards.output.totals import DatasetTotals
+from shards.output.unknown_values import UnknownValues
 from shards.progress import list_first, pluralize
 
 _log = logging.getLogger(__name__)
@@ -40,6 +41,8 @@ def make_index(out: str | os.PathLike[str]) -> DatasetIndex:
         index = merge(folder, manifest, lock)
     shards, tiles = pluralize(len(index.shards), "shard"), pluralize(index.samples, "tile")
     _log.info("merged %s, %s in %s", shards, tiles, out)
+    for note in label_notes(index):
+        _log.warning("note: %s", note)
     return index
 
 
@@ -133,22 +136,27 @@ def _check_budget(
             continue
         first = next(entry for entry in bad if entry["labelled"] is (kind == "labelled"))
         source, reason = first["source"], first["reason"]
+        if first.get("unknown"):  # which are listed for all tiles together
+            reason = "unknown mask values"
         shown = reason if source in reason else f"{source}: {reason}"
         listed = folder.url_of(QUARANTINE_NAME)
         raise ValueError(
             f"{number} of {pluralize(of, f'{kind} tile')} are bad, allowed is a share of {allowed[kind]:g} ({option}): "
-            f"the first: {shown}; {_unknown_values_message(manifest, bad)}all are listed in {listed}; "
+            f"the first: {shown}; {_unknown_values_message(manifest, totals, bad)}all are listed in {listed}; "
             "correct them or allow more, and start again: finished shards are kept"
         )
 
 
-def _unknown_values_message(manifest: BuildManifest, bad: list[Mapping[str, Any]]) -> str:
+def _unknown_values_message(
+    manifest: BuildManifest, totals: DatasetTotals, bad: list[Mapping[str, Any]]
+) -> str:
     """Sum up unknown mask values, which have one cause and one remedy for many tiles."""
-    unknown = UnknownValues()
+    unknown, found = UnknownValues(), totals.classes_found()
     for entry in bad:
+        found.update(entry.get("classes", ()))
         pairs = entry.get("unknown", ())
         unknown.add({_value(value): pixels for value, pixels in pairs}, entry["source"])
-    text = unknown.message(manifest.classfile, manifest.masks)
+    text = unknown.message(manifest.classfile, manifest.masks, len(manifest.classes), found)
     return f"{text}; " if text else ""
 
 

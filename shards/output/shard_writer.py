@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -112,6 +113,7 @@ class ShardWriter:
         labelled: bool,
         unknown: UnknownCounts | None = None,
         unread: bool = False,
+        classes: Sequence[int] = (),
     ) -> None:
         """Note a bad tile that is left out.
 
@@ -121,12 +123,14 @@ class ShardWriter:
             labelled: whether it would have had a label.
             unknown: pixels of mask values which the class file does not know.
             unread: the system could not read it, this time: the same command tries again.
+            classes: class ids that a mask with unknown values holds besides.
         """
         bad: dict[str, Any] = {"source": source, "reason": reason, "labelled": labelled}
         if unread:
             bad["unread"] = True
         if unknown:
             bad["unknown"] = [[value, pixels] for value, pixels in unknown.items()]
+            bad["classes"] = list(classes)
         self._quarantine.append(bad)
 
     def left_out(self, name: str, number: int = 1) -> None:

@@ -49,6 +49,10 @@ class DatasetTotals:
         height, width = (max(tile.size[axis] for tile in record.tiles) for axis in (0, 1))
         self._largest = (max(self._largest[0], height), max(self._largest[1], width))
 
+    def classes_found(self) -> set[int]:
+        """Return the class ids that have a pixel."""
+        return {value for value, pixels in enumerate(self._counts) if pixels}
+
     def index(
         self, name: str, classes: Sequence[str], palette: Sequence[Colour], provenance: Mapping[str, Any]
     ) -> DatasetIndex:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from mkd.dataset.index import DatasetIndex
 from mkd.storage.folder import Folder
@@ -13,6 +14,7 @@ from shards.progress import pluralize
 from shards.reading.shard_reader import read_metas
 from shards.splitting.blocks import Parts, draw_few_shots, split_places
 from shards.splitting.neighbours import TilePlace, place_of
+from shards.splitting.stratified import draw_stratified
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class SplitOptions:
         seed: decides which blocks and which few shots; one seed, one result.
         labelled: number of training tiles that keep their labels; the others lose theirs. A smaller number gives a
             subset of a larger one. None = no few-shot subsets.
+        stratify: draw these tiles so that each class is among them.
     """
 
     by: str | None = None
@@ -38,6 +41,7 @@ class SplitOptions:
     fractions: Sequence[float] = (0.7, 0.1, 0.2)
     seed: int = 0
     labelled: int | None = None
+    stratify: bool = False
 
 
 def read_tile_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[TilePlace, bool]]:
@@ -54,12 +58,17 @@ def read_tile_places(source: str | os.PathLike[str], index: DatasetIndex) -> lis
     return [(place_of(key, meta), labelled) for key, meta, labelled in metas]
 
 
-def plan_parts(tiles: Sequence[tuple[TilePlace, bool]], options: SplitOptions) -> Parts:
+def plan_parts(
+    tiles: Sequence[tuple[TilePlace, bool]],
+    options: SplitOptions,
+    held: Mapping[str, frozenset[int]] = MappingProxyType({}),
+) -> Parts:
     """Decide which tile goes to which part.
 
     Args:
         tiles: place of each tile, and whether it has a label, in the order of the data set.
         options: how to split, and how many few shots to draw.
+        held: class ids of each labelled tile by its key, to stratify.
 
     Returns:
         Keys of each part that has any, in the order of the data set; tiles left out, by reason.
@@ -68,6 +77,8 @@ def plan_parts(tiles: Sequence[tuple[TilePlace, bool]], options: SplitOptions) -
         ValueError: nothing to do, tiles without a place, too few blocks or labels, or a part that is left empty.
     """
     places = [place for place, _ in tiles]
+    if options.stratify and options.labelled is None:
+        raise ValueError("--stratify draws few shots: give their number too, such as --labelled 20")
     # Split by place, or take all tiles for training tiles.
     if options.by is None:
         if options.labelled is None:
@@ -81,7 +92,10 @@ def plan_parts(tiles: Sequence[tuple[TilePlace, bool]], options: SplitOptions) -
     if options.labelled is not None:
         with_label = {place.key for place, has_label in tiles if has_label}
         candidates = [key for key in keys["train"] if key in with_label]
-        chosen = draw_few_shots(candidates, options.labelled, options.seed)
+        if options.stratify:
+            chosen = draw_stratified(candidates, held, options.labelled, options.seed)
+        else:
+            chosen = draw_few_shots(candidates, options.labelled, options.seed)
         keys["labelled"] = [key for key in keys["train"] if key in chosen]
         keys["unlabelled"] = [key for key in keys["train"] if key not in chosen]
     if options.by is None:

@@ -121,15 +121,24 @@ def draw_few_shots(keys: Iterable[str], number: int, seed: int) -> set[str]:
         ValueError: more than there are.
     """
     pool = sorted(keys, key=lambda key: seeded_rank(seed, key))
-    if not pool:
+    check_number(number, len(pool))
+    return set(pool[:number])
+
+
+def check_number(number: int, available: int) -> None:
+    """Check how many few shots are asked for.
+
+    Raises:
+        ValueError: more than there are, or none.
+    """
+    if not available:
         raise ValueError(
             f"--labelled {number}: no training tile has a label, so there are no few shots to draw"
         )
-    if not 1 <= number <= len(pool):
+    if not 1 <= number <= available:
         raise ValueError(
-            f"--labelled {number}: the training tiles with labels are {len(pool)}, choose 1..{len(pool)}"
+            f"--labelled {number}: the training tiles with labels are {available}, choose 1..{available}"
         )
-    return set(pool[:number])
 
 
 def seeded_rank(seed: int | str, name: str) -> bytes:

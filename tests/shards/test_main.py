@@ -129,3 +129,18 @@ def test_a_command_that_cannot_be_read_exits_with_2(command, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(command)
     assert "mkd-shards" in capsys.readouterr().err
+
+
+def test_images_alone_need_no_class_file(folder, tmp_path, capsys):
+    """--unlabelled packs what a pattern matches; more beside it, or names filled in by the shell, are refused."""
+    out = str(tmp_path / "out")
+    assert main(["pack", "--unlabelled", f"{folder.root}/images/*.jpg", "--out", out, "--workers", "1"]) == 0
+    index = read_index(out)
+    assert (index.name, index.classes, index.samples, index.labelled) == ("unlabelled", (), 2, 0)
+    assert main(["pack", "--out", out]) == 2
+    assert "give --source and --classes, or --unlabelled 'DIR/*.jpg'" in capsys.readouterr().err
+    for more in (["b.jpg"], ["--source", str(folder.root)]):
+        assert main(["pack", "--unlabelled", "a*.jpg", *more, "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert "--unlabelled takes one pattern, in single quotes" in said
+    assert "--unlabelled needs no --source, --classes or --split" in said

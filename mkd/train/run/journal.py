@@ -144,7 +144,7 @@ class Journal:
             f"{name} {'absent' if value is None else f'{value:.2f}'}"
             for name, value in zip(self.classes, iou, strict=True)
         )
-        self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou():.4f}  ({by_class})")
+        self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou_text()}  ({by_class})")
 
     def best_validation(self, phase: str) -> float | None:
         """Return the highest validation mIoU in [0,1] of a phase, from metrics.jsonl; None where it has none."""

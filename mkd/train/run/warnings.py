@@ -1,7 +1,9 @@
-"""What spoils a training run without ending it, in one sentence each."""
+"""What spoils a training run, in one sentence each."""
 
 from collections.abc import Sequence
 
+from mkd.dataset.index import DatasetIndex
+from mkd.dataset.label_notes import present_classes
 from mkd.metrics.confusion import ConfusionMatrix
 
 EWC_RATIOS = 0.01, 1.0  # |grad w_ewc L_EWC| / |grad L_sup| between which the term acts and the student learns
@@ -15,6 +17,24 @@ def one_class_alone(matrix: ConfusionMatrix, classes: Sequence[str]) -> str:
     return (
         f"every validation pixel is predicted as {classes[predicted[0]]!r}; if the next validations say so too, the "
         "network does not learn: see 'Nothing is learned' in docs/training.md"
+    )
+
+
+def one_class_labels(key: str, path: str, index: DatasetIndex) -> str:
+    """Return what is wrong with labels that hold one class only; nothing of others, and of a set without labels.
+
+    Args:
+        key: config key of the data set.
+        path: its folder.
+        index: of it.
+    """
+    present = present_classes(index)
+    if len(present) != 1:
+        return ""
+    return (
+        f"{key}={path} has pixels of one class only, {present[0]!r} (of {index.num_classes} classes): a network that "
+        "always says so is right everywhere, and its mIoU says nothing; correct the class file (masks of 0 and 255 "
+        "need ids: {0: 0, 255: 1}) and pack the set again, or give data.one_class=true to go on all the same"
     )
 
 

@@ -242,12 +242,14 @@ def test_a_place_that_fails_is_no_damaged_raster(tmp_path, capfd):
     store.gone = True
     with pytest.raises(ValueError, match="^the store is gone, mend it$"):
         RasterReader("s3://bucket/a.tif", store)
-    file = Failing(data)
+    files = [Failing(data) for _ in range(9)]  # each is opened once
+    unopened = iter(files)
     with RasterReader(
-        "s3://bucket/a.tif", lambda name: file if name == "a.tif" else store.missing(name)
+        "s3://bucket/a.tif", lambda name: next(unopened) if name == "a.tif" else store.missing(name)
     ) as reader:
         reader.read(Window(0, 0, 10, 10))
-        file.gone = True
+        for file in files:
+            file.gone = True
         with pytest.raises(ValueError, match=r"^no answer for 300 s, check the network$") as caught:
             reader.read(Window(500, 500, 50, 50))
     assert not isinstance(caught.value, DamagedRaster)
