@@ -155,7 +155,7 @@ class Journal:
         if not self.writes:
             return
         console = self.progress.console if self.progress is not None else self.console
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)  # names may look like markup
 
     def end(self) -> None:
         """Close the phase's curves and its progress line."""

@@ -129,7 +129,7 @@ def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up
     monkeypatch.setattr(build.os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     monkeypatch.setattr(server_module, "GRACE", 0.5)
     with service() as server:
-        stream = FlightClient(server.endpoint, Access(IDENTITY, None)).open(6, 5)
+        stream = FlightClient(server.endpoint, Access(IDENTITY, TOKEN)).open(6, 5)
         until(lambda: server._streams)
         if hangs_up:
             stream[1].cancel()
