@@ -137,7 +137,12 @@ def status(config: schema.TeacherStatus) -> None:
         found = FlightClient(config.endpoint, access).status()
     except (OSError, ValueError) as error:
         raise ValueError(f"endpoint={config.endpoint}: {error}") from None
-    print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
+    try:
+        print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(
+            f"endpoint={config.endpoint}: no teacher answers there, its status cannot be read; give that of a teacher"
+        ) from None
 
 
 def identity_of(card: ModelCard) -> protocol.Identity:

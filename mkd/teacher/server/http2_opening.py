@@ -166,8 +166,8 @@ def _header_block(frame: Frame) -> bytes:
 
 def _unauthenticated(stream: int, text: str) -> bytes:
     """Return frames that end a call with gRPC's status for a wrong token, and then the connection."""
-    status = {"grpc-status": UNAUTHENTICATED, "grpc-message": text}
-    headers = hpack.Encoder().encode({":status": "200", "content-type": "application/grpc", **status})
+    status = [("grpc-status", UNAUTHENTICATED), ("grpc-message", text)]
+    headers = hpack.Encoder().encode([(":status", "200"), ("content-type", "application/grpc"), *status])
     goaway = stream.to_bytes(4, "big") + bytes(4)
     return _frame(HEADERS, END_HEADERS | END_STREAM, stream, headers) + _frame(GOAWAY, 0, 0, goaway)
 

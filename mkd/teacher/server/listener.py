@@ -51,6 +51,6 @@ def tls_context(cert: bytes, key: bytes) -> ssl.SSLContext:
         except (ssl.SSLError, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise ValueError(
-                f"tls_cert= and tls_key= cannot be used together ({reason}); give a certificate and its own key, both PEM"
+                f"tls_cert= and tls_key= cannot be used together ({reason}); give a certificate and its key, both PEM"
             ) from None
     return context

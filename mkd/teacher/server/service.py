@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import ssl
 import tempfile
 import threading
@@ -16,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.flight as fl
@@ -36,7 +36,8 @@ MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
 MOST_BYTES = 4 << 30
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
 LAST_GRACE = 1.0  # seconds that calls get to end when their clients have been cut off
-LONGEST_FOLDER = 36  # characters; the path of a unix socket, the client's address in it, has 107 at most
+# The library takes the path of a unix socket as an address, and with a client's address in it it has 107 characters.
+PLAIN_FOLDER = re.compile(r"[A-Za-z0-9/._-]{1,36}")
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         backend = Path(self._folder.name) / "grpc"
         batcher.start()
         super().__init__(
-            f"grpc+unix://{quote(str(backend))}",
+            f"grpc+unix://{backend}",
             middleware={"token": TokenCheck(config.token, self._rejections)},
         )
         self._proxy = AuthProxy(Door(listener, backend, config.token, config.tls), self._rejections)
@@ -242,9 +243,9 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
 
 
 def _short_folder() -> str:
-    """Return the folder for temporary files, or /tmp where that one's path is too long for a unix socket."""
+    """Return the folder for temporary files, or /tmp where that one's path will not do for a unix socket."""
     usual = tempfile.gettempdir()
-    return usual if len(usual) <= LONGEST_FOLDER else "/tmp"
+    return usual if PLAIN_FOLDER.fullmatch(usual) else "/tmp"
 
 
 def _client(content: dict[str, Any]) -> str:
