@@ -41,9 +41,8 @@ def serve(config: schema.TeacherServe) -> None:
         RuntimeError: the thread that labels has died.
     """
     start = config.model or _start_model_of(config.run)
-    token = _find_token(config)
+    tls, token = _tls(config), _find_token(config)
     host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
-    tls = _tls(config)
     _check_free(host, config.port)
     device = find_world(config.device).device
     model, card = factories.load_checked("model", start)

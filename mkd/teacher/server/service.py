@@ -35,7 +35,6 @@ MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
 # Of requests without a written answer; one request of each stream comes on top. Readers wait at more.
 MOST_BYTES = 4 << 30
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
-LAST_GRACE = 1.0  # seconds that calls get to end when their clients have been cut off
 # The library takes the path of a unix socket as an address, and with a client's address in it it has 107 characters.
 PLAIN_FOLDER = re.compile(r"[A-Za-z0-9/._-]{1,36}")
 
@@ -236,10 +235,10 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         closing = threading.Thread(target=self.shutdown, daemon=True)
         closing.start()
         closing.join(max(0.0, until - time.monotonic()))
-        self._proxy.close()  # calls that went on end with their connections
-        closing.join(LAST_GRACE)
+        all_gone = not closing.is_alive()
+        self._proxy.close()
         self._folder.cleanup()
-        return not closing.is_alive()
+        return all_gone
 
 
 def _short_folder() -> str:
