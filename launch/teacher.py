@@ -1,10 +1,11 @@
 """A teacher inference service.
 
-python launch/teacher.py serve model=RUN2/model [run=RUN3] [host=0.0.0.0 token_file=F]   serve until SIGTERM
+python launch/teacher.py serve model=RUN2/model run=RUN3 [host=0.0.0.0 token_file=F]     serve until SIGTERM
 python launch/teacher.py status endpoint=HOST:PORT [token_file=RUN3.token] [--json]      what it is doing
 python launch/teacher.py label data=TILES model=RUN2/model out=NEW [part=I/N]            pseudo-labels of a data set
 
-With run= and no token_file= the token is RUN3.token, which is made; the students of out=RUN3 find it there.
+Every service has a token. With run= and no token_file= it is RUN3.token, which is made; the students of out=RUN3 find
+it there.
 `--json`, one line for scripts, is the one word that is not KEY=VALUE; it means json=true.
 """
 

@@ -122,7 +122,7 @@ class TeacherConfig:
     kind: str = "local"  # local: in the student's process | service: launch/teacher.py | offline: data.pseudo
     # [HOST:PORT,HOST:PORT,...] of the services
     endpoints: list[str] = field(default_factory=list, metadata=RESUMABLE)
-    # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else OUT.token where it exists
+    # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else OUT.token, which is made
     token_file: str | None = resumable(None)
     tls_ca: str | None = resumable(None)  # PEM file of certificates to trust; none connects without TLS
     depth: int = 2  # batches of unlabelled tiles that a service is given ahead of the step
@@ -239,7 +239,7 @@ class TeacherServe:
 
     model: str | None = None  # model folder: the students' semi.start; none: the one that run= started from
     run: str | None = None  # run folder of the students; weights published there before are taken up
-    host: str = "127.0.0.1"  # address to listen on; anything but this machine's own needs a token
+    host: str = "127.0.0.1"  # address to listen on; 0.0.0.0: all
     port: int = 0  # to listen on; 0 takes a free one
     device: str | None = None  # none: cuda when there is one, else cpu
     # shared token, mode 0600; none: environment MKD_TEACHER_TOKEN, else RUN.token, which is made

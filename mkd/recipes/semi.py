@@ -58,8 +58,7 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     steps = config.steps or factories.length(config.epochs, tiles, config.data.batch, usual, least=3000)
     phase = run.phase("semi", steps, tiles, config.optim.lr)
     phase = replace(phase, plateau=s.plateau, validates_start=True)
-    who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
-    run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
+    run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, {_labelled_by(config)}")
     decay = s.ema_decay if s.ema_decay is not None else ema_decay(phase.steps)
     teacher = _teacher(config, model, card, run, decay)
     pseudo = _pseudo_feed(config, run, phase, batches, teacher)
@@ -83,6 +82,13 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
 
 
+def _labelled_by(config: schema.SemiRun) -> str:
+    """Return who labels the unlabelled tiles, for people."""
+    if config.semi.weight == 0:
+        return "none of which is used (semi.weight=0); no teacher is asked"
+    return f"labelled by {config.data.pseudo or ', '.join(config.teacher.endpoints) or 'the local teacher'}"
+
+
 def ema_decay(steps: int) -> float:
     """Return the EMA's decay for a run's length: its memory, 1 / (1 - a) steps, is a small part of the run.
 
@@ -98,7 +104,7 @@ def _teacher(
     s, t = config.semi, config.teacher
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
-    if t.kind != "service":
+    if t.kind != "service" or s.weight == 0:  # the control asks for no label, so nobody is called
         return LocalTeacher(model, decay, s.confidence, limit, precision, run.world.gather)
     if run.world.ranks > 1 and t.patience > 0.9 * TIMEOUT.total_seconds():
         raise ValueError(
@@ -137,13 +143,14 @@ def _teacher(
 
 
 def _token(config: schema.SemiRun, run: Run) -> str | None:
-    """Return the token that services ask for: the one given, else the one that a teacher of this run has made."""
-    from mkd.teacher.auth import TOKEN_VARIABLE, read_token, run_token
+    """Return the token that services ask for: the one given, else RUN.token, which is made like at a teacher."""
+    from mkd.teacher.auth import TOKEN_VARIABLE, make_token, read_token, run_token
 
-    path = run_token(run.folder)
-    if config.teacher.token_file is not None or TOKEN_VARIABLE in os.environ or not path.is_file():
+    if config.teacher.token_file is not None or TOKEN_VARIABLE in os.environ:
         return read_token(config.teacher.token_file)
-    run.journal.say(f"teachers are asked with the token in {path}")
+    path = run_token(run.folder)
+    made = make_token(path)
+    run.journal.say(f"teachers are asked with the token in {path} ({'made now' if made else 'it was there'})")
     return read_token(str(path))
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import threading
 from dataclasses import asdict
 from functools import partial
@@ -20,9 +21,10 @@ from mkd.model_folder import ModelCard
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.teacher import protocol, weights
-from mkd.teacher.auth import TOKEN_VARIABLE, check_listen, make_token, read_token, run_token
+from mkd.teacher.auth import TOKEN_VARIABLE, make_token, read_token, run_token
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server.batcher import Batcher
+from mkd.teacher.server.listener import listen, tls_context
 from mkd.teacher.server.metrics import describe
 from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 
@@ -39,10 +41,8 @@ def serve(config: schema.TeacherServe) -> None:
         RuntimeError: the thread that labels has died.
     """
     start = config.model or _start_model_of(config.run)
-    token = read_token(_token_file(config))
+    tls, token = _tls(config), _find_token(config)
     host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
-    check_listen(host, token)
-    tls = _pair(config)
     _check_free(host, config.port)
     device = find_world(config.device).device
     model, card = factories.load_checked("model", start)
@@ -63,14 +63,29 @@ def serve(config: schema.TeacherServe) -> None:
     server_config = ServerConfig(
         identity_of(card),
         Limits(config.max_batch, config.max_tile, config.queue),
+        token,
         host=host,
         port=config.port,
-        token=token,
         tls=tls,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else threads,
     )
     with route_log_lines(_say, "mkd.teacher"):
         _serve_until_signal(TeacherServer(batcher, server_config), batcher, host, server_config.device)
+
+
+def _find_token(config: schema.TeacherServe) -> str:
+    """Return the token that students must show.
+
+    Raises:
+        ValueError: none is given; without one, whoever reaches the port could make the service take all memory.
+    """
+    token = read_token(_token_file(config))
+    if token is None:
+        raise ValueError(
+            "there is no token, and a service answers nobody without one; give run=RUN, whose token RUN.token is then "
+            f"made, or token_file=FILE (make one: openssl rand -hex 32 >FILE; chmod 600 FILE), or {TOKEN_VARIABLE}"
+        )
+    return token
 
 
 def _token_file(config: schema.TeacherServe) -> str | None:
@@ -121,7 +136,12 @@ def status(config: schema.TeacherStatus) -> None:
         found = FlightClient(config.endpoint, access).status()
     except (OSError, ValueError) as error:
         raise ValueError(f"endpoint={config.endpoint}: {error}") from None
-    print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
+    try:
+        print(json.dumps(found, sort_keys=True) if config.json else describe(config.endpoint, found))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(
+            f"endpoint={config.endpoint}: no teacher answers there, its status cannot be read; give that of a teacher"
+        ) from None
 
 
 def identity_of(card: ModelCard) -> protocol.Identity:
@@ -146,22 +166,19 @@ def read_pem(key: str, path: str | None) -> bytes | None:
     return content
 
 
-def _pair(config: schema.TeacherServe) -> tuple[bytes, bytes] | None:
+def _tls(config: schema.TeacherServe) -> ssl.SSLContext | None:
     cert, key = read_pem("tls_cert", config.tls_cert), read_pem("tls_key", config.tls_key)
-    return None if cert is None or key is None else (cert, key)
+    return None if cert is None or key is None else tls_context(cert, key)
 
 
 def _check_free(host: str, port: int) -> None:
-    """Refuse a port on which someone listens: the service's own library would share it without a word."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), port))
-        except OSError as error:
-            raise ValueError(
-                f"host={host} port={port}: cannot be listened on ({error.strerror}); give another, or port=0"
-            ) from None
+    """Refuse an address that cannot be listened on before anything is loaded."""
+    try:
+        listen(host, port).close()
+    except OSError as error:
+        raise ValueError(
+            f"host={host} port={port}: cannot be listened on ({error.strerror}); give another, or port=0"
+        ) from None
 
 
 def _start_model_of(run: str | None) -> str:

@@ -93,4 +93,8 @@ class Teacher(Protocol):
 
 
 class TeachersGone(ValueError):
-    """No teacher served for ``teacher.patience`` seconds, or the run is to stop; it ends after a checkpoint."""
+    """No teacher answered for ``teacher.patience`` seconds; the run ends after a checkpoint."""
+
+
+class WaitStopped(TeachersGone):
+    """The run was asked to stop while it waited for a teacher; for the step that is as if there were none."""

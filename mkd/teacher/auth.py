@@ -9,6 +9,7 @@ from pathlib import Path
 
 TOKEN_VARIABLE = "MKD_TEACHER_TOKEN"
 SHORTEST = 16
+WRONG_TOKEN = "the token is missing or wrong; give the teacher's token_file or MKD_TEACHER_TOKEN"
 
 
 def read_token(path: str | None) -> str | None:
@@ -72,19 +73,6 @@ def make_token(path: Path) -> bool:
 def call_headers(token: str | None) -> list[tuple[bytes, bytes]]:
     """Return the headers a client sends on every call."""
     return [] if token is None else [(b"authorization", f"Bearer {token}".encode())]
-
-
-def check_listen(host: str, token: str | None) -> None:
-    """Refuse to listen beyond this machine without a token.
-
-    Raises:
-        ValueError: the host is not this machine's loopback and there is no token.
-    """
-    if token is None and not is_loopback(host):
-        raise ValueError(
-            f"host={host} can be reached from other machines, but there is no token; give token_file= "
-            f"or {TOKEN_VARIABLE}, or listen on host=127.0.0.1"
-        )
 
 
 def is_loopback(host: str) -> bool:

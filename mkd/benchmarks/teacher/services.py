@@ -1,7 +1,9 @@
 """Teacher services in processes of their own, and a student connected to one, for the benchmark of teachers."""
 
 import contextlib
+import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from mkd.cli.log_lines import route_log_lines, say_on_stderr
 from mkd.config.schema import TeacherConfig
 from mkd.semi.entropy import PseudoLabels, TileLimit
 from mkd.teacher import protocol
-from mkd.teacher.auth import read_token
+from mkd.teacher.auth import TOKEN_VARIABLE, read_token
 from mkd.teacher.client.client_config import ClientConfig
 from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.remote_teacher import RemoteTeacher, new_session
@@ -66,7 +68,7 @@ def serve_instantly(max_batch: int, max_tile: int) -> None:
     limits = Limits(max_batch, max_tile, QUEUE)
     with route_log_lines(_say, "mkd.teacher"):
         server = TeacherServer(
-            batcher, ServerConfig(INSTANT_IDENTITY, limits, token=read_token(None), device="none")
+            batcher, ServerConfig(INSTANT_IDENTITY, limits, os.environ[TOKEN_VARIABLE], device="none")
         )
         print(f"teacher ready endpoint=127.0.0.1:{server.port}", flush=True)
         stop.wait()
@@ -77,9 +79,12 @@ def serve_instantly(max_batch: int, max_tile: int) -> None:
 def running_service(*command: str) -> Iterator[str]:
     """Run a service as ``python COMMAND`` until the block ends; yield its HOST:PORT.
 
+    Its token is the environment's, of this process too; one is made where there is none.
+
     Raises:
         ValueError: it ended before it was ready.
     """
+    os.environ.setdefault(TOKEN_VARIABLE, secrets.token_hex(32))
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

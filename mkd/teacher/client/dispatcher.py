@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mkd.teacher.api import TeachersGone, TeacherStats
+from mkd.teacher.api import TeacherStats, WaitStopped
 from mkd.teacher.client.client_config import ClientConfig
 from mkd.teacher.client.connection.connection import Connection
 from mkd.teacher.client.connection.events import Close, Events, ThreadDied
@@ -89,7 +89,8 @@ class Dispatcher:
         """Wait for an answer that is young enough; return False when this process must answer itself.
 
         Raises:
-            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
+            TeachersGone: no teacher answered for ``patience`` seconds and there is no fallback.
+            WaitStopped: the run is to stop.
             ValueError: no teacher takes batches of this size.
             RuntimeError: the weights could not be packed, or a thread has died.
         """
@@ -99,15 +100,17 @@ class Dispatcher:
                 self._check_failure()
                 if request.reply is not None and request.labels is not None:
                     if self.may_answer(request.reply, request.ask.session):
-                        self._patience.served()
+                        self._patience.restart()
                         request.done = True
                         return True
                     self._stats.stale += 1
                     work.queue(request, 0.0)
                 if self._stop():
-                    raise TeachersGone("asked to stop while waiting for a teacher")
+                    raise WaitStopped("asked to stop while waiting for a teacher")
                 work.check_size(request.images)
-                if not work.served(request) and self._patience.ended(began, lambda: work.reasons(request)):
+                if not work.is_servable(request) and self._patience.ended(
+                    began, lambda: work.reasons(request)
+                ):
                     work.drop(request)
                     return False
                 work.assign()

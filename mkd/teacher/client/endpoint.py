@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mkd.cli.printable import printable
 from mkd.teacher import protocol
 from mkd.teacher.client.connection.channel import Channel
 from mkd.teacher.client.connection.connection import Connection
@@ -30,7 +31,8 @@ class Endpoint:
         state: new (never tried), up, down, refused.
         reason: why it is not up, for people.
         header: whose weights it has, or None.
-        degraded: its last answer was a failure, or it is stopping.
+        degraded: it is asked only where there is no other: it is stopping, its last
+            answer was a failure, or its last connection lost one.
         stopping: it takes no requests and no weights any more.
         requests: asked here and not answered, by id.
         latency: seconds a tile while it had work.
@@ -69,7 +71,10 @@ class Endpoint:
         return header.session == ask.session and ask.min_version <= header.version <= newest
 
     def reason_for(self, request: PendingRequest, newest: int) -> str:
-        """Return why the teacher does not serve a request, for people."""
+        """Return why the teacher does not serve a request, for people; nothing that it sent acts on a terminal."""
+        return printable(self._reason_for(request, newest))
+
+    def _reason_for(self, request: PendingRequest, newest: int) -> str:
         if self.state == "up" and not self.degraded and self.header is not None:
             if not self.fits(request.images):
                 return f"takes {self.sizes()}"
@@ -152,4 +157,4 @@ class Endpoint:
         """Log what changed, once in a row."""
         if text != self._logged:
             self._logged = text
-            log.log(level, "teacher %s: %s", self.name, text)
+            log.log(level, "teacher %s: %s", self.name, printable(text))

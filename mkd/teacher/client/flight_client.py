@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import torch
 
+from mkd.cli.printable import printable
 from mkd.semi.entropy import PseudoLabels
 from mkd.teacher import protocol
 from mkd.teacher.auth import call_headers
@@ -114,7 +115,7 @@ class FlightClient:
             results = list(self._client.do_action(fl.Action(name, body), self._options(self._access.timeout)))
             return protocol.unpack(results[0].body if results else None)
         except protocol.ProtocolError as error:
-            raise Refused(f"no teacher ({error})") from None
+            raise Refused(f"no teacher ({printable(error)})") from None
         except Lost as error:
             raise meaning(error) from None
 
@@ -139,7 +140,7 @@ class FlightClient:
                 writer.done_writing()
                 return protocol.read_weights_version(protocol.unpack(answers.read()))
         except protocol.ProtocolError as error:
-            raise OSError(f"an answer that cannot be read ({error})") from None
+            raise OSError(f"an answer that cannot be read ({printable(error)})") from None
         except Lost as error:
             raise meaning(error) from None
 
@@ -159,14 +160,17 @@ class FlightClient:
 
 
 def meaning(error: Exception) -> Exception:
-    """Return what an error of a call means: a refusal by the teacher, or a short reason why it is of no use now."""
+    """Return what an error of a call means: a refusal by the teacher, or a short reason why it is of no use now.
+
+    Whoever answers chooses the words; nothing in them acts on a terminal.
+    """
     if isinstance(error, fl.FlightUnauthenticatedError):
         return Refused(
             "the token is missing or wrong; give teacher.token_file (a teacher of run=RUN has RUN.token) "
             "or MKD_TEACHER_TOKEN"
         )
     if sentence := getattr(error, "extra_info", None):
-        return Refused(sentence.decode(errors="replace"))
+        return Refused(printable(sentence.decode(errors="replace"), 2000))
     if isinstance(error, fl.FlightTimedOutError):
         return OSError("it does not answer in time")
     if isinstance(error, fl.FlightUnavailableError):
@@ -176,7 +180,7 @@ def meaning(error: Exception) -> Exception:
     text = str(error).partition(". gRPC client debug")[0].partition(". Detail:")[0]
     if not isinstance(error, (*Lost, protocol.ProtocolError)):
         text = f"{type(error).__name__}: {text}"
-    return OSError(" ".join(text.split())[:200] or os.strerror(5))
+    return OSError(printable(text, 200) or os.strerror(5))
 
 
 def read_answer(chunk: Any, tiles: int, height: int, width: int) -> tuple[PseudoLabels, float]:

@@ -22,11 +22,11 @@ class Patience:
     def __init__(self, seconds: float, fallback: bool) -> None:
         """Start the clock."""
         self._seconds, self._fallback = seconds, fallback
-        self._served, self._logged, self._alone = time.monotonic(), 0.0, False
+        self._answered, self._logged, self._alone = time.monotonic(), 0.0, False
 
-    def served(self) -> None:
+    def restart(self) -> None:
         """Start again: a teacher has answered."""
-        self._served, self._alone = time.monotonic(), False
+        self._answered, self._alone = time.monotonic(), False
 
     def ended(self, began: float, reasons: Callable[[], str]) -> bool:
         """Return whether the student is to answer itself, while no teacher serves it; logs that it waits.
@@ -41,7 +41,7 @@ class Patience:
         if self._alone:
             return True
         now = time.monotonic()
-        waited = now - max(began, self._served)
+        waited = now - max(began, self._answered)
         if waited >= self._seconds:
             if not self._fallback:
                 raise TeachersGone(

@@ -117,15 +117,16 @@ class RemoteTeacher:
         """Return the pseudo-labels of a submitted batch on its device; waits for a teacher.
 
         Raises:
-            TeachersGone: no teacher served for ``patience`` seconds and there is no fallback, or the run is to stop.
+            TeachersGone: no teacher answered for ``patience`` seconds and there is no fallback.
+            WaitStopped: the run is to stop.
             ValueError: no teacher takes batches of this size.
             RuntimeError: the weights could not be packed, or a thread of this side has died.
         """
         request, began = self._requests[ticket], time.monotonic()
-        served = self._dispatcher.wait(request)
+        answered = self._dispatcher.wait(request)
         self.stats.wait_s += time.monotonic() - began
         del self._requests[ticket]
-        answer = self._remote(request) if served else self._local(request)
+        answer = self._remote(request) if answered else self._local(request)
         self.tile_limit.observe(self._gather(answer.score))
         return answer
 

@@ -78,7 +78,7 @@ class RequestAssignment:
             self._stats.retries += 1
             self._cheapest(idle, request, now).hold(request, now)
 
-    def served(self, request: PendingRequest) -> bool:
+    def is_servable(self, request: PendingRequest) -> bool:
         """Return whether an endpoint that is not degraded serves a request."""
         return any(self.serves(k, request) and not k.degraded for k in self.endpoints)
 

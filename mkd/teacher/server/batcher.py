@@ -196,8 +196,8 @@ class Batcher(threading.Thread):
         tiles = sum(len(j.images) for j in fit)
         if not fit or self._serve(fit) or len(fit) == 1:
             return
-        served = [self._serve([job]) for job in fit]
-        if all(served):
+        labelled = [self._serve([job]) for job in fit]
+        if all(labelled):
             self.max_batch = tiles - 1  # or the same requests would fail together again and again
             text = "requests one by one were labelled; from now on at most %d tiles share a batch"
             log.warning(text, tiles - 1)

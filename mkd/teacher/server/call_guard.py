@@ -7,10 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow.flight as fl
 
+from mkd.cli.printable import printable
 from mkd.teacher import protocol
+from mkd.teacher.auth import WRONG_TOKEN
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,13 @@ class RejectionLog:
             if (kind, host) in self._logged or len(self._logged) >= self.MOST:
                 return
             self._logged.add((kind, host))
-        reason = " ".join(text.split())[:500]
-        log.warning("refused %s from %s: %s (said once)", kind, host or "somewhere", reason)
+        log.warning("refused %s from %s: %s (said once)", kind, host or "somewhere", printable(text, 500))
+
+
+def client_of(context: Any) -> str:
+    """Return HOST:PORT of who makes a call: the proxy names its end of the connection after the client."""
+    peer: str = context.peer()
+    return unquote(peer).rpartition("/")[2]
 
 
 @contextlib.contextmanager
@@ -56,18 +64,18 @@ def guarded(rejections: RejectionLog, context: Any, kind: str) -> Iterator[None]
     try:
         yield
     except protocol.ProtocolError as error:
-        rejections.add(kind, context.peer(), str(error))
+        rejections.add(kind, client_of(context), str(error))
         # What is refused for good carries its reason; who is told that the service is busy tries again.
         final = b"" if isinstance(error, protocol.Busy) else str(error).encode()
         raise fl.FlightServerError(str(error), extra_info=final) from None
     except Exception as error:  # its sender, whoever that is, gets no trace of the service's inside
         if not context.is_cancelled():
-            rejections.add(f"damaged {kind}", context.peer(), f"{type(error).__name__}: {error}")
+            rejections.add(f"damaged {kind}", client_of(context), f"{type(error).__name__}: {error}")
         raise fl.FlightServerError("the message cannot be read") from None
 
 
 class TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Refuses every call without the shared token, before its first message is read.
+    """Refuses every call without the shared token; the proxy has seen that of a connection's first call only.
 
     Args:
         token: the shared token.
@@ -84,6 +92,5 @@ class TokenCheck(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         given = next((v for k, v in headers.items() if k.lower() == "authorization"), [])
         one = given[0] if len(given) == 1 else b""
         if not hmac.compare_digest(one if isinstance(one, bytes) else one.encode(), self._wanted):
-            text = "the token is missing or wrong; give the teacher's token_file or MKD_TEACHER_TOKEN"
-            self._rejections.add("token", "", text)
-            raise fl.FlightUnauthenticatedError(text)
+            self._rejections.add("token", "", WRONG_TOKEN)
+            raise fl.FlightUnauthenticatedError(WRONG_TOKEN)

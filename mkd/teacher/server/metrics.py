@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import Any
 
+from mkd.cli.printable import escape_controls
+
 
 class ServiceMetrics:
     """Counts of one service; any thread may add.
@@ -64,16 +66,15 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 
 def describe(endpoint: str, status: dict[str, Any]) -> str:
-    """Return a status for people."""
+    """Return a status for people; what others chose of it, names say, acts on no terminal."""
     s = status
-    return "\n".join(
-        (
-            f"teacher {endpoint} on {s['device']}, up for {s['uptime_s']:.0f} s"
-            + (", stopping" if s["stopping"] else ""),
-            f"  weights  version {s['version']} ({s['updates']} updates) of session {s['session'] or 'none yet'}",
-            f"  clients  {s['clients']} streams, {s['queue']} requests queued",
-            f"  work     {s['tiles']} tiles in {s['batches']} batches, {s['tiles_per_s']:.1f} tiles/s",
-            f"  latency  p50 {s['latency_ms_p50']:.0f} ms, p99 {s['latency_ms_p99']:.0f} ms",
-            "  refused  " + (", ".join(f"{n} {k}" for k, n in s["refused"].items()) or "nothing"),
-        )
+    lines = (
+        f"teacher {endpoint} on {s['device']}, up for {s['uptime_s']:.0f} s"
+        + (", stopping" if s["stopping"] else ""),
+        f"  weights  version {s['version']} ({s['updates']} updates) of session {s['session'] or 'none yet'}",
+        f"  clients  {s['clients']} streams, {s['queue']} requests queued",
+        f"  work     {s['tiles']} tiles in {s['batches']} batches, {s['tiles_per_s']:.1f} tiles/s",
+        f"  latency  p50 {s['latency_ms_p50']:.0f} ms, p99 {s['latency_ms_p99']:.0f} ms",
+        "  refused  " + (", ".join(f"{n} {k}" for k, n in s["refused"].items()) or "nothing"),
     )
+    return "\n".join(escape_controls(line) for line in lines)

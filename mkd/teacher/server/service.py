@@ -1,18 +1,21 @@
 """The teacher service: Arrow Flight in front of the batcher. What is wrong with a call ends that call only.
 
-One thing it cannot refuse: pyarrow decompresses a message before anybody is told its size, so a holder of the token
-can make the service take memory by a small message that is large when decompressed. The token is the rule against it;
-without one, everybody on the machine can.
+One thing it cannot refuse: its library decompresses a message before anybody is told its size. So no byte comes to it
+but from who has the token, by the proxy in front; a holder of the token can still make the service take memory.
 """
 
 import contextlib
 import json
 import logging
 import os
+import re
+import ssl
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,8 +24,10 @@ import pyarrow.flight as fl
 from mkd.teacher import protocol
 from mkd.teacher.auth import is_loopback
 from mkd.teacher.server.answer_stream import AnswerStream
+from mkd.teacher.server.auth_proxy import AuthProxy, Door
 from mkd.teacher.server.batcher import Batcher, QueuedRequest
 from mkd.teacher.server.call_guard import RejectionLog, TokenCheck, guarded
+from mkd.teacher.server.listener import listen
 from mkd.teacher.server.memory_budget import MemoryBudget
 from mkd.teacher.server.weights_intake import WeightsIntake
 
@@ -30,6 +35,8 @@ MOST_STREAMS = 4096  # a few thousand students; memory is bounded by bytes
 # Of requests without a written answer; one request of each stream comes on top. Readers wait at more.
 MOST_BYTES = 4 << 30
 GRACE = 3.0  # seconds that clients get to hang up when the service stops
+# The library takes the path of a unix socket as an address, and with a client's address in it it has 107 characters.
+PLAIN_FOLDER = re.compile(r"[A-Za-z0-9/._-]{1,36}")
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +63,19 @@ class ServerConfig:
     Attributes:
         identity: architecture, classes and normalisation that students must have.
         limits: what is accepted.
+        token: on every call.
         host: address to listen on.
         port: 0 takes a free one.
-        token: on every call, or None.
-        tls: certificate and key, PEM, or None.
+        tls: see `tls_context`; None serves without.
         device: for the status.
     """
 
     identity: protocol.Identity
     limits: Limits
+    token: str
     host: str = "127.0.0.1"
     port: int = 0
-    token: str | None = None
-    tls: tuple[bytes, bytes] | None = None
+    tls: ssl.SSLContext | None = None
     device: str = "cpu"
 
 
@@ -94,17 +101,28 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._streams: set[AnswerStream] = set()
         self._memory = MemoryBudget(MOST_BYTES)
-        middleware = {} if config.token is None else {"token": TokenCheck(config.token, self._rejections)}
+        listener = listen(config.host, config.port)
+        self._port: int = listener.getsockname()[1]
         # The library logs each malformed call, without a limit; what matters of them is logged here, once.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        location = f"grpc{'+tls' if config.tls else ''}://{config.host}:{config.port}"
+        # Of mode 0700: what listens in there only this user can reach.
+        self._folder = tempfile.TemporaryDirectory(prefix="mkd-teacher-", dir=_short_folder())
+        backend = Path(self._folder.name) / "grpc"
         batcher.start()
-        tls = [config.tls] if config.tls else None
-        super().__init__(location, middleware=middleware, tls_certificates=tls)
-        if config.token is not None and config.tls is None and not is_loopback(config.host):
+        super().__init__(
+            f"grpc+unix://{backend}",
+            middleware={"token": TokenCheck(config.token, self._rejections)},
+        )
+        self._proxy = AuthProxy(Door(listener, backend, config.token, config.tls), self._rejections)
+        if config.tls is None and not is_loopback(config.host):
             log.warning(
                 "the token and the images travel unencrypted; give tls_cert= and tls_key= on a shared network"
             )
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return self._port
 
     def do_exchange(self, context: Any, descriptor: fl.FlightDescriptor, reader: Any, writer: Any) -> None:
         """Answer one stream of requests."""
@@ -212,11 +230,21 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         notice = protocol.Reply(-1, protocol.STOPPING, header.session, header.version, header.updates)
         for stream in streams:
             stream.notify(notice, max(0.0, until - time.monotonic()))
+        self._proxy.stop_accepting()
         # The library's shutdown waits for calls, which may never end: the wait for it has a limit.
         closing = threading.Thread(target=self.shutdown, daemon=True)
         closing.start()
         closing.join(max(0.0, until - time.monotonic()))
-        return not closing.is_alive()
+        all_gone = not closing.is_alive()
+        self._proxy.close()
+        self._folder.cleanup()
+        return all_gone
+
+
+def _short_folder() -> str:
+    """Return the folder for temporary files, or /tmp where that one's path will not do for a unix socket."""
+    usual = tempfile.gettempdir()
+    return usual if PLAIN_FOLDER.fullmatch(usual) else "/tmp"
 
 
 def _client(content: dict[str, Any]) -> str:

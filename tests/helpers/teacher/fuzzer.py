@@ -9,9 +9,8 @@ import pyarrow as pa
 
 from mkd.teacher import protocol
 from tests.helpers.teacher.fuzz_material import Material, field, flight_data, split
-from tests.helpers.teacher.services import IDENTITY, weak_views
+from tests.helpers.teacher.services import IDENTITY, TOKEN, weak_views
 
-TOKEN = "0123456789abcdef"
 SERVICE = "/arrow.flight.protocol.FlightService/"
 
 

@@ -22,6 +22,7 @@ from mkd.teacher.client.client_config import ClientConfig
 from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.remote_teacher import RemoteTeacher
 from mkd.teacher.server.batcher import Batcher
+from mkd.teacher.server.listener import tls_context
 from mkd.teacher.server.service import Limits, ServerConfig, TeacherServer
 from tests.helpers.training.nets import tiny_net
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CLASSES = ("grass", "road", "water")
 PLAN = {"backbone": "tiny", "mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
 IDENTITY = protocol.identity(PLAN, CLASSES)
+TOKEN = "0123456789abcdef"
 NOBODY = protocol.WeightsVersion("", 0, 0)
 
 
@@ -63,11 +65,13 @@ def batcher_of(model=None, header=NOBODY, max_batch=16, wait_s=0.0, depth=8):
 
 
 @contextlib.contextmanager
-def service(model=None, identity=IDENTITY, token=None, port=0, tls=None, said=None, max_tile=64, **more):
+def service(model=None, identity=IDENTITY, token=TOKEN, port=0, tls=None, said=None, max_tile=64, **more):
     """Serve on this machine's loopback until the block ends; what services log meanwhile goes into `said`."""
     lines, batcher = Lines(said, "mkd.teacher.server"), batcher_of(model, **more)
     limits = Limits(batcher.max_batch, max_tile, 8)
-    server = TeacherServer(batcher, ServerConfig(identity, limits, port=port, token=token, tls=tls))
+    server = TeacherServer(
+        batcher, ServerConfig(identity, limits, token, port=port, tls=tls and tls_context(*tls))
+    )
     server.endpoint, server.batcher = f"127.0.0.1:{server.port}", batcher
     try:
         yield server
@@ -82,7 +86,7 @@ def remote(
     said=None,
     limit=None,
     identity=IDENTITY,
-    token=None,
+    token=TOKEN,
     timeout=1.0,
     tls=None,
     gather=one_rank,
@@ -154,12 +158,12 @@ class TeacherProcess:
         port: 0 takes a free one.
         seed: of its weights, which a student replaces.
         delay: seconds that each forward pass takes longer.
-        token: on every call, or none.
+        token: on every call.
         wait: return once it is ready.
         stderr: where its log goes; inherited by default.
     """
 
-    def __init__(self, port=0, seed=0, delay=0.0, token="", wait=True, stderr=None):
+    def __init__(self, port=0, seed=0, delay=0.0, token=TOKEN, wait=True, stderr=None):
         command = [
             sys.executable,
             "-m",
@@ -204,7 +208,7 @@ def main(port, seed, delay, token):
     model = tiny_net(seed=seed)
     model.register_forward_pre_hook(lambda *_: time.sleep(delay))
     show = partial(print, file=sys.stderr, flush=True)
-    with route_log_lines(show), service(model, token=token or None, port=port) as server:
+    with route_log_lines(show), service(model, token=token, port=port) as server:
         print(server.endpoint, flush=True)
         signal.pause()
 

@@ -15,10 +15,11 @@ from mkd.model_folder import ModelCard, read_card, save_model
 from mkd.models.architecture import Architecture
 from mkd.models.build import build as network
 from mkd.recipes import teacher_service as build
-from mkd.recipes.semi import _teacher, _token
+from mkd.recipes.semi import _labelled_by, _teacher, _token
 from mkd.teacher import protocol, weights
 from mkd.teacher.auth import TOKEN_VARIABLE, make_token
 from mkd.teacher.client.flight_client import Access, FlightClient, Lost
+from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server import service as server_module
 from tests.helpers.teacher.services import IDENTITY, service, until
 from tests.helpers.training.runs import finish, launch, start
@@ -99,7 +100,8 @@ def test_the_published_weights_are_taken_up(run_folder):
         (["model=nowhere"], "no model.yaml"),
         (["run=nowhere"], "not the config of a semi-supervised run"),
         (["host=0.0.0.0"], "there is no token"),
-        (["host=::2"], "host=[::2] can be reached"),
+        (["host=127.0.0.1"], "there is no token"),
+        (["host=localhost", "port=0"], "there is no token"),
         (["host=''"], "host= is empty"),
         (["port=70000"], "port=70000"),
         (["max_batch=0"], "max_batch=0"),
@@ -129,7 +131,7 @@ def test_a_service_that_cannot_label_any_more_ends(monkeypatch, capsys, hangs_up
     monkeypatch.setattr(build.os, "_exit", lambda code: (_ for _ in ()).throw(SystemExit(code)))
     monkeypatch.setattr(server_module, "GRACE", 0.5)
     with service() as server:
-        stream = FlightClient(server.endpoint, Access(IDENTITY, None)).open(6, 5)
+        stream = FlightClient(server.endpoint, Access(IDENTITY, TOKEN)).open(6, 5)
         until(lambda: server._streams)
         if hangs_up:
             stream[1].cancel()
@@ -160,16 +162,19 @@ def test_a_service_of_a_run_has_a_token(run_folder, tmp_path, monkeypatch, capsy
 
 
 def test_a_student_of_the_run_has_its_token(tmp_path, monkeypatch):
-    """RUN.token where it is there and no other is given; one that others may read is refused."""
+    """RUN.token, made where it is not there yet, where no other is given; one that others may read is refused."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     said = []
     run = SimpleNamespace(folder=tmp_path / "run", journal=SimpleNamespace(say=said.append))
     config = schema.SemiRun()
-    assert _token(config, run) is None
     path = tmp_path / "run.token"
-    make_token(path)
     assert _token(config, run) == path.read_text()
-    assert said == [f"teachers are asked with the token in {path}"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not make_token(path), "a teacher that starts later takes the same"
+    assert _token(config, run) == path.read_text()
+    assert said == [
+        f"teachers are asked with the token in {path} ({w})" for w in ("made now", "it was there")
+    ]
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     assert _token(config, run) == TOKEN
     config.teacher.token_file = str(path)
@@ -177,6 +182,53 @@ def test_a_student_of_the_run_has_its_token(tmp_path, monkeypatch):
     path.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
         _token(config, run)
+
+
+def test_an_address_that_cannot_be_listened_on(run_folder, capsys):
+    """Of another machine, or a name that nobody knows: one sentence, with a token too."""
+    given = [f"run={run_folder}", f"token_file={run_folder.parent / 'token'}", "device=cpu"]
+    for host in ("203.0.113.7", "::2", "no-such-host.invalid"):
+        assert launch("teacher", *given, f"host={host}") == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "cannot be listened on (" in err
+
+
+def test_the_control_calls_no_service():
+    """With semi.weight=0 nobody is asked for a label, so nobody need be there."""
+    config = schema.SemiRun(teacher=schema.TeacherConfig(kind="service", endpoints=["h:1"]))
+    config.semi.weight = 0.0
+    run = SimpleNamespace(world=World.single())
+    assert isinstance(_teacher(config, torch.nn.Conv2d(3, 2, 1), None, run, 0.9), LocalTeacher)
+    assert "no teacher is asked" in _labelled_by(config)
+    config.semi.weight = 1.0
+    assert _labelled_by(config) == "labelled by h:1"
+
+
+HOSTILE = "a\x1b]0;owned\x07[bold]b[/x]\nc\u202e"
+
+
+@pytest.mark.parametrize("change", [{"session": HOSTILE}, {"device": HOSTILE}, {"refused": {HOSTILE: 1}}])
+def test_a_status_acts_on_no_terminal(monkeypatch, capsys, change):
+    """Names that others chose are printed with their control characters escaped, brackets as they are."""
+    with service() as server:
+        found = {**server.status(), **change}
+        monkeypatch.setattr(FlightClient, "status", lambda _: found)
+        build.status(schema.TeacherStatus(endpoint=server.endpoint))
+        text = capsys.readouterr().out
+        assert r"a\x1b]0;owned\x07[bold]b[/x]\nc\u202e" in text
+        assert all(c.isprintable() or c == "\n" for c in text)
+        assert text.count("\n") == 6
+        build.status(schema.TeacherStatus(endpoint=server.endpoint, json=True))
+        assert json.loads(capsys.readouterr().out) == found
+
+
+@pytest.mark.parametrize("found", [{}, {"device": "cpu"}, {"uptime_s": "x"}])
+def test_a_status_that_is_none(monkeypatch, found):
+    """Who answers is no teacher: one sentence, no traceback."""
+    monkeypatch.setattr(FlightClient, "status", lambda _: found)
+    with pytest.raises(ValueError, match="endpoint=h:1: no teacher answers there"):
+        build.status(schema.TeacherStatus(endpoint="h:1"))
 
 
 def test_several_ranks_cannot_wait_for_longer_than_their_calls():

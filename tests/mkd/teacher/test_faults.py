@@ -249,7 +249,7 @@ def test_a_wish_to_stop_ends_the_wait_for_weights(monkeypatch):
 
 def test_teachers_that_all_refuse_are_waited_for():
     """In the middle of a run, as for teachers that are away: up to patience, and then as if nobody was there."""
-    student, said, token = tiny_net(), [], "0123456789abcdef"
+    student, said, token = tiny_net(), [], "another-one-0123"
     with service() as server:
         endpoint, port = server.endpoint, server.port
         teacher = remote(student, endpoint, patience=2.5, said=said)

@@ -16,7 +16,17 @@ from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server import answer_stream
 from mkd.teacher.server import service as service_module
 from mkd.teacher.server.batcher import QueuedRequest
-from tests.helpers.teacher.services import IDENTITY, ask, batcher_of, remote, same, service, until, weak_views
+from tests.helpers.teacher.services import (
+    IDENTITY,
+    TOKEN,
+    ask,
+    batcher_of,
+    remote,
+    same,
+    service,
+    until,
+    weak_views,
+)
 from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
@@ -191,7 +201,7 @@ def test_a_service_that_is_busy_refuses_nobody_for_good(monkeypatch):
         place.intake.uploads.acquire()
         header = protocol.WeightsVersion("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
-        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, TOKEN))
         with pytest.raises(OSError, match="2 uploads of weights are under way"):
             caller.publish(Packet(header, blob, weights.digest(blob)))
         teacher = remote(tiny_net(), place.endpoint, said=[])

@@ -11,7 +11,7 @@ from mkd.teacher.client import flight_client
 from mkd.teacher.client.connection import heartbeat
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.server import answer_stream
-from tests.helpers.teacher.services import IDENTITY, ask, remote, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, TOKEN, ask, remote, service, until, weak_views
 from tests.helpers.training.nets import tiny_net
 
 
@@ -162,7 +162,7 @@ def test_a_stream_has_a_deadline(monkeypatch):
     """Of a student that is gone without a word nothing is left at the service after it."""
     monkeypatch.setattr(flight_client, "STREAM_SECONDS", 0.5)
     with service() as place:
-        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, TOKEN))
         writer, _ = caller.open(6, 5)
         until(lambda: place._streams)
         until(lambda: not place._streams)

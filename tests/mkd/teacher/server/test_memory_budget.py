@@ -8,7 +8,7 @@ import pytest
 from mkd.teacher.client.flight_client import Access, FlightClient, Lost
 from mkd.teacher.server import service as server_module
 from mkd.teacher.server.memory_budget import MemoryBudget
-from tests.helpers.teacher.services import IDENTITY, remote, service, until, weak_views
+from tests.helpers.teacher.services import IDENTITY, TOKEN, remote, service, until, weak_views
 from tests.helpers.training.nets import tiny_net
 
 
@@ -94,7 +94,7 @@ def test_hundreds_of_streams(count):
     """One service has a stream for each of more ranks than 32 nodes of 8 GPUs have."""
     assert server_module.MOST_STREAMS >= 4096
     with service() as place:
-        caller = FlightClient(place.endpoint, Access(IDENTITY, None))
+        caller = FlightClient(place.endpoint, Access(IDENTITY, TOKEN))
         streams = [caller.open(6, 5) for _ in range(count)]
         until(lambda: len(place._streams) == count)
         for writer, reader in streams:

@@ -15,7 +15,17 @@ from mkd.teacher.client.connection.heartbeat import Hurry
 from mkd.teacher.client.flight_client import Access, FlightClient
 from mkd.teacher.client.publisher import Packet
 from mkd.teacher.local import LocalTeacher
-from tests.helpers.teacher.services import IDENTITY, ask, equal_nets, remote, same, service, until, weak_views
+from tests.helpers.teacher.services import (
+    IDENTITY,
+    TOKEN,
+    ask,
+    equal_nets,
+    remote,
+    same,
+    service,
+    until,
+    weak_views,
+)
 from tests.helpers.training.nets import perturb, tiny_net
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # bits are compared
@@ -159,7 +169,7 @@ def test_weights_from_the_future_do_not_answer():
         for version, counts in ((1, True), (2, False), (10**6, False)):
             header = protocol.WeightsVersion("job.0", version, version)
             blob = weights.to_bytes(dict(tiny_net(seed=9).state_dict()), header)
-            FlightClient(server.endpoint, Access(IDENTITY, None)).publish(
+            FlightClient(server.endpoint, Access(IDENTITY, TOKEN)).publish(
                 Packet(header, blob, weights.digest(blob))
             )
             endpoint.connection.hurry(Hurry.NOW)

@@ -9,12 +9,14 @@ import pyarrow.flight as fl
 import pytest
 
 from mkd.teacher import protocol, weights
+from mkd.teacher.auth import call_headers
 from mkd.teacher.client.flight_client import Access, FlightClient, Refused
 from mkd.teacher.client.publisher import Packet
 from tests.helpers.teacher.services import (
     CLASSES,
     IDENTITY,
     PLAN,
+    TOKEN,
     ask,
     free_port,
     remote,
@@ -23,14 +25,14 @@ from tests.helpers.teacher.services import (
 )
 from tests.helpers.training.nets import tiny_net
 
-TOKEN = "0123456789abcdef"
+WITH_TOKEN = fl.FlightCallOptions(headers=call_headers(TOKEN))
 
 
 def push(endpoint, chunks, schema=None, identity=IDENTITY):
     """Send raw chunks (batch or None, metadata) as a client would; return the error that ends the stream."""
     client = fl.connect(f"grpc://{endpoint}")
     command = protocol.pack({"protocol": protocol.PROTOCOL, "identity": identity})
-    writer, reader = client.do_exchange(fl.FlightDescriptor.for_command(command))
+    writer, reader = client.do_exchange(fl.FlightDescriptor.for_command(command), WITH_TOKEN)
     with pytest.raises(fl.FlightError) as caught:  # noqa: PT012
         writer.begin(schema or protocol.image_schema(6, 5))
         for batch, note in chunks:
@@ -61,7 +63,8 @@ def upload(endpoint, blob, **change):
     content = {"header": vars(header), "bytes": len(blob), "sha256": weights.digest(blob)}
     command = protocol.pack({**content, "protocol": protocol.PROTOCOL, "identity": IDENTITY, **change})
     client = fl.connect(f"grpc://{endpoint}")
-    writer, answers = client.do_put(fl.FlightDescriptor.for_command(command), protocol.WEIGHTS_SCHEMA)
+    descriptor = fl.FlightDescriptor.for_command(command)
+    writer, answers = client.do_put(descriptor, protocol.WEIGHTS_SCHEMA, WITH_TOKEN)
     column = pa.Array.from_buffers(pa.uint8(), len(blob), [None, pa.py_buffer(blob)])
     writer.write_batch(pa.record_batch([column], schema=protocol.WEIGHTS_SCHEMA))
     writer.done_writing()
@@ -91,7 +94,7 @@ def test_another_network_is_refused_with_both_values(what):
     with service(said=said) as server:
         with pytest.raises(ValueError, match=text):
             remote(tiny_net(), server.endpoint, identity=identity)
-        caller = FlightClient(server.endpoint, Access(identity, None))
+        caller = FlightClient(server.endpoint, Access(identity, TOKEN))
         assert re.search(text, push(server.endpoint, [], identity=identity))
         header = protocol.WeightsVersion("job.0", 0, 0)
         blob = weights.to_bytes(dict(tiny_net().state_dict()), header)
@@ -106,7 +109,7 @@ def test_weights_of_another_network_are_refused():
     with service() as server:
         blob = weights.to_bytes(dict(tiny_net(classes=4).state_dict()), header)
         with pytest.raises(Refused, match="2 tensors differ"):
-            FlightClient(server.endpoint, Access(IDENTITY, None)).publish(
+            FlightClient(server.endpoint, Access(IDENTITY, TOKEN)).publish(
                 Packet(header, blob, weights.digest(blob))
             )
         assert server.batcher.newest().session == ""
@@ -165,7 +168,7 @@ def test_what_nobody_thought_of_ends_its_call_only(monkeypatch):
         monkeypatch.setattr(server, "_check_identity", lambda content: 1 / 0)
         for _ in range(2):
             with pytest.raises(OSError, match="^the message cannot be read$"):
-                FlightClient(server.endpoint, Access(IDENTITY, None)).hello()
+                FlightClient(server.endpoint, Access(IDENTITY, TOKEN)).hello()
         assert server.status()["refused"] == {"damaged action": 2}
     assert len([s for s in said if "ZeroDivisionError" in s]) == 1
 
@@ -209,7 +212,7 @@ def test_status():
         for n in range(5):
             ask(teacher, n)
         push(server.endpoint, [(None, GOOD)])
-        found = FlightClient(server.endpoint, Access(None, None)).status()
+        found = FlightClient(server.endpoint, Access(None, TOKEN)).status()
         assert (found["session"], found["version"], found["tiles"], found["clients"]) == ("job.0", 0, 20, 1)
         assert found["tiles_per_s"] > 0
         assert 0 < found["latency_ms_p50"] <= found["latency_ms_p99"]
@@ -231,6 +234,6 @@ def test_tls(tmp_path):
         with pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
             FlightClient(server.endpoint, Access(None, TOKEN, timeout=1.0)).status()
     with service() as plain, pytest.raises(OSError, match=r"cannot be reached \(TLS on one side only"):
-        FlightClient(plain.endpoint, Access(None, None, cert.read_bytes(), timeout=1.0)).status()
+        FlightClient(plain.endpoint, Access(None, TOKEN, cert.read_bytes(), timeout=1.0)).status()
     with pytest.raises(OSError, match=r"cannot be reached$"):  # nobody is there
-        FlightClient(f"127.0.0.1:{free_port()}", Access(None, None)).status()
+        FlightClient(f"127.0.0.1:{free_port()}", Access(None, TOKEN)).status()
