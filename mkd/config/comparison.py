@@ -33,7 +33,7 @@ def difference(
     old = defaults | _leaves(yaml.safe_load(written))
     new = _leaves(yaml.safe_load(to_yaml(config)))
     marks = (RESUMABLE, LENGTH) if any_length else (RESUMABLE,)
-    free, found = _marked_keys(type(config), marks), []
+    free, found = _resumable_keys(type(config), marks=marks), []
     for key in [*old, *(k for k in new if k not in old)]:
         if key in free or (key in old and key in new and old[key] == new[key]):
             continue
@@ -51,12 +51,14 @@ def _leaves(node: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _marked_keys(kind: type[Any], marks: Sequence[dict[str, bool]], prefix: str = "") -> set[str]:
+def _resumable_keys(
+    kind: type[Any], prefix: str = "", marks: Sequence[dict[str, bool]] = (RESUMABLE,)
+) -> set[str]:
     """Return the dotted keys of a schema, and of its sections, that bear one of some marks."""
     found: set[str] = set()
     for f in fields(kind):
         if is_dataclass(f.type) and isinstance(f.type, type):
-            found |= _marked_keys(f.type, marks, f"{prefix}{f.name}.")
+            found |= _resumable_keys(f.type, f"{prefix}{f.name}.", marks)
         elif f.metadata in marks:
             found.add(f"{prefix}{f.name}")
     return found

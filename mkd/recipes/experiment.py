@@ -88,7 +88,7 @@ def _check_runs(config: Experiment) -> None:
     """Refuse a mistake in any run, of any seed, before the first one is trained: keys, folders, classes, test set."""
     measured, sets = {*config.rows.values(), *config.controls.values()}, _Sets()
     for seed in config.seeds:
-        test = fill(config, config.test, seed)
+        test = test_set(config, seed)
         dataset("test", test)
         for number, (name, step) in enumerate(config.runs.items()):
             if step.script not in KINDS:
@@ -144,6 +144,11 @@ class _Sets:
         return self._indexes[path]
 
 
+def test_set(config: Experiment, seed: int) -> str:
+    """Return the data set that the runs of one seed are evaluated on."""
+    return _fill(config, config.test, seed)
+
+
 def run_folder(config: Experiment, run: str, seed: int) -> Path:
     """Return the folder of one run for one seed."""
     return Path(config.out) / run / f"seed{seed}"
@@ -164,7 +169,7 @@ def _one_seed(config: Experiment, seed: int) -> None:
             _train(config, name, seed)
     for run in (config.rows | config.controls).values():
         folder = run_folder(config, run, seed)
-        data, out = fill(config, config.test, seed), str(folder / "results.json")
+        data, out = test_set(config, seed), str(folder / "results.json")
         if not Path(out).is_file():
             evaluate(EvaluateRun(model=str(folder / "model"), data=data, out=out))
 
@@ -183,11 +188,11 @@ def _train(config: Experiment, name: str, seed: int) -> None:
 
 def _overrides(config: Experiment, name: str, seed: int) -> list[str]:
     step = config.runs[name]
-    filled = [fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
+    filled = [_fill(config, o, seed) for o in [*config.common.get(step.script, []), *step.overrides]]
     return [f"out={run_folder(config, name, seed)}", f"seed={seed}", *filled]
 
 
-def fill(config: Experiment, text: str, seed: int) -> str:
+def _fill(config: Experiment, text: str, seed: int) -> str:
     """Put folders and seed in the places of an override that are for them; what is put in stays as it is.
 
     Raises:

@@ -14,7 +14,7 @@ from mkd.dataset.index import read_index
 from mkd.inference.windowed import probabilities
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
-from mkd.recipes.experiment import fill, run_folder
+from mkd.recipes.experiment import run_folder, test_set
 from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
@@ -44,7 +44,7 @@ def experiment_report(
     first, last_row = config.seeds[0], list(config.rows)[-1]
     folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
     found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
-    tiles = TileSet(fill(config, config.test, first), labelled=True)
+    tiles = TileSet(test_set(config, first), labelled=True)
     page = Report(
         title=config.title or config.name,
         summary=_summary(results["rows"]),

@@ -10,21 +10,12 @@ from mkd.config.load import from_yaml, load, parse, to_yaml
 from mkd.config.schema import EvaluateRun, Experiment, KdRun, PredictRun, SemiRun, SupervisedRun, TeacherServe
 
 NAMES = [
+    *("s3://b/date=2021-05-01/x", "洱海", "télé", "R&D (copy)", "map #2.tif", "a,b", "007", "1e5", "0x1"),
     *(
-        "s3://b/date=2021-05-01/x",
-        "洱海",
-        "télé",
-        "R&D (copy)",
-        "map #2.tif",
-        "a,b",
-        "007",
-        "1e5",
-        "{x}",
         "$HOME",
         "${HOME}",
-    ),
-    *(
         "${a",
+        "{x}",
         " lead",
         "trail ",
         "it's",
@@ -33,30 +24,9 @@ NAMES = [
         "[a",
         "a]",
         "~",
-        "a\\b",
-        "x: y",
-        "- a",
-        "*x",
-        "&y",
-        "%z",
     ),
-    *(
-        "@q",
-        "`k`",
-        "!t",
-        "|",
-        "true",
-        "yes",
-        "???",
-        "./null",
-        "./none",
-        "nullable",
-        "é",
-        "=",
-        "a=b=c",
-        "a\tb",
-        "0x1",
-    ),
+    *("a\\b", "x: y", "- a", "*x", "&y", "%z", "@q", "`k`", "!t", "|", "true", "yes", "???", "a\tb"),
+    *("./null", "./none", "nullable", "é", "=", "a=b=c"),
 ]
 
 
