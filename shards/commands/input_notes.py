@@ -48,6 +48,19 @@ def note_unpacked_files(tree: FileTree, classfile: ClassFile) -> None:
     _note_unused_masks(_files_like(tree, folders, last), claimed, "")
 
 
+def note_scenes(
+    source: PathLike | Sequence[PathLike],
+    labels: object,
+    scenes: Sequence[Orthomosaic],
+    classfile: ClassFile,
+    size: int,
+) -> None:
+    """Tell of what `tile` will leave out of its rasters: files, label values, small scenes."""
+    note_uncut_files(source, labels, scenes)
+    note_label_rasters(scenes, classfile)
+    note_small_scenes(scenes, size)
+
+
 def note_uncut_files(
     source: PathLike | Sequence[PathLike], labels: object, scenes: Sequence[Orthomosaic]
 ) -> None:

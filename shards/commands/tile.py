@@ -41,10 +41,9 @@ def tile(
 
     Args:
         source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
-        classes: class file; None = no labels, so that no classes are needed.
+        classes: class file; None without labels.
         options: where the data set goes, and how it is built.
-        labels: one label raster for each source, in the same order, or a pattern with {stem}, relative to the
-            source's folder; None = unlabelled.
+        labels: one label raster for each source, in the same order, or a pattern; None = unlabelled.
         tiling: size, spacing and encoding of the tiles.
 
     Returns:
@@ -56,11 +55,7 @@ def tile(
         OSError: a place that cannot be written.
     """
     # Pair the rasters with their labels and check all options, before anything is written.
-    if classes is None and labels is not None:
-        raise ValueError(
-            "--labels need a class file, which says what their values mean: give --classes my.yaml"
-        )
-    classfile = unlabelled_classfile("*") if classes is None else read_classfile(classes)
+    classfile = _read_classes(classes, labels is not None)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
