@@ -13,7 +13,12 @@ from pathlib import Path
 
 FILES_A_FOLDER, LINES_A_FILE, LINES_A_CLASS, LINES_A_FUNCTION = 14, 300, 200, 60
 GENERATED = {"build", "dist", "lib", "env", "venv"}  # pytest, ruff and other tools skip them
-FAMILIES = {"launch", "mkd/recipes", "mkd/train/steps"}  # the same verb at each level of the way to a run
+FAMILIES = {
+    "launch",
+    "mkd/recipes",
+    "mkd/recipes/mapping",
+    "mkd/train/steps",
+}  # the same verb at each level of the way to a run
 FAMILY_OF_BENCHMARKS = "mkd/benchmarks/"
 
 

@@ -31,42 +31,8 @@ def write_stac_item(
         options: how the file was exported.
     """
     content, now = model.read_bytes(), datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
-    tile, bands = options.tile, [f"band {n}" for n in range(1, options.bands + 1)]
-    scaling = {"type": "scale", "value": 255} if not options.uint8 else None
-    properties: dict[str, Any] = {
-        "datetime": now,
-        "mlm:name": name,
-        "mlm:architecture": architecture,
-        "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": "ONNX",
-        "mlm:pretrained": True,
-        "mlm:input": [
-            {
-                "name": "image",
-                "bands": bands,
-                "input": {
-                    "shape": [-1, options.bands, tile, tile],
-                    "dim_order": ["batch", "bands", "height", "width"],
-                    "data_type": "uint8" if options.uint8 else "float32",
-                },
-                "value_scaling": None if scaling is None else [scaling] * options.bands,
-                "resize_type": None,
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": "probabilities",
-                "tasks": ["semantic-segmentation"],
-                "result": {
-                    "shape": [-1, len(classes), tile, tile],
-                    "dim_order": ["batch", "class", "height", "width"],
-                    "data_type": "float32",
-                },
-                "classification:classes": [{"value": n, "name": c} for n, c in enumerate(classes)],
-                "post_processing_function": None,
-            }
-        ],
-    }
+    properties: dict[str, Any] = {"datetime": now, "mlm:name": name, "mlm:architecture": architecture}
+    properties |= _properties(classes, options)
     item = {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -86,3 +52,40 @@ def write_stac_item(
         },
     }
     write_text(path, json.dumps(item, indent=1, ensure_ascii=False) + "\n")
+
+
+def _properties(classes: tuple[str, ...], options: ExportOptions) -> dict[str, Any]:
+    """Return task, input and output as the extension names them."""
+    tile, bands = options.tile, [f"band {n}" for n in range(1, options.bands + 1)]
+    scaling = None if options.uint8 else [{"type": "scale", "value": 255}] * options.bands
+    return {
+        "mlm:tasks": ["semantic-segmentation"],
+        "mlm:framework": "ONNX",
+        "mlm:pretrained": True,
+        "mlm:input": [
+            {
+                "name": "image",
+                "bands": bands,
+                "input": {
+                    "shape": [-1, options.bands, tile, tile],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": "uint8" if options.uint8 else "float32",
+                },
+                "value_scaling": scaling,
+                "resize_type": None,
+            }
+        ],
+        "mlm:output": [
+            {
+                "name": "probabilities",
+                "tasks": ["semantic-segmentation"],
+                "result": {
+                    "shape": [-1, len(classes), tile, tile],
+                    "dim_order": ["batch", "class", "height", "width"],
+                    "data_type": "float32",
+                },
+                "classification:classes": [{"value": n, "name": c} for n, c in enumerate(classes)],
+                "post_processing_function": None,
+            }
+        ],
+    }
