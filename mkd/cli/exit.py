@@ -1,10 +1,9 @@
 """How a command ends: with one sentence, and among several ranks at once, so that the others are ended too."""
 
-import contextlib
 import os
-import select
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from typing import NoReturn
@@ -68,6 +67,15 @@ def end_torchrun_silently() -> None:
         os.kill(os.getppid(), signal.SIGKILL)
 
 
+_WAIT_AND_SAY = """
+import os, select, sys
+end = select.poll()
+end.register(int(sys.argv[1]), select.POLLIN)
+end.poll(60_000)
+os.write(2, os.fsencode(sys.argv[2]) + b"\\n")
+"""
+
+
 def say_after_torchrun(text: str) -> None:
     """Print a line once torchrun, if one started this process, has ended: below the report that it prints itself.
 
@@ -81,17 +89,14 @@ def say_after_torchrun(text: str) -> None:
         handle = os.pidfd_open(torchrun)
     except OSError:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.fork() == 0:  # it makes system calls only: other threads of the parent are not in it
-        os.setsid()
-        os.close(1)  # or a reader of the pipe would wait for it, beyond the end of the job
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        poll.poll(60_000)
-        with contextlib.suppress(OSError):
-            os.write(2, f"{text}\n".encode())
-        os._exit(0)
+    # A new program and no fork: other threads of this process may hold locks. It also keeps the name claimed.
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _WAIT_AND_SAY, str(handle), text],
+        pass_fds=(handle, claim.fileno()),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # or a reader of the pipe would wait for it, beyond the end of the job
+        start_new_session=True,
+    )
 
 
 def leave(status: int) -> NoReturn:
