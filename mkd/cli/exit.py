@@ -1,16 +1,24 @@
 """How a command ends: with one sentence, and among several ranks at once, so that the others are ended too."""
 
-import contextlib
 import os
-import select
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from typing import NoReturn
 
 # What gloo and NCCL say of a rank that is gone.
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
+
+# Waits for the end of a process, of which it is given a handle, and prints a line on stderr.
+_WAIT_AND_PRINT = """
+import select, sys
+poll = select.poll()
+poll.register(int(sys.argv[1]), select.POLLIN)
+poll.poll(60_000)
+print(sys.argv[2], file=sys.stderr)
+"""
 
 
 def fail(name: str, text: str, status: int) -> NoReturn:
@@ -77,21 +85,16 @@ def say_after_torchrun(text: str) -> None:
         return
     torchrun, claim = os.getppid(), socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0mkd-{torchrun}-failed")  # a name that ends with the process that holds it
+        claim.bind(
+            f"\0mkd-{torchrun}-failed"
+        )  # a name that lives as long as the process that is started here
         handle = os.pidfd_open(torchrun)
+        command = [sys.executable, "-I", "-S", "-c", _WAIT_AND_PRINT, str(handle), text]
+        # Without stdout, for whose end a reader of the job's pipe waits.
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "start_new_session": True}
+        subprocess.Popen(command, pass_fds=(handle, claim.fileno()), **quiet)  # type: ignore[call-overload]
     except OSError:
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if os.fork() == 0:  # it makes system calls only: other threads of the parent are not in it
-        os.setsid()
-        os.close(1)  # or a reader of the pipe would wait for it, beyond the end of the job
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        poll.poll(60_000)
-        with contextlib.suppress(OSError):
-            os.write(2, f"{text}\n".encode())
-        os._exit(0)
+        return  # another rank says it, or this is a system without such names or handles
 
 
 def leave(status: int) -> NoReturn:
