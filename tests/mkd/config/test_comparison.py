@@ -58,7 +58,7 @@ def test_the_words_for_both_sides():
 
 def test_what_may_change_at_a_resume():
     """Speed, what is kept and shown, where services are: these keys and no others."""
-    top = {"out", "device", "engine", "compile", "log_every", "keep_every", "keep"}
+    top = {"out", "device", "engine", "compile", "log_every", "save_every", "keep_every", "keep", "extend"}
     data = {f"data.{name}" for name in ("workers", "max_bad", "cache", "cache_gib")}
     teacher = {f"teacher.{name}" for name in ("endpoints", "token_file", "tls_ca", "patience", "ledger")}
     assert _resumable_keys(SupervisedRun) == _resumable_keys(KdRun) == top | data
