@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -113,3 +115,38 @@ def test_one_process_is_as_ever(capsys, monkeypatch):
     assert capsys.readouterr() == ("model: x\n", "demo: no\n")
     with pytest.raises(TypeError):
         main(DemoRun, "demo", raising(TypeError()), [])
+
+
+CHILD = "from mkd.cli.exit import fail\nfail('kd', 'data.val=x: no such folder', 2)"
+# What torchrun does: it starts the process with such variables, prints a report of its own, and ends with 1.
+PARENT = f"""
+import os, subprocess, sys
+there = {{**os.environ, "TORCHELASTIC_RUN_ID": "x"}}
+status = subprocess.run([sys.executable, "-c", {CHILD!r}], env=there).returncode
+print("its own report", status, file=sys.stderr)
+sys.exit(1)
+"""
+
+
+def test_the_sentence_comes_last_under_torchrun():
+    """Below the report of the process that started it, whose status stays."""
+    done = subprocess.run([sys.executable, "-c", PARENT], capture_output=True, text=True, timeout=60)
+    sentence = "data.val=x: no such folder"
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [f"kd: {sentence}", "its own report 2", f"kd ended: {sentence}"]
+
+
+def test_ctrl_c_is_one_line(rank, capsys, monkeypatch):
+    """Rank 0 says what the same command does, the others nothing, and torchrun is ended without its traceback."""
+    told = []
+    monkeypatch.setattr(os, "kill", lambda *what: told.append(what))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    for number in (1, 0):
+        rank(number)
+        monkeypatch.setenv("LOCAL_RANK", str(number))
+        assert ended(raising(KeyboardInterrupt())) == 130
+    assert (
+        capsys.readouterr().err
+        == "demo: stopped; run the same command again to go on: ended runs are not repeated\n"
+    )
+    assert told == [(os.getppid(), signal.SIGKILL)]
