@@ -111,8 +111,9 @@ class AuthProxy:
                 continue
             if len(self._opening) >= MOST_OPENING:
                 self._evict()
-            task = self._loop.create_task(self._open(client, *address[:2]))
-            self._opening[task] = address[0]
+            host = address[0].removeprefix("::ffff:")  # how an IPv4 address looks on a socket for both kinds
+            task = self._loop.create_task(self._open(client, host, address[1]))
+            self._opening[task] = host
             task.add_done_callback(lambda ended: self._opening.pop(ended, None))
 
     def _evict(self) -> None:
@@ -170,6 +171,7 @@ class AuthProxy:
             entrance.hand_over(near)
             await self._loop.create_unix_connection(lambda: far, sock=inner)
         except BaseException:
+            near.abort()
             inner.close()
             raise
         finally:
