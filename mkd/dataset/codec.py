@@ -16,6 +16,7 @@ from PIL import Image
 
 IMAGES = ("jpg", "png", "tif")  # extensions of an image member
 LABEL = "label.png"
+VALID = "valid.png"  # of tiles with missing pixels: 0 where missing, 255 where there is data
 
 
 def image_kind(members: Container[str]) -> str:

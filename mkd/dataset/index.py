@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mkd.dataset.band_statistics import BandStatistics
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList
 from mkd.labels import IGNORE, Colour
@@ -37,8 +38,10 @@ class DatasetIndex:
         provenance: free: command, source, split.
         largest: greatest height and greatest width of a tile in pixels.
         bands: of all images.
-        dtype: of all images, "uint8" or "uint16".
+        dtype: of all images, "uint8", "uint16", "int16" or "float32".
         ignore_index: 255.
+        missing_pixels: pixels that hold no data; their tiles have a member "valid.png".
+        statistics: of the bands, what networks normalise by; None for 3 bands of uint8, which need none.
     """
 
     name: str
@@ -55,6 +58,8 @@ class DatasetIndex:
     bands: int = 3
     dtype: str = "uint8"
     ignore_index: int = IGNORE
+    missing_pixels: int = 0
+    statistics: BandStatistics | None = None
 
     def __post_init__(self) -> None:
         """Convert the shards to a `ShardList`, which takes little memory."""
@@ -69,6 +74,10 @@ class DatasetIndex:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content["statistics"] = self.statistics and vars(self.statistics)
+        for name in ("missing_pixels", "statistics"):  # left out where empty, as earlier versions wrote it
+            if not content[name]:
+                del content[name]
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -172,6 +181,8 @@ def _parse(content: Any, path: str) -> DatasetIndex:
             bands=int(content["bands"]),
             dtype=str(content["dtype"]),
             ignore_index=int(content["ignore_index"]),
+            missing_pixels=int(content.get("missing_pixels", 0)),
+            statistics=BandStatistics.from_json(content.get("statistics"), int(content["bands"])),
         )
     except KeyError as error:
         raise ValueError(f"{path} lacks the key {error}: pack the data set again") from error

@@ -15,11 +15,12 @@ import rasterio
 import rasterio.windows
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
 from mkd.geo.grid import Window
+from mkd.geo.missing import valid_pixels
 from mkd.geo.raster_info import Transform, info_of
 from mkd.geo.remote_file_bridge import Opener, guarded
 
@@ -96,11 +97,12 @@ class RasterReader:
             pixels: NDArray[Any] = self._data.read(numbers, window=place)
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
-    def valid(self, window: Window) -> NDArray[np.bool_]:
+    def valid(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[np.bool_]:
         """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
 
         Args:
             window: inside the raster, pixels.
+            bands: the bands in use as data, which are never a mask; None = all but alpha.
 
         Returns:
             (H, W) bool; all True when the file marks nothing as missing.
@@ -111,10 +113,7 @@ class RasterReader:
         """
         place = self._place(window)
         with self._reading():
-            mask: NDArray[np.bool_] = self._data.dataset_mask(window=place) != 0
-            if self.info.alpha and self.info.bands not in (2, 4):  # GDAL heeds alpha only in those
-                mask &= (self._data.read(self.info.alpha, window=place) != 0).all(axis=0)
-        return mask
+            return valid_pixels(self._data, place, self.info.alpha, bands)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -240,7 +239,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     """Encode pixels as a TIFF in memory, without loss (deflate), the same bytes each time.
 
     Args:
-        pixels: (H, W, C) uint8 or uint16, any number of bands.
+        pixels: (H, W, C) uint8, uint16, int16 or float32, any number of bands.
 
     Returns:
         A TIFF file.
@@ -281,7 +280,8 @@ def _translated(path: str, verb: str) -> Iterator[None]:
     try:
         # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            for kind in (NotGeoreferencedWarning, NodataShadowWarning):
+                warnings.simplefilter("ignore", kind)
             yield
     except (RasterioError, OSError) as error:
         if verb != "read":

@@ -9,6 +9,7 @@ import numpy as np
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 
+_COLOURS = ("red", "green", "blue", "alpha", "gray")
 Transform = tuple[float, float, float, float, float, float]
 
 
@@ -19,6 +20,8 @@ class RasterInfo:
     `crs` is WKT; `transform` is (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; both
     are None where the file has none. `colormap` maps values of band 1 to (r, g, b, alpha). `alpha` lists the bands
     (counted from 1) that say where there is data; `stored` is the size of the blocks in the file, (height, width).
+    `inks` is True for cyan, magenta, yellow and black in place of colours; `names` has what the file calls each band:
+    its description, else its colour, else "".
     """
 
     height: int
@@ -31,6 +34,8 @@ class RasterInfo:
     colormap: dict[int, tuple[int, ...]] | None
     alpha: tuple[int, ...]
     stored: tuple[int, int]
+    inks: bool = False
+    names: tuple[str, ...] = ()
 
 
 def info_of(data: Any) -> RasterInfo:
@@ -39,7 +44,8 @@ def info_of(data: Any) -> RasterInfo:
         colormap: dict[int, tuple[int, ...]] | None = data.colormap(1)
     except ValueError:  # rasterio's way to say that there is none
         colormap = None
-    meanings = enumerate(data.colorinterp, 1)
+    meanings, structure = data.colorinterp, data.tags(ns="IMAGE_STRUCTURE")
+    descriptions = zip(data.descriptions, meanings, strict=True)
     return RasterInfo(
         height=int(data.height),
         width=int(data.width),
@@ -49,8 +55,11 @@ def info_of(data: Any) -> RasterInfo:
         transform=None if data.transform.is_identity else tuple(data.transform)[:6],
         nodata=None if data.nodata is None else float(data.nodata),
         colormap=colormap,
-        alpha=tuple(band for band, meaning in meanings if meaning == ColorInterp.alpha),
+        alpha=tuple(b for b, meaning in enumerate(meanings, 1) if meaning == ColorInterp.alpha),
         stored=(int(data.block_shapes[0][0]), int(data.block_shapes[0][1])),
+        # GDAL shows some CMYK files as if they were RGBA.
+        inks=ColorInterp.cyan in meanings or structure.get("SOURCE_COLOR_SPACE") == "CMYK",
+        names=tuple(text or (m.name if m.name in _COLOURS else "") for text, m in descriptions),
     )
 
 

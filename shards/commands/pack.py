@@ -18,7 +18,7 @@ from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
-from shards.inputs.image_file import CHECKS, image_member, mask_ids
+from shards.inputs.image_file import CHECKS, mask_ids, pack_image
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
@@ -33,7 +33,11 @@ _READERS = 8  # files read at the same time from a remote folder
 _Contents = tuple[bytes, bytes | None]  # of image and mask
 _NOTES = {  # what is counted: its noun, and what was done
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
-    "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
+    "alpha_left_out": (
+        "image",
+        "with an alpha band, which was left out: its zeros are pixels without data; if it is data, give --bands 1,2,3,4",
+    ),
+    "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
     "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
@@ -45,6 +49,7 @@ def pack(
     options: BuildOptions,
     selection: ImageSelection = ImageSelection(),  # noqa: B008 - frozen
     check: str = "ends",
+    bands: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Pack a folder data set into shards; a build that was stopped continues.
 
@@ -54,6 +59,8 @@ def pack(
         options: where the data set goes, and how it is built.
         selection: which of the images; default: all.
         check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
+        bands: of the images that are kept, counted from 1: data, even where a file calls one alpha; None = all but
+            alpha.
 
     Returns:
         {"folder", "samples", "labelled", "done_before"}; without the counts for a part.
@@ -72,6 +79,8 @@ def pack(
     tree = FileTree(folder)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
+    if bands is not None:
+        asked["bands"] = list(bands)
     units, inputs = _plan_units(
         tree, items, {**asked, "classes": content_fields(classfile)}, options.shard_size
     )
@@ -82,7 +91,7 @@ def pack(
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
     manifest = describe_build("pack", classfile, options, {**asked, **chosen, **origin}, place)
     # Build the shards and report; a part has no index yet.
-    built = build(manifest, units, _Packer(folder.url, classfile, check), options)
+    built = build(manifest, units, _Packer(folder.url, classfile, check, bands), options)
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
@@ -97,6 +106,7 @@ class _Packer:
     source: str
     classfile: ClassFile
     check: str
+    bands: Sequence[int] | None = None
 
     def __call__(self, items: Sequence[ImageItem], shard: ShardWriter) -> None:
         for item, contents in _read_items(Folder(self.source), items):
@@ -117,7 +127,7 @@ class _Packer:
     ) -> EncodedTile | None:
         """Make a tile; None when it is bad, and then listed in the shard's quarantine."""
         try:
-            member = image_member(image, item.image, self.check)
+            member, valid = pack_image(image, item.image, self.check, self.bands)
         except ValueError as error:
             shard.quarantine(item.image, str(error), labelled=mask is not None)
             return None
@@ -131,6 +141,8 @@ class _Packer:
             shard.left_out("stored_as_tif")
         if member.alpha:
             shard.left_out("alpha_left_out")
+        if valid is not None:
+            shard.left_out("missing")
         meta = {
             "source": item.name,
             "window": None,
@@ -138,9 +150,8 @@ class _Packer:
             "crs": None,
             "transform": None,
         }
-        return encode_tile(
-            item.key, member.data, member.extension, ids, meta, bands=member.bands, dtype=member.dtype
-        )
+        kind: dict[str, Any] = {"bands": member.bands, "dtype": member.dtype, "valid": valid}
+        return encode_tile(item.key, member.data, member.extension, ids, meta, **kind)
 
     def _ids(
         self, item: ImageItem, mask: bytes, size: tuple[int, int], shard: ShardWriter

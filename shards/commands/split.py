@@ -120,7 +120,9 @@ def _write_parts(
         shards = {part: (folders[part], writer.commit()) for part, writer in writers.items()}
         leaks = count_leaks(shards) if {"train", "test"} <= set(shards) else None
         return {
-            part: writer.finish({**provenance, "part": part, "test_tiles_touching_training": leaks})
+            part: writer.finish(
+                {**provenance, "part": part, "test_tiles_touching_training": leaks}, index.statistics
+            )
             for part, writer in writers.items()
         }
 

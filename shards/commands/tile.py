@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
 from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import content_fields, read_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
-from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
+from shards.inputs.orthomosaics import Orthomosaic, PathLike, band_notes, list_scenes
 from shards.inputs.raster_source import raster_stamps
 from shards.inputs.tiling import TilingOptions, resolve_tiling
 from shards.inputs.windows import uncovered_pixels
@@ -37,7 +39,7 @@ def tile(
     """Cut GeoTIFFs into tiles, window by window; a build that was stopped continues.
 
     Args:
-        source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
+        source: one or several rasters of uint8, uint16, int16 or float32, paths or URLs; patterns with `*` are allowed.
         classes: class file.
         options: where the data set goes, and how it is built.
         labels: one label raster for each source, in the same order, or a pattern with {stem}, relative to the
@@ -71,6 +73,8 @@ def tile(
     origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
+    for note in band_notes(scenes):
+        _log.info("note: %s", note)
     _warn_of_striped_rasters(scenes, spec.size)
     try:
         built = build(manifest, units, cutter, options)
@@ -117,7 +121,7 @@ def _stamps_by_name(scenes: Sequence[Orthomosaic], stamps: Mapping[str, Stamp]) 
 def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:
     """Warn of rasters stored in whole rows too wide for GDAL's cache: each tile reads them again."""
     for scene in scenes:
-        info, bytes_each = scene.info, 2 if scene.info.dtype == "uint16" else 1
+        info, bytes_each = scene.info, np.dtype(scene.info.dtype).itemsize
         if info.stored[1] == info.width and size * info.width * info.bands * bytes_each > CACHE_MIB << 20:
             _log.warning(
                 "note: %s is stored in whole rows, %s pixels wide, which is slow to cut: "
