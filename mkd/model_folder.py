@@ -1,7 +1,7 @@
 """A model folder: `model.safetensors` + `model.yaml`; no pickle."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mkd.labels import Colour
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PixelScale
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) ->
     with written_aside(folder / "model.safetensors") as aside:
         aside.write_bytes(save(tensors))
     content = {
-        "architecture": _plain(asdict(card.architecture)),
+        "architecture": _plain(card.architecture.to_dict()),
         "classes": list(card.classes),
         "palette": [list(c) for c in card.palette],
         "crop": card.crop,
@@ -69,7 +70,8 @@ def read_card(folder: str | Path) -> ModelCard:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         fields = content["architecture"].items()
-        architecture: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields}
+        architecture: dict[str, Any] = {k: _tuples(v) for k, v in fields}
+        architecture["scale"] = PixelScale(**_tuples(architecture.get("scale", {})))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
         if len(palette) != len(content["classes"]):
             raise ValueError(f"{len(content['classes'])} classes, {len(palette)} colours")
@@ -117,6 +119,13 @@ def weights_digest(folder: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists into tuples, also those in an object."""
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

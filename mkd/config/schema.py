@@ -191,10 +191,12 @@ class PredictRun:
     """launch/predict_map.py: model and GeoTIFF -> land-cover map."""
 
     model: str = MISSING  # model folder
-    input: str = MISSING  # GeoTIFF of three 8-bit bands
+    input: str = MISSING  # GeoTIFF of the model's bands and type; alpha is a mask
     output: str = MISSING  # GeoTIFF to write: class ids and confidence
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
+    # numbers from 1, or names, of the bands to use: data, even where the raster calls one alpha; none: all but alpha
+    bands: list[str] | None = None
     batch: int = 4  # windows in a forward pass
     device: str | None = None  # none: cuda when there is one, else cpu
 

@@ -52,9 +52,13 @@ class BandChoice:
         if self.table is not None:
             indices = reader.read(window, (1,))[..., 0]
             known = indices < len(self.table)
-            return reader.valid(window, (1,)) & known & (self.table[np.where(known, indices, 0), 3] != 0)
+            valid = reader.valid(window, (1,))
+            valid &= known & (self.table[np.where(known, indices, 0), 3] != 0)
+            return valid
         valid = reader.valid(window, self.numbers)
-        return valid & np.isfinite(self.pixels(reader, window)).all(axis=2) if self.dtype == "float32" else valid
+        if self.dtype == "float32":
+            valid &= np.isfinite(self.pixels(reader, window)).all(axis=2)
+        return valid
 
 
 def choose_bands(path: str, info: RasterInfo, asked: Sequence[int] | None, option: str) -> BandChoice:

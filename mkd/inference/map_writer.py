@@ -18,10 +18,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
+from mkd.inference.band_match import bands_for
 from mkd.labels import NODATA, Colour
+from mkd.loader.batch import scaled, to_unit
+from mkd.pixel_scale import PixelScale
+
+PLAIN = PixelScale()
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ def predict_map(
     tile: int = 512,
     overlap: int = 128,
     batch: int = 4,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
+    scale: PixelScale = PLAIN,
     device: str | torch.device = "cpu",
     autocast: bool = False,
 ) -> MapSummary:
@@ -60,16 +67,19 @@ def predict_map(
     Confidence stops at 254, because 255 marks missing data in both bands.
 
     Args:
-        model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
+        model: float32 (B, bands, H, W) in units of `scale`, NaN where a pixel is missing, to logits (B, C, H, W);
+            moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
-        input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
-            alpha or mask) stay without data in the map.
+        input: GeoTIFF of the model's bands and type, any size; pixels without data (no-data value, alpha, mask, or no
+            number) stay without data in the map, and what is stored there does not matter.
         output: where the GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence; CRS and
             transform of the input. It appears once it is complete.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
-        bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
+        bands: numbers (from 1) or names of the bands to use, which are data even where the raster calls one alpha;
+            None = all but alpha.
+        scale: what the model takes.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
 
@@ -81,9 +91,10 @@ def predict_map(
             logits that are not finite.
     """
     _check(class_palette, Path(input), Path(output), tile, overlap, batch)
-    network = _Network(model, len(class_palette), torch.device(device), autocast)
+    network = _Network(model, len(class_palette), torch.device(device), autocast, scale)
     with RasterReader(input) as reader:
-        info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
+        info, choice = reader.info, bands_for(reader, bands, scale)
+        read = partial(_read, reader, choice)
         size = (info.height, info.width)
         windows = covering_windows(*size, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
@@ -98,23 +109,26 @@ def predict_map(
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
             for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
                 rows = Window(band.row, 0, band.values.shape[1], info.width)
-                writer.write(rows, counts.map_pixels(band, reader.valid(rows)))
+                writer.write(rows, counts.map_pixels(band, choice.valid(reader, rows)))
     return counts.summary(*size)
 
 
 class _Network:
     """The model on its device, from stored pixels to probabilities."""
 
-    def __init__(self, model: nn.Module, classes: int, device: torch.device, autocast: bool) -> None:
+    def __init__(
+        self, model: nn.Module, classes: int, device: torch.device, autocast: bool, scale: PixelScale
+    ) -> None:
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout).eval()
-        self.classes, self.device, self.autocast = classes, device, autocast
+        self.classes, self.device, self.autocast, self.scale = classes, device, autocast, scale
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Turn (B, H, W, 3) uint8 into probabilities (B, C, H, W) float32."""
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        images = images.float().div(255).contiguous(memory_format=self.layout)
+    def __call__(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Floats:
+        """Turn (B, H, W, bands), as stored, and (B, H, W), where there is data, into probabilities (B, C, H, W)."""
+        stored = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        known = None if valid.all() else torch.from_numpy(valid).to(self.device)
+        images = to_unit(scaled(stored, known, self.scale)).contiguous(memory_format=self.layout)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits: torch.Tensor = self.model(images)
         if logits.shape[1] != self.classes:
@@ -169,7 +183,7 @@ class _Counts:
 def _predictions(
     network: _Network,
     windows: Iterator[Window],
-    read: Callable[[Window], NDArray[np.uint8] | None],
+    read: Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]] | None],
     batch: int,
     counts: _Counts,
     advance: Callable[[int], None],
@@ -181,7 +195,8 @@ def _predictions(
         counts.empty_windows += len(group) - len(pixels)
         probabilities: dict[Window, Floats] = {}
         if pixels:
-            probabilities = dict(zip(pixels, network(np.stack(list(pixels.values()))), strict=True))
+            stored, valid = (np.stack(parts) for parts in zip(*pixels.values(), strict=True))
+            probabilities = dict(zip(pixels, network(stored, valid), strict=True))
         for window in group:
             if window in probabilities:
                 yield window, probabilities[window]
@@ -190,27 +205,12 @@ def _predictions(
         advance(len(group))
 
 
-def _read(reader: RasterReader, bands: Sequence[int], window: Window) -> NDArray[np.uint8] | None:
-    """Return the (H, W, 3) pixels of a window; None when it holds no data."""
-    return reader.read(window, bands) if reader.valid(window).any() else None
-
-
-def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
-    info = reader.info
-    if info.dtype != "uint8":
-        raise ValueError(
-            f"{reader.path} holds {info.dtype} values, allowed is uint8 (8 bit): convert it as the training "
-            "images were, for example gdal_translate -ot Byte -scale 0 4095 0 255 IN.tif OUT.tif"
-        )
-    if bands is None and info.bands != 3:
-        raise ValueError(
-            f"{reader.path} has {info.bands} band(s), the model takes 3 (red, green, blue): "
-            "name the three to use, for example bands=[1,2,3]"
-        )
-    chosen = tuple(bands) if bands is not None else (1, 2, 3)
-    if len(chosen) != 3:
-        raise ValueError(f"bands is {list(chosen)}: name exactly three (red, green, blue)")
-    return chosen
+def _read(
+    reader: RasterReader, choice: BandChoice, window: Window
+) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Return the pixels (H, W, bands) of a window and where there is data; None when it holds none."""
+    valid = choice.valid(reader, window)
+    return (choice.pixels(reader, window), valid) if valid.any() else None
 
 
 def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, overlap: int, batch: int) -> None:

@@ -1,7 +1,10 @@
 """Everything that fixes a network but its classes and weights, and which ASPP rates fit a crop."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mkd.pixel_scale import PixelScale
 
 PSA = ("none", "paper", "published")
 DECODERS = ("deeplab", "fpn", "dpt")
@@ -25,8 +28,9 @@ class Architecture:
         decoder_channels: channels of the decoder's two 3x3 convolutions.
         dropout: chances after the first and the second of these, in [0,1).
         separable: depthwise-separable 3x3 convolutions in ASPP and DeepLab decoder.
-        mean: of the images that the weights were trained on, RGB in [0,1].
-        std: of these images, RGB, > 0.
+        mean: of the images that the weights were trained on, one a band, in units of `scale`: of RGB in [0,1].
+        std: of these images, one a band, > 0.
+        scale: the images that it takes, and their range.
     """
 
     backbone: str
@@ -40,8 +44,9 @@ class Architecture:
     decoder_channels: int = 256
     dropout: tuple[float, float] = (0.5, 0.1)
     separable: bool = False
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    scale: PixelScale = PixelScale()
 
     def __post_init__(self) -> None:
         """Fill in the rates; raise ValueError for values that no network has."""
@@ -56,14 +61,22 @@ class Architecture:
                 raise ValueError(f"model.{name}: {getattr(self, name)} is too small, use 1 or more")
         if len(self.dropout) != 2 or not all(0 <= p < 1 for p in self.dropout):
             raise ValueError(f"model.dropout: {self.dropout} must be two numbers from 0 to below 1")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        bands = self.scale.bands
+        if len(self.mean) != bands or len(self.std) != bands or min(self.std) <= 0:
             raise ValueError(
-                f"model.mean {self.mean} and model.std {self.std} must be three numbers each, std > 0"
+                f"model.mean {self.mean} and model.std {self.std} must be {bands} numbers each, one a band, std > 0"
             )
         if self.aspp_rates is None:
             object.__setattr__(self, "aspp_rates", published_rates(self.backbone, self.output_stride))
         elif len(self.aspp_rates) != 3 or min(self.aspp_rates) < 1:
             raise ValueError(f"model.aspp_rates: {self.aspp_rates} must be three whole numbers >= 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; for 3 bands of uint8 without `scale`, as earlier versions wrote and sent them."""
+        fields = asdict(self)
+        if self.scale.plain:
+            del fields["scale"]
+        return fields
 
     @property
     def map_stride(self) -> int:

@@ -12,6 +12,7 @@ from mkd.inference.evaluator import confusion, results
 from mkd.loader.loader import TileSet
 from mkd.model_folder import weights_digest
 from mkd.recipes import factories
+from mkd.recipes.bands import check_kind
 from mkd.recipes.run_folder import commit, versions
 
 
@@ -26,7 +27,10 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
     index = factories.check_classes("data", config.data, card.classes, f"model={config.model}")
-    matrix = confusion(model, TileSet(config.data, labelled=True), config.batch, world, window=card.crop)
+    scale = card.architecture.scale
+    check_kind(f"data={config.data}", index, scale)
+    tiles = TileSet(config.data, labelled=True)
+    matrix = confusion(model, tiles, config.batch, world, window=card.crop, scale=scale)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),

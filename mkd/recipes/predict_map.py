@@ -22,6 +22,8 @@ def predict(config: PredictRun) -> str:
         tile=tile,
         overlap=default_overlap(tile) if config.overlap is None else config.overlap,
         batch=config.batch,
+        bands=config.bands,
+        scale=card.architecture.scale,
         device=world.device,
         autocast=world.device.type == "cuda",
     )

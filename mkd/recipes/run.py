@@ -19,6 +19,7 @@ from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.model_folder import ModelCard, save_model
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
 from mkd.recipes.run_folder import open_run, versions
 from mkd.train.batches import BatchStream
@@ -117,11 +118,11 @@ class Run:
         else:
             print(f"rank {self.world.rank}: {text}", flush=True)
 
-    def batch_stream(self, unlabelled: bool) -> BatchStream:
-        """Open the training tiles; ``unlabelled`` adds the second stream."""
+    def batch_stream(self, unlabelled: bool, scale: PixelScale) -> BatchStream:
+        """Open the training tiles for a network of this scale; ``unlabelled`` adds the second stream."""
         self.timer.lap("model")
         batches = factories.batch_stream(
-            self.config.data, self.config.seed, self.world, unlabelled, self.folder
+            self.config.data, self.config.seed, self.world, unlabelled, self.folder, scale
         )
         self.timer.lap("data")
         return batches
@@ -172,7 +173,9 @@ class Run:
             engine=factories.engine(self.config, step.model, self.world, phase, streams),
             checkpoints=self.checkpoints(phase),
             journal=self.journal,
-            evaluate=factories.validator(self.config.data, self.world) if validated else None,
+            evaluate=factories.validator(self.config.data, self.world, step.model.architecture.scale)
+            if validated
+            else None,
             monitor=monitor,
         )
         self._describe(phase, batches, trainer.engine, validated and trainer.evaluate is None)

@@ -14,6 +14,7 @@ from mkd.config import schema
 from mkd.distributed.engine import autocast
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import TIMEOUT
+from mkd.loader.augment import StrongView, strong_view
 from mkd.model_folder import ModelCard
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
@@ -51,7 +52,7 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     s, world = config.semi, run.world
     # The layout that the engine gives the student, before the teacher's copy is made: another rounds otherwise.
     model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = run.batch_stream(unlabelled=True)
+    batches = run.batch_stream(unlabelled=True, scale=card.architecture.scale)
     assert batches.unlabelled is not None
     tiles = len(batches.unlabelled)
     usual = min(100, s.views / tiles)
@@ -74,6 +75,7 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
         cutmix=s.cutmix,
         paste=s.paste,
         world=world,
+        strong_view=_strong_view(batches),
     )
     try:
         weights = _fit(run, phase, step, replace(batches, unlabelled=None))
@@ -81,6 +83,13 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
         pseudo.close()
         teacher.close()
     run.write_model(model, weights, {"stage": "semi", "start": s.start, "result": s.result})
+
+
+def _strong_view(batches: BatchStream) -> StrongView:
+    """Return the strong view of the bands; pixels may be missing where a data set says so."""
+    assert batches.unlabelled is not None
+    missing = [tiles.index.missing_pixels for tiles in (batches.labelled, batches.unlabelled)]
+    return strong_view(batches.scale.plain, holes=any(missing))
 
 
 def ema_decay(steps: int) -> float:

@@ -69,7 +69,8 @@ def valid_values(pixels: NDArray[Any], members: dict[str, bytes], name: str) -> 
     """Return the pixels of a tile that hold data, (N, bands)."""
     if (mask := members.get("valid.png")) is None:
         return pixels.reshape(-1, pixels.shape[2])
-    return pixels[label_pixels(mask, f"{name}.valid.png") != 0]
+    values: NDArray[Any] = pixels[label_pixels(mask, f"{name}.valid.png") != 0]
+    return values
 
 
 def check_kind(pixels: NDArray[Any], kind: Sequence[Any], name: str) -> None:
