@@ -15,7 +15,6 @@ from mkd.labels import Colour
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
-from mkd.pixel_scale import PixelScale
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,6 @@ def read_card(folder: str | Path) -> ModelCard:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         fields = content["architecture"].items()
         architecture: dict[str, Any] = {k: _tuples(v) for k, v in fields}
-        architecture["scale"] = PixelScale(**_tuples(architecture.get("scale", {})))
         palette = tuple((int(r), int(g), int(b)) for r, g, b in content["palette"])
         if len(palette) != len(content["classes"]):
             raise ValueError(f"{len(content['classes'])} classes, {len(palette)} colours")

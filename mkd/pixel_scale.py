@@ -36,3 +36,6 @@ class PixelScale:
     def __str__(self) -> str:
         """Return bands and type for people, such as "5 bands of uint16"."""
         return f"{self.bands} bands of {self.dtype}"
+
+
+PLAIN = PixelScale()  # RGB of 8 bits

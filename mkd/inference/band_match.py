@@ -26,8 +26,14 @@ def bands_for(reader: RasterReader, asked: Sequence[int | str] | None, scale: Pi
     numbers = None if asked is None else [_number(path, info, band) for band in asked]
     choice = choose_bands(path, info, numbers, "bands=")
     count, dtype = choice.kind
+    if dtype != scale.dtype:
+        raise ValueError(
+            f"{path} holds {dtype} values, allowed is {scale.dtype}, which the model takes: give a raster with the "
+            f"values that the training images have, {_conversion(scale.dtype)}"
+        )
     if count != scale.bands and asked is not None:
-        raise ValueError(f"bands is {list(asked)}: name exactly {scale.bands}, as the model takes {scale}")
+        exactly = "three" if scale.bands == 3 else scale.bands
+        raise ValueError(f"bands is {list(asked)}: name exactly {exactly}, as the model takes {scale}")
     if count != scale.bands:
         there = info.bands if choice.table is None else 3
         example = ",".join(str(band) for band in range(1, scale.bands + 1))
@@ -40,11 +46,6 @@ def bands_for(reader: RasterReader, asked: Sequence[int | str] | None, scale: Pi
         alpha = f", {len(choice.masks)} of them alpha" if choice.masks else ""
         raise ValueError(
             f"{path} has {there} band(s){alpha}, the model takes {scale.bands}{colours}: {advice}"
-        )
-    if dtype != scale.dtype:
-        raise ValueError(
-            f"{path} holds {dtype} values, the model takes {scale.dtype}, allowed is that: give a raster with the values "
-            f"that the training images have, {_conversion(scale.dtype)}"
         )
     if choice.masks:
         _log.info(

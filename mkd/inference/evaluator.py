@@ -14,9 +14,7 @@ from mkd.labels import IGNORE
 from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
-from mkd.pixel_scale import PixelScale
-
-PLAIN = PixelScale()
+from mkd.pixel_scale import PLAIN, PixelScale
 
 
 @torch.inference_mode()

@@ -25,9 +25,8 @@ from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.band_match import bands_for
 from mkd.labels import NODATA, Colour
 from mkd.loader.batch import scaled, to_unit
-from mkd.pixel_scale import PixelScale
-
-PLAIN = PixelScale()
+from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PLAIN, PixelScale
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,8 @@ class _Network:
         stored = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
         known = None if valid.all() else torch.from_numpy(valid).to(self.device)
         images = to_unit(scaled(stored, known, self.scale)).contiguous(memory_format=self.layout)
+        if known is not None and not isinstance(self.model, SegmentationNetwork):
+            images = images.nan_to_num(0.0)  # ours put their mean there themselves
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits: torch.Tensor = self.model(images)
         if logits.shape[1] != self.classes:

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mkd.pixel_scale import PixelScale
+from mkd.pixel_scale import PLAIN, PixelScale
 
 PSA = ("none", "paper", "published")
 DECODERS = ("deeplab", "fpn", "dpt")
@@ -46,10 +46,12 @@ class Architecture:
     separable: bool = False
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    scale: PixelScale = PixelScale()
+    scale: PixelScale = PLAIN
 
     def __post_init__(self) -> None:
         """Fill in the rates; raise ValueError for values that no network has."""
+        if isinstance(self.scale, dict):  # of a file
+            object.__setattr__(self, "scale", PixelScale(**self.scale))
         if self.decoder not in DECODERS:
             raise ValueError(f"model.decoder: {self.decoder!r} is not known, use {', '.join(DECODERS)}")
         if self.psa not in PSA:

@@ -22,7 +22,7 @@ from mkd.models.architecture import Architecture, fitting_rates, map_side
 from mkd.models.backbone import normalisation
 from mkd.models.bands import with_bands
 from mkd.models.segmentation import SegmentationNetwork
-from mkd.pixel_scale import PixelScale
+from mkd.pixel_scale import PLAIN, PixelScale
 from mkd.recipes.bands import bands_note, check_kind
 from mkd.train.batches import BatchStream
 from mkd.train.optim import make_optimizer
@@ -90,7 +90,9 @@ def unfit_rates(plan: Architecture, crop: int) -> str:
 
 def settle(config: schema.ModelConfig, plan: Architecture) -> None:
     """Write what was filled into a network's plan back into the config, which the run folder keeps."""
-    config.mean, config.std, config.aspp_rates = list(plan.mean), list(plan.std), plan.aspp_rates
+    mean: Any = plan.mean  # tuples, which a file's lists become too
+    std: Any = plan.std
+    config.mean, config.std, config.aspp_rates = mean, std, plan.aspp_rates
 
 
 def supervised_loss(config: schema.OhemConfig) -> SupervisedLoss:
@@ -99,7 +101,12 @@ def supervised_loss(config: schema.OhemConfig) -> SupervisedLoss:
 
 
 def batch_stream(
-    data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path, scale: PixelScale
+    data: schema.DataConfig,
+    seed: int,
+    world: World,
+    unlabelled: bool,
+    folder: Path,
+    scale: PixelScale = PLAIN,
 ) -> BatchStream:
     """Open the training tiles; ``unlabelled`` adds the second stream; what they lose is listed in the run folder."""
     path = folder / ("quarantine.jsonl" if world.ranks == 1 else f"quarantine-rank{world.rank}.jsonl")
@@ -124,7 +131,7 @@ def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
 
 
 def validator(
-    data: schema.DataConfig, world: World, scale: PixelScale
+    data: schema.DataConfig, world: World, scale: PixelScale = PLAIN
 ) -> Callable[[nn.Module], ConfusionMatrix] | None:
     """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``.
 

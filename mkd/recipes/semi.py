@@ -62,7 +62,8 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
     decay = s.ema_decay if s.ema_decay is not None else ema_decay(phase.steps)
-    teacher = _teacher(config, model, card, run, decay)
+    bands = None if batches.scale.plain and not batches.unlabelled.index.missing_pixels else batches.scale.bands
+    teacher = _teacher(config, model, card, run, decay, bands)
     pseudo = _pseudo_feed(config, run, phase, batches, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model
     step = SemiStep(
@@ -101,9 +102,17 @@ def ema_decay(steps: int) -> float:
 
 
 def _teacher(
-    config: schema.SemiRun, model: SegmentationNetwork, card: ModelCard, run: Run, decay: float
+    config: schema.SemiRun,
+    model: SegmentationNetwork,
+    card: ModelCard,
+    run: Run,
+    decay: float,
+    bands: int | None,
 ) -> Teacher:
-    """Return who holds the EMA and labels with it: this process, or services that get it."""
+    """Return who holds the EMA and labels with it: this process, or services that get it.
+
+    Weak views of float32 have ``bands``; None: they are of uint8.
+    """
     s, t = config.semi, config.teacher
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
@@ -131,7 +140,8 @@ def _teacher(
         fallback=t.fallback == "local",
         weights_file=run.folder / WEIGHTS,
     )
-    access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
+    tls = read_pem("teacher.tls_ca", t.tls_ca)
+    access = Access(identity_of(card), _token(config, run), tls, bands=bands)
     return RemoteTeacher(
         model,
         client,

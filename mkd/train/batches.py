@@ -16,7 +16,7 @@ from mkd.loader.bad_tiles import BadTileBudget
 from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet, stream
 from mkd.loader.sampler import Sampler
-from mkd.pixel_scale import PixelScale
+from mkd.pixel_scale import PLAIN, PixelScale
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
 ENDLESS = 2**40  # batches
@@ -108,7 +108,7 @@ class BatchStream:
     world: World
     workers: int
     bad_tiles: tuple[BadTileBudget | None, BadTileBudget | None] = (None, None)
-    scale: PixelScale = PixelScale()
+    scale: PixelScale = PLAIN
 
     def __call__(self, start: int, stop: int) -> Iterator[StepBatch]:
         """Yield this rank's part of the batches of steps ``start`` .. ``stop - 1``; waits for decoding processes."""
