@@ -28,7 +28,9 @@ def export(config: ExportRun) -> str:
             raise ValueError(f"{key}={value}: it must be from {low:g} to {high:g}")
     network, card = factories.load_checked("model", config.model)
     tile = config.tile or card.crop or UNKNOWN_CROP
-    options = ExportOptions(tile, 3, config.uint8, config.overlap, config.resolution)
+    options = ExportOptions(
+        tile, card.architecture.scale.bands, config.uint8, config.overlap, config.resolution
+    )
     export_onnx(network, card.classes, config.output, options)
     values = "uint8, 0 to 255" if options.uint8 else "float32, 0 to 1"
     lines = [
