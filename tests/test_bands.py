@@ -1,7 +1,6 @@
 """Images of any bands from a GeoTIFF to a map: tiles, training, labels of a teacher, evaluation, report."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +33,14 @@ masks: ids
 layout: {images: '*.tif', masks: null}
 source: drawn
 """
-SMALL = ["model=lite0", "model.pretrained=null", "data.crop=32", "data.batch=2", "data.workers=0", "device=cpu"]
+SMALL = [
+    "model=lite0",
+    "model.pretrained=null",
+    "data.crop=32",
+    "data.batch=2",
+    "data.workers=0",
+    "device=cpu",
+]
 SMALL += ["log_every=1", "val_every=3"]
 
 
@@ -88,11 +94,6 @@ def start(out, labelled, *more):
     return train(out, labelled, "student_init=random", *more)
 
 
-def said(run):
-    """Return what a run's journal says."""
-    return (Path(run) / "log.txt").read_text() if (Path(run) / "log.txt").exists() else ""
-
-
 def map_of(model, raster, output, **more):
     """Predict a map and return its bands."""
     predict(PredictRun(model=str(model), input=str(raster), output=str(output), device="cpu", **more))
@@ -111,9 +112,7 @@ def test_tile_train_evaluate_map(tmp_path, bands, dtype):
     assert (card.architecture.mean, card.architecture.std) == (index.statistics.mean, index.statistics.std)
     out = tmp_path / "results.json"
     page = str(tmp_path / "report.html")
-    asked = EvaluateRun(
-        model=str(run / "model"), data=str(labelled), out=str(out), device="cpu", report=page
-    )
+    asked = EvaluateRun(model=str(run / "model"), data=str(labelled), out=str(out), device="cpu", report=page)
     found = evaluate(asked)
     counted = sum(sum(row) for row in found["confusion"])
     assert counted == SIDE * SIDE - 400  # the hole is in no metric
@@ -129,7 +128,12 @@ def test_tile_train_evaluate_map(tmp_path, bands, dtype):
 def test_stages_of_five_bands(tmp_path):
     """KD, the semi-supervised stage with its own teacher, and stored pseudo-labels take five bands of 16 bits."""
     labelled, unlabelled = data_sets(tmp_path, 5, "uint16")
-    words = ["kd.student_init=teacher", "kd.teacher_epochs=0.1", f"data.unlabelled={unlabelled}", "kd.tiles=all"]
+    words = [
+        "kd.student_init=teacher",
+        "kd.teacher_epochs=0.1",
+        f"data.unlabelled={unlabelled}",
+        "kd.tiles=all",
+    ]
     run = train(tmp_path / "kd", labelled, *words, run=KdRun, stage="kd")
     model = run / "model"
     words = [f"semi.start={model}", f"data.unlabelled={unlabelled}", "semi.confidence=0.1", "semi.paste=0.5"]
@@ -183,14 +187,14 @@ def test_a_set_of_other_bands_is_refused(tmp_path):
     _, four = data_sets(tmp_path / "four", 4, "uint8")
     run = start(tmp_path / "run", five)
     said = "data.unlabelled=.* has 4 bands of uint8, but the network takes 5 bands of uint16: .*--bands"
+    words = [f"semi.start={run}/model", f"data.unlabelled={four}"]
     with pytest.raises(ValueError, match=said):
-        words = [f"semi.start={run}/model", f"data.unlabelled={four}"]
         train(tmp_path / "semi", five, *words, run=SemiRun, stage="semi")
     with pytest.raises(ValueError, match="a.tif holds uint8 values, allowed is uint16"):
         map_of(run / "model", tmp_path / "four/a.tif", tmp_path / "map.tif")
+    asked = EvaluateRun(model=str(run / "model"), data=str(tmp_path / "four/l"), out=str(tmp_path / "r.json"))
     with pytest.raises(ValueError, match="data=.* has 4 bands of uint8, but the network takes 5"):
-        labelled = tmp_path / "four/l"
-        evaluate(EvaluateRun(model=str(run / "model"), data=str(labelled), out=str(tmp_path / "r.json")))
+        evaluate(asked)
 
 
 def test_bands_of_a_map_by_name(tmp_path):

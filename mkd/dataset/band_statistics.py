@@ -40,6 +40,6 @@ class BandStatistics:
         found = cls(*(tuple(float(x) for x in content[field.name]) for field in fields(cls)))
         if any(len(numbers) != bands for numbers in vars(found).values()):
             raise ValueError(f"statistics of other than {bands} bands")
-        if min(found.std) <= 0 or any(h <= l for l, h in zip(found.low, found.high, strict=True)):
+        if min(found.std) <= 0 or any(high <= low for low, high in zip(found.low, found.high, strict=True)):
             raise ValueError("statistics with a spread or range of 0")
         return found

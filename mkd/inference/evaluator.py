@@ -48,9 +48,7 @@ def confusion(
         item = item.to(device)
         with autocast(device):
             found = probabilities(model, to_unit(item.pixels(scale)), window)
-        labels = (
-            item.labels if item.valid is None else item.labels.masked_fill(item.valid == 0, IGNORE)
-        )
+        labels = item.labels if item.valid is None else item.labels.masked_fill(item.valid == 0, IGNORE)
         matrix.update(found.argmax(dim=1), labels)
     matrix.matrix = world.all_reduce_sum(matrix.matrix)
     return matrix

@@ -6,9 +6,9 @@ import os
 
 import timm
 import torch
-from timm.models import adapt_input_conv
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from mkd.models.backbone import Backbone
@@ -94,9 +94,7 @@ def fill(backbone: Backbone | Pyramid | Transformer, state: dict[str, Tensor], w
     )
 
 
-def _input_filters(
-    given: dict[str, Tensor], wanted: dict[str, Tensor], what: str
-) -> dict[str, Tensor]:
+def _input_filters(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     """Return filters of RGB as filters of other bands, as timm makes them: repeated, and scaled by 3 / bands."""
     found = {}
     for key, value in given.items():

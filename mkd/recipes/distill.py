@@ -18,8 +18,8 @@ from mkd.atomic import written_aside
 from mkd.config import schema
 from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from mkd.distributed.world import World
-from mkd.loader.augment import Geometry, generators
 from mkd.labels import IGNORE
+from mkd.loader.augment import Geometry, generators
 from mkd.loader.batch import to_unit
 from mkd.loader.loader import in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
@@ -28,9 +28,9 @@ from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
-from mkd.recipes.bands import band_fields, check_kind, other_bands
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
+from mkd.train.input_bands import band_fields, check_kind, other_bands
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 
@@ -56,9 +56,7 @@ def kd(config: schema.KdRun) -> Path:
         wanted = arch if keeps or origin is None else replace(origin, **bands)
         source, card = factories.load_checked("kd.source", config.kd.source, wanted)
         if config.kd.source_data is not None:
-            data = factories.check_classes(
-                "kd.source_data", config.kd.source_data, card.classes, "kd.source"
-            )
+            data = factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
             assert origin is not None
             check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
     with Run(config, world, index, timer) as run:
@@ -71,9 +69,7 @@ def kd(config: schema.KdRun) -> Path:
     return run.folder
 
 
-def _stage(
-    config: schema.KdRun, run: Run, arch: Architecture, source: SegmentationNetwork | None
-) -> None:
+def _stage(config: schema.KdRun, run: Run, arch: Architecture, source: SegmentationNetwork | None) -> None:
     """Train teacher and student in an open run folder."""
     world, kd = run.world, config.kd
     # The two networks.

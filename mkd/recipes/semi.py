@@ -62,7 +62,9 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     who = config.data.pseudo or ", ".join(config.teacher.endpoints) or "the local teacher"
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, labelled by {who}")
     decay = s.ema_decay if s.ema_decay is not None else ema_decay(phase.steps)
-    bands = None if batches.scale.plain and not batches.unlabelled.index.missing_pixels else batches.scale.bands
+    bands = (
+        None if batches.scale.plain and not batches.unlabelled.index.missing_pixels else batches.scale.bands
+    )
     teacher = _teacher(config, model, card, run, decay, bands)
     pseudo = _pseudo_feed(config, run, phase, batches, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model

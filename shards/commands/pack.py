@@ -35,7 +35,7 @@ _NOTES = {  # what is counted: its noun, and what was done
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
     "alpha_left_out": (
         "image",
-        "with an alpha band, which was left out: its zeros are pixels without data; if it is data, give --bands 1,2,3,4",
+        "with an alpha band, which was left out: its zeros mean no data; if it is data, give --bands 1,2,3,4",
     ),
     "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),

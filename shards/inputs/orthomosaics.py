@@ -133,7 +133,7 @@ def band_notes(scenes: Sequence[Orthomosaic]) -> list[str]:
     with_table = [scene for scene in scenes if scene.choice.table is not None]
     if with_table:
         notes.append(
-            f"{with_table[0].image}{_and_others(with_table)} has a colour table: its colours are taken, red, green, blue"
+            f"{with_table[0].image}{_and_others(with_table)} has a colour table: its red, green and blue are taken"
         )
     return notes
 

@@ -19,7 +19,7 @@ from shards.output.folder_guard import QUARANTINE_NAME, remove_stale_files
 from shards.output.folder_lock import FolderLock, lock_folder
 from shards.output.totals import DatasetTotals
 from shards.progress import list_first, pluralize
-from shards.reading.band_statistics import band_statistics
+from shards.reading.band_sample import band_statistics
 
 _log = logging.getLogger(__name__)
 

@@ -160,7 +160,11 @@ def _check_tile(key: str, contents: Contents, task: ShardTask, found: ShardCheck
     """
     name = f"{task.info.file}, {key}"
     images = sorted(IMAGES & set(contents))
-    if set(contents) - {*IMAGES, "label.png", "valid.png", "json"} or len(images) != 1 or "json" not in contents:
+    if (
+        set(contents) - {*IMAGES, "label.png", "valid.png", "json"}
+        or len(images) != 1
+        or "json" not in contents
+    ):
         raise ValueError(
             f"{name}: members {sorted(contents)}, needs one of jpg, png and tif, json and maybe label.png, valid.png"
         )

@@ -117,9 +117,7 @@ def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[PseudoTile]:
     stored, labels = rows[:, _HEAD.size : -area].contiguous(), rows[:, -area:].reshape(len(rows), *shape)
     weak = stored if stored.shape[1] == 3 * area else stored.view(torch.float32)  # of 8 bits only in 3 bands
     weak = weak.reshape(len(rows), weak.shape[1] // area, *shape)
-    return [
-        _tile(head.tobytes(), image, ids) for head, image, ids in zip(heads, weak, labels, strict=True)
-    ]
+    return [_tile(head.tobytes(), image, ids) for head, image, ids in zip(heads, weak, labels, strict=True)]
 
 
 def _head(tile: PseudoTile) -> bytes:

@@ -80,7 +80,9 @@ def test_a_jpeg_in_inks_is_refused():
         image_member(encoded("JPEG", mode="CMYK"), "x")
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint16"), (4, "uint8"), (5, "uint16"), (3, "int16"), (4, "float32")])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(3, "uint16"), (4, "uint8"), (5, "uint16"), (3, "int16"), (4, "float32")]
+)
 def test_a_tiff_keeps_bands_and_bits(bands, dtype):
     """What no PNG can hold stays whole, in a new TIFF."""
     pixels = np.random.default_rng(1).integers(0, 250, (20, 30, bands)).astype(dtype)

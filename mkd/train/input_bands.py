@@ -74,7 +74,9 @@ def check_kind(key: str, index: DatasetIndex, scale: PixelScale) -> None:
 def bands_note(key: str, old: PixelScale, new: PixelScale) -> str:
     """Say how a model of other bands becomes the start of a network."""
     both = min(old.bands, new.bands)
-    text = f"{key} takes {old}, this data set has {new}: the filters of the first {both} bands are the model's"
+    text = (
+        f"{key} takes {old}, this data set has {new}: the filters of the first {both} bands are the model's"
+    )
     if new.bands > both:
         text += f", those of the other {new.bands - both} start from their mean"
     return text + ("" if old.dtype == new.dtype else "; the numbers of the normalisation are the data set's")
