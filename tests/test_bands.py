@@ -1,7 +1,6 @@
 """Images of any bands from a GeoTIFF to a map: tiles, training, labels of a teacher, evaluation, report."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,11 +92,6 @@ def train(out, labelled, *more, run=SupervisedRun, stage="supervised"):
 def start(out, labelled, *more):
     """Train a network from random weights."""
     return train(out, labelled, "student_init=random", *more)
-
-
-def said(run):
-    """Return what a run's journal says."""
-    return (Path(run) / "log.txt").read_text() if (Path(run) / "log.txt").exists() else ""
 
 
 def map_of(model, raster, output, **more):
@@ -198,8 +192,7 @@ def test_a_set_of_other_bands_is_refused(tmp_path):
         train(tmp_path / "semi", five, *words, run=SemiRun, stage="semi")
     with pytest.raises(ValueError, match="a.tif holds uint8 values, allowed is uint16"):
         map_of(run / "model", tmp_path / "four/a.tif", tmp_path / "map.tif")
-    labelled = tmp_path / "four/l"
-    asked = EvaluateRun(model=str(run / "model"), data=str(labelled), out=str(tmp_path / "r.json"))
+    asked = EvaluateRun(model=str(run / "model"), data=str(tmp_path / "four/l"), out=str(tmp_path / "r.json"))
     with pytest.raises(ValueError, match="data=.* has 4 bands of uint8, but the network takes 5"):
         evaluate(asked)
 

@@ -40,9 +40,7 @@ class BandStatistics:
             return None
         lists = mapping(content, "statistics")
         found = cls(*(_numbers(lists[field.name], field.name, bands) for field in fields(cls)))
-        if min(found.std) <= 0 or any(
-            top <= bottom for bottom, top in zip(found.low, found.high, strict=True)
-        ):
+        if min(found.std) <= 0 or any(high <= low for low, high in zip(found.low, found.high, strict=True)):
             raise ValueError("statistics with a spread or range of 0")
         return found
 

@@ -17,10 +17,10 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
 from mkd.geo.missing import valid_pixels
 from mkd.geo.picture_header import oriented, stored_window, turn_upright
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
 from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
 from mkd.geo.raster_errors import translated

@@ -13,8 +13,8 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from mkd.geo.control_points import ControlPoints, control_points_of
-from mkd.geo.crs import crs_name, same_horizontal_crs
+from mkd.geo.place.control_points import ControlPoints, control_points_of
+from mkd.geo.place.crs import crs_name, same_horizontal_crs
 
 _COLOURS = ("red", "green", "blue", "alpha", "gray")
 Transform = tuple[float, float, float, float, float, float]

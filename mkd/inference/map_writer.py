@@ -75,23 +75,19 @@ def predict_map(
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
     p = blend of softmax(model(window));  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
-    Confidence stops at 254, because 255 marks missing data in both bands.
+    Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
-        model: float32 (B, bands, H, W) in units of `scale`, NaN where a pixel is missing, to logits (B, C, H, W);
-            moved to `device`, put in eval mode.
+        model: float32 (B, bands, H, W), see `scaled`, to logits (B, C, H, W); moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
-        input: raster of the model's bands and type, any size; pixels without data (no-data value, alpha, mask, or no
-            number) stay without data in the map, and what is stored there does not matter. With `trust_vrt` it may
-            name any files. An open reader is left open.
-        output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
-            CRS and transform, or control points, of the input. It appears once it is complete, with class names in
-            ``OUTPUT.aux.xml``.
+        input: raster of the model's bands and type, any size; pixels without data (by no-data value, alpha, mask,
+            NaN) stay so in the map. An open reader is left open.
+        output: cloud-optimised GeoTIFF, uint8: class id with colour table, confidence; CRS and transform, or control
+            points, of the input; there once whole, with class names in ``OUTPUT.aux.xml``.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
-        bands: numbers (from 1) or names of the bands to use, which are data even where the raster calls one alpha;
-            None = all but alpha.
+        bands: numbers (from 1) or names of the bands to use as data; None = all but alpha.
         scale: what the model takes.
         names: class names, by id; None = class 0, class 1, ...
         tags: what the file says of itself, such as the model.
@@ -117,9 +113,7 @@ def predict_map(
         else RasterReader(input, limits=limits) as reader
     ):
         info, choice = reader.info, bands_for(reader, bands, scale)
-        read = partial(_read, reader, choice)
-        size = (info.height, info.width)
-        windows = covering_windows(*size, tile, overlap)
+        size, windows = (info.height, info.width), covering_windows(info.height, info.width, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
         counts = _Counts(np.zeros(len(class_palette), np.int64))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
@@ -130,6 +124,7 @@ def predict_map(
             _progress(total, title) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
+            read = partial(_read, reader, choice)
             for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
                 rows = Window(band.row, 0, band.values.shape[1], info.width)
                 writer.write(rows, counts.map_pixels(band, choice.valid(reader, rows)))

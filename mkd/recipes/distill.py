@@ -28,9 +28,9 @@ from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
-from mkd.recipes.bands import band_fields, check_kind, other_bands
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
+from mkd.train.input_bands import band_fields, check_kind, other_bands
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 

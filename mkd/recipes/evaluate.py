@@ -14,8 +14,8 @@ from mkd.inference.evaluator import confusion, results
 from mkd.loader.loader import TileSet
 from mkd.model_folder import weights_digest
 from mkd.recipes import factories
-from mkd.recipes.bands import check_kind
 from mkd.recipes.run_folder import commit, versions
+from mkd.train.input_bands import check_kind
 from mkd.train.run.run_inputs import check_same_index
 
 

@@ -23,8 +23,8 @@ from mkd.models.backbone import normalisation
 from mkd.models.bands import with_bands
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.pixel_scale import PLAIN, PixelScale
-from mkd.recipes.bands import bands_note, check_kind
 from mkd.train.batches import BatchStream
+from mkd.train.input_bands import bands_note, check_kind
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
 from mkd.train.steps.supervised import SupervisedLoss

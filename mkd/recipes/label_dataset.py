@@ -23,9 +23,9 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, weights_digest
 from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
-from mkd.recipes.bands import check_kind
 from mkd.semi.entropy import filter_pseudo_labels
 from mkd.teacher.local import Autocast
+from mkd.train.input_bands import check_kind
 from shards.inputs.encode import encode_tile
 from shards.inputs.fingerprint import identity, unit_fingerprint
 from shards.output.build_manifest import Budget, BuildManifest

@@ -16,12 +16,12 @@ from mkd.inference.windowed import probabilities
 from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
-from mkd.recipes.bands import check_kind
 from mkd.recipes.experiment import run_folder, test_set
 from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
 from mkd.report.thumbnails import map_view
+from mkd.train.input_bands import check_kind
 
 PANELS = 6  # test tiles shown
 

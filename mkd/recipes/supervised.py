@@ -8,9 +8,9 @@ from mkd.config import schema
 from mkd.model_folder import read_card
 from mkd.models.build import build
 from mkd.recipes import factories
-from mkd.recipes.bands import band_fields
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
+from mkd.train.input_bands import band_fields
 from mkd.train.steps.supervised import SupervisedStep
 
 

@@ -21,9 +21,9 @@ from shards.commands.input_notes import note_labels, note_unpacked_files, split_
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
-from shards.inputs.image_file import CHECKS, pack_image
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
-from shards.inputs.image_place import tiff_place
+from shards.inputs.images.image_file import CHECKS, pack_image
+from shards.inputs.images.image_place import tiff_place
 from shards.inputs.mask_file import class_ids, read_mask
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
@@ -45,8 +45,7 @@ _NOTES = {  # what is counted: its noun, and what was done
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
     "alpha_left_out": (
         "image",
-        "with an alpha band, which was left out: its zeros are pixels without data; if it is data, give --bands "
-        "1,2,3,4",
+        "with an alpha band, which was left out: its zeros mean no data; if it is data, give --bands 1,2,3,4",
     ),
     "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),

@@ -18,7 +18,7 @@ from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import progress
-from shards.reading.band_statistics import band_statistics, check_kind, valid_values
+from shards.reading.band_sample import band_statistics, check_kind, valid_values
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import read_groups
 

@@ -28,8 +28,8 @@ class Orthomosaic:
     """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
 
     `name` is the file's stem, `choice` the bands kept, `label_offset` how far the label's corners lie beside the
-    image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that the
-    class file allows.
+    image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that
+    the class file allows.
     """
 
     name: str
@@ -154,8 +154,7 @@ def band_notes(scenes: Sequence[Orthomosaic]) -> list[str]:
     with_table = [scene for scene in scenes if scene.choice.table is not None]
     if with_table:
         notes.append(
-            f"{with_table[0].image}{_and_others(with_table)} has a colour table: its colours are taken, red, "
-            "green, blue"
+            f"{with_table[0].image}{_and_others(with_table)} has a colour table: its red, green and blue are taken"
         )
     return notes
 

@@ -19,7 +19,7 @@ from shards.output.folder_guard import prepare_folder, remove_stale_files
 from shards.output.folder_lock import lock_folder
 from shards.output.shard_writer import ShardWriter
 from shards.output.totals import DatasetTotals
-from shards.reading.band_statistics import band_statistics
+from shards.reading.band_sample import band_statistics
 
 
 class DatasetWriter:

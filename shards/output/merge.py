@@ -20,7 +20,7 @@ from shards.output.folder_lock import FolderLock, lock_folder
 from shards.output.totals import DatasetTotals
 from shards.output.unknown_values import UnknownValues
 from shards.progress import list_first, pluralize
-from shards.reading.band_statistics import band_statistics
+from shards.reading.band_sample import band_statistics
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ import torch
 from rasterio.crs import CRS
 from torch import nn
 
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window, covering_windows
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.map_writer import predict_map
 

@@ -1,4 +1,4 @@
-"""Pixels without data, by alpha, no-data value or mask: `pack` and `tile` agree; what lies there does not matter."""
+"""Pixels without data: `pack` and `tile` agree on them, and what lies there does not matter."""
 
 import numpy as np
 import pytest

@@ -10,8 +10,8 @@ import simplejpeg
 from mkd.geo.picture_header import picture_orientation, turn_picture
 from mkd.image_header import MAX_PIXELS, check_size
 from shards.inputs.encode import decode_picture
-from shards.inputs.image_member import ImageMember, Valid, pixel_member
-from shards.inputs.tiff_file import pack_tiff
+from shards.inputs.images.image_member import ImageMember, Valid, pixel_member
+from shards.inputs.images.tiff_file import pack_tiff
 
 CHECKS = ("ends", "decode")
 _CONVERTED = {"L", "LA", "1", "P", "RGBA"}  # 8-bit modes with a plain way to RGB

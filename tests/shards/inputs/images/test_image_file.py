@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mkd.geo.raster import decode_tiff, encode_tiff
-from shards.inputs.image_file import image_member
+from shards.inputs.images.image_file import image_member
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from shards.inputs.image_member import ImageMember, Valid, pixel_member
+from shards.inputs.images.image_member import ImageMember, Valid, pixel_member
 from shards.progress import pluralize
 
 _NAME = "chip.tif"
