@@ -32,7 +32,11 @@ def write_stac_item(
     """
     content, now = model.read_bytes(), datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
     tile, bands = options.tile, [f"band {n}" for n in range(1, options.bands + 1)]
-    scaling = {"type": "scale", "value": 255} if not options.uint8 else None
+    scaling: list[dict[str, Any]] | None = [{"type": "scale", "value": 255}] * options.bands
+    if options.low is not None:
+        scaling = [{"type": "min-max", "minimum": low, "maximum": high} for low, high in options.ranges()]
+    if options.uint8:
+        scaling = None
     properties: dict[str, Any] = {
         "datetime": now,
         "mlm:name": name,
@@ -49,7 +53,7 @@ def write_stac_item(
                     "dim_order": ["batch", "bands", "height", "width"],
                     "data_type": "uint8" if options.uint8 else "float32",
                 },
-                "value_scaling": None if scaling is None else [scaling] * options.bands,
+                "value_scaling": scaling,
                 "resize_type": None,
             }
         ],

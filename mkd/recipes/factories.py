@@ -142,10 +142,8 @@ def validator(
     """
     if data.val is None:
         return None
-    tiles, size = (
-        open_tiles(data, data.val, labelled=True),
-        data.batch // world.ranks // micro_batches(data, world.ranks),
-    )
+    tiles = open_tiles(data, data.val, labelled=True)
+    size = data.batch // world.ranks // micro_batches(data, world.ranks)
     if check is not None:
         check("data.val", tiles)
     check_kind(f"data.val={data.val}", tiles.index, scale)

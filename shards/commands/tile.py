@@ -58,8 +58,7 @@ def tile(
     """
     # Pair the rasters with their labels and check all options, before anything is written.
     classfile = _read_classes(classes, labels is not None)
-    name = options.name or classfile.name
-    check_name(name, options.shard_size)
+    check_name(name := options.name or classfile.name, options.shard_size)
     limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
     scenes = list_scenes(source, labels, classfile, tiling.bands, limits)
     spec = resolve_tiling(tiling, scenes[0])

@@ -47,7 +47,7 @@ def predict(config: PredictRun) -> str:
     made_by = {"model_sha256": weights_digest(config.model), **_settings(config, card)}
     legend = Legend(card.classes, card.palette)
     lines = list[str]()
-    with route_log_lines(say_on_stdout, __name__):
+    with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
         for source, output in pairs[world.rank :: world.ranks]:
             with open_scene(source, config, card.architecture.scale) as reader:
                 made_of = identity(made_by | {"input": content_of(source, reader)})
