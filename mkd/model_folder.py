@@ -1,7 +1,7 @@
 """A model folder: `model.safetensors` + `model.yaml`; no pickle."""
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mkd.labels import Colour
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import MAX_BANDS, PixelScale
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) ->
     with written_aside(folder / "model.safetensors") as aside:
         aside.write_bytes(save(tensors))
     content = {
-        "architecture": _plain(asdict(card.architecture)),
+        "architecture": _plain(card.architecture.to_dict()),
         "classes": list(card.classes),
         "palette": [list(c) for c in card.palette],
         "crop": card.crop,
@@ -108,18 +109,31 @@ def _field(name: str, value: Any) -> Any:
     """Return a field of an architecture; lists become tuples, and a number is one where numbers are needed."""
     if name in ("backbone", "decoder", "psa"):
         return text(value, name)
+    if name == "scale":
+        return _scale(mapping(value, name))
     if name == "separable":
         if not isinstance(value, bool):
             raise ValueError(f"{name} is {shown(value)}, true or false is needed")
         return value
     if name in ("dropout", "mean", "std"):
-        parts = sequence(value, name)
-        if not all(type(part) in (int, float) for part in parts):
-            raise ValueError(f"{name} is {shown(value)}, a list of numbers is needed")
-        return tuple(parts)
+        return _numbers(value, name)
     if name == "aspp_rates":
         return None if value is None else tuple(whole(rate, name) for rate in sequence(value, name))
     return whole(value, name)
+
+
+def _numbers(value: Any, name: str) -> tuple[float, ...]:
+    parts = sequence(value, name)
+    if not all(type(part) in (int, float) for part in parts):
+        raise ValueError(f"{name} is {shown(value)}, a list of numbers is needed")
+    return tuple(parts)
+
+
+def _scale(content: dict[str, Any]) -> PixelScale:
+    bands, dtype = whole(content["bands"], "scale.bands", 1, MAX_BANDS), text(content["dtype"], "scale.dtype")
+    given = {key: content.get(key) for key in ("low", "high")}
+    low, high = (None if v is None else _numbers(v, f"scale.{key}") for key, v in given.items())
+    return PixelScale(bands, dtype, low, high)
 
 
 def check_model_folder(folder: str | Path) -> None:

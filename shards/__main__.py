@@ -80,7 +80,7 @@ def _run(args: argparse.Namespace) -> int:
 
             selection = _fill(ImageSelection, args)
             source, classes = pack_inputs(args.source, args.classes, args.unlabelled, args.split)
-            pack(source, classes, _fill(BuildOptions, args), selection, args.check)
+            pack(source, classes, _fill(BuildOptions, args), selection, args.check, args.bands)
         case "tile":
             from shards.commands.tile import tile
             from shards.inputs.tiling import TilingOptions
@@ -203,6 +203,7 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
         default="ends",
         help="images: header and end marker, or everything decoded (ends); masks are always decoded",
     )
+    _add_bands(parser)
     _add_common(parser)
 
 
@@ -219,9 +220,7 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=512, help="edge of a tile, pixels (512)")
     parser.add_argument("--stride", type=int, help="distance between tiles, pixels (the size)")
     parser.add_argument("--min-valid", type=float, default=0.5, help="least share of pixels with data (0.5)")
-    parser.add_argument(
-        "--bands", type=_bands, metavar="1,2,3", help="bands to keep, counted from 1 (all but alpha)"
-    )
+    _add_bands(parser)
     parser.add_argument(
         "--format",
         choices=("png", "jpeg", "tif"),
@@ -230,6 +229,12 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", type=int, metavar="Q", help="of JPEG images, 1..100 (90)")
     parser.add_argument("--trust-vrt", action="store_true", help="let rasters name other files, URLs too")
     _add_common(parser)
+
+
+def _add_bands(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bands", type=_bands, metavar="1,2,3", help="bands to keep, counted from 1: data (all but alpha)"
+    )
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from mkd.storage.folder import Folder
 from shards.commands.verify import verify
 from shards.inputs.class_file import read_classfile
 from shards.inputs.encode import encode_png
-from shards.inputs.image_file import image_member
+from shards.inputs.images.image_file import image_member
 from shards.reading.shard_reader import meta_of
 from tests.helpers.mutants import VALUES, damaged, mutants
 from tests.helpers.shards import pictures, write_dataset

@@ -20,8 +20,7 @@ class ModelConfig:
     decoder_channels: int = 256  # of the two 3x3 convolutions of the decoder
     dropout: tuple[float, float] = (0.5, 0.1)  # chances after the first and the second of these
     separable: bool = False  # depthwise-separable 3x3 convolutions in ASPP and deeplab decoder
-    mean: tuple[float, float, float] | None = (
-        None  # of the ImageNet weights' images, RGB in [0, 1]; none: timm's
-    )
-    std: tuple[float, float, float] | None = None  # of the same images; none: timm's
+    # of the ImageNet weights' images, RGB in [0, 1]; none: timm's, of other bands the data set's
+    mean: list[float] | None = None
+    std: list[float] | None = None  # of the same images, one number a band
     pretrained: str | None = None  # a timm tag, a local .safetensors file, "bundled", or none

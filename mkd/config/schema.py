@@ -206,7 +206,8 @@ class PredictRun:
     """launch/predict_map.py: model and rasters -> a land-cover map of each."""
 
     model: str = MISSING  # model folder
-    # raster of three 8-bit bands (GeoTIFF, COG, VRT), a folder of them, a pattern with *, a URL, or [A,B] of these
+    # raster of the model's bands and type (GeoTIFF, COG, VRT), a folder of them, a pattern with *, a URL, or [A,B] of
+    # these; alpha is a mask
     input: list[str] = MISSING
     output: str = MISSING  # cloud-optimised GeoTIFF to write: class ids and confidence; a folder for several
     polygons: str | None = None  # GeoPackage to write: polygons by class with area and confidence
@@ -215,6 +216,8 @@ class PredictRun:
     preview: str | None = None  # HTML page to write: the map over its scene, with a slider and a legend
     tile: int | None = None  # side of a window, pixels; none: the crop that the model was trained on
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
+    # numbers from 1, or names, of the bands to use: data, even where the raster calls one alpha; none: all but alpha
+    bands: list[str] | None = None
     batch: int = 4  # windows in a forward pass
     trust_vrt: bool = False  # let the input name any other files, on the network too
     device: str | None = None  # none: cuda when there is one, else cpu

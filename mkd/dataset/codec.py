@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Container
+from typing import Any
 
 import numpy as np
 import simplejpeg
@@ -18,6 +19,7 @@ from mkd.image_header import check_shape
 
 IMAGES = ("jpg", "png", "tif")  # extensions of an image member
 LABEL = "label.png"
+VALID = "valid.png"  # of tiles with missing pixels: 0 where missing, 255 where there is data
 
 
 def image_kind(members: Container[str]) -> str:
@@ -28,19 +30,19 @@ def image_kind(members: Container[str]) -> str:
     return ""
 
 
-def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) -> None:
+def decode_image(data: bytes | memoryview, kind: str, out: NDArray[Any]) -> None:
     """Decode an image; grey becomes three equal bands.
 
     Args:
         data: the file.
         kind: "jpg", "png" or "tif".
-        out: (H, W, 3) uint8, contiguous; is overwritten.
+        out: (H, W, bands), of JPEG and PNG 3 of uint8, contiguous; is overwritten.
 
     Raises:
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
     check_shape(data, out.shape)
-    if kind == "jpg":
+    if kind == "jpg" and out.dtype == np.uint8:
         # simplejpeg refuses a picture that is larger than the buffer.
         _check_size(simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape, out)
         return
@@ -48,6 +50,10 @@ def decode_image(data: bytes | memoryview, kind: str, out: NDArray[np.uint8]) ->
         from mkd.geo.raster import decode_tiff
 
         pixels = decode_tiff(bytes(data))
+        if pixels.dtype != out.dtype:
+            raise ValueError(f"it is of {pixels.dtype}, where the index says {out.dtype}")
+    elif out.dtype != np.uint8:
+        raise ValueError(f"it is of uint8, where the index says {out.dtype}")
     else:
         pixels = _png(data, "RGB")
     _check_size(pixels.shape, out)
@@ -80,7 +86,7 @@ def _png(data: bytes | memoryview, mode: str) -> NDArray[np.uint8]:
         raise ValueError(str(error).replace("\n", " ")) from None
 
 
-def _check_size(shape: tuple[int, ...], out: NDArray[np.uint8]) -> None:
+def _check_size(shape: tuple[int, ...], out: NDArray[Any]) -> None:
     if shape != out.shape:
         found, wanted = (" x ".join(str(n) for n in each) for each in (shape, out.shape))
         raise ValueError(f"it is {found}, where its record says {wanted}")

@@ -9,18 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mkd.dataset.band_statistics import BandStatistics
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList
 from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.labels import IGNORE, Colour
+from mkd.pixel_scale import DTYPES, MAX_BANDS
 from mkd.storage.folder import Folder
 
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
-DTYPES = ("uint8", "uint16")  # of images
-MAX_BANDS = 1024  # of an image
 _SHARD_KEYS = {field.name for field in fields(ShardInfo)}
 
 
@@ -41,8 +41,10 @@ class DatasetIndex:
         provenance: free: command, source, split.
         largest: greatest height and greatest width of a tile in pixels.
         bands: of all images.
-        dtype: of all images, "uint8" or "uint16".
+        dtype: of all images, "uint8", "uint16", "int16" or "float32".
         ignore_index: 255.
+        missing_pixels: pixels that hold no data; their tiles have a member "valid.png".
+        statistics: of the bands, what networks normalise by; None for 3 bands of uint8, which need none.
     """
 
     name: str
@@ -59,6 +61,8 @@ class DatasetIndex:
     bands: int = 3
     dtype: str = "uint8"
     ignore_index: int = IGNORE
+    missing_pixels: int = 0
+    statistics: BandStatistics | None = None
 
     def __post_init__(self) -> None:
         """Convert the shards to a `ShardList`, which takes little memory."""
@@ -73,6 +77,10 @@ class DatasetIndex:
     def to_json(self) -> dict[str, Any]:
         """Return the content of `index.json`."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
+        content["statistics"] = self.statistics and vars(self.statistics)
+        for name in ("missing_pixels", "statistics"):  # left out where empty, as earlier versions wrote it
+            if not content[name]:
+                del content[name]
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -179,7 +187,8 @@ def _index(content: dict[str, Any]) -> DatasetIndex:
     samples, labelled, size = (whole(content[key], key) for key in ("samples", "labelled", "bytes"))
     height, width = sequence(content["largest"], "largest", 2)
     if (dtype := content["dtype"]) not in DTYPES:
-        raise ValueError(f"dtype is {shown(dtype)}, allowed are {' and '.join(DTYPES)}")
+        raise ValueError(f"dtype is {shown(dtype)}, allowed are {', '.join(DTYPES)}")
+    bands = whole(content["bands"], "bands", 1, MAX_BANDS)
     return DatasetIndex(
         name=one_line(content["name"], "name"),
         classes=tuple(one_line(name, "a class") for name in sequence(content["classes"], "classes")),
@@ -192,9 +201,11 @@ def _index(content: dict[str, Any]) -> DatasetIndex:
         shards=_shards(content["shards"]),
         provenance=mapping(content["provenance"], "provenance"),
         largest=(whole(height, "a tile's height", 0, 2**31), whole(width, "a tile's width", 0, 2**31)),
-        bands=whole(content["bands"], "bands", 1, MAX_BANDS),
+        bands=bands,
         dtype=str(dtype),
         ignore_index=whole(content["ignore_index"], "ignore_index", IGNORE, IGNORE),
+        missing_pixels=whole(content.get("missing_pixels", 0), "missing_pixels"),
+        statistics=BandStatistics.from_json(content.get("statistics"), bands),
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mkd.dataset.index import MAX_BANDS, ShardInfo
+from mkd.dataset.index import ShardInfo
 from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
+from mkd.pixel_scale import MAX_BANDS
 from mkd.storage.folder import Folder
 
 FORMAT = "mkd-shard"
@@ -46,7 +47,8 @@ class ShardRecord:
         histogram: labelled pixels of each class id 0..255 (trailing zeros cut).
         ignored_pixels: labelled pixels with id 255.
         bands: bands of each image.
-        dtype: "uint8" or "uint16".
+        dtype: "uint8", "uint16", "int16" or "float32".
+        missing_pixels: pixels of images that hold no data; their tiles have a member "valid.png".
         unit: fingerprint of the inputs and options this shard was made of; another one means that it is built again.
         quarantine: bad tiles left out: {"source", "reason", "labelled"}.
         left_out: other counts, such as {"no_data": 3, "blank": 1}.
@@ -61,6 +63,7 @@ class ShardRecord:
     unit: str = ""
     quarantine: tuple[Mapping[str, Any], ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    missing_pixels: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the record's file."""
@@ -68,6 +71,8 @@ class ShardRecord:
         info = {key: getattr(self.info, key) for key in ("file", "samples", "labelled", "bytes", "sha256")}
         rest = {"histogram": self.histogram, "ignored_pixels": self.ignored_pixels, "bands": self.bands}
         rest |= {"dtype": self.dtype, "unit": self.unit, "quarantine": list(self.quarantine)}
+        if self.missing_pixels:  # left out where there are none, as earlier versions wrote it
+            rest |= {"missing_pixels": self.missing_pixels}
         rest |= {"left_out": dict(self.left_out), "tiles": tiles}
         return {"format": FORMAT, "version": VERSION, **info, **rest}
 
@@ -182,6 +187,7 @@ def _parse(content: dict[str, Any]) -> ShardRecord:
         unit=one_line(content["unit"], "unit"),
         quarantine=tuple(mapping(bad, "a bad tile") for bad in sequence(content["quarantine"], "quarantine")),
         left_out={reason: whole(count, "a count of left_out") for reason, count in left_out.items()},
+        missing_pixels=whole(content.get("missing_pixels", 0), "missing_pixels"),
     )
 
 

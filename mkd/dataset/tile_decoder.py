@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mkd.dataset.codec import LABEL, decode_image, decode_label, image_kind
+from mkd.dataset.codec import LABEL, VALID, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
 from mkd.dataset.shard_record import Content
 from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
@@ -20,9 +20,8 @@ from mkd.storage.folder import Folder
 READ_GROUP = 16  # tiles that are read before they are decoded: they stay in the processor's cache
 
 Size = tuple[int, int]  # height and width in pixels
-TilePixels = tuple[
-    NDArray[np.uint8], NDArray[np.uint8]
-]  # flat arrays of image and label: `BufferLayout.slot`
+# Flat arrays of bytes: image, label, and in a data set with missing pixels where there is data: `BufferLayout.slot`.
+TilePixels = tuple[NDArray[np.uint8], ...]
 
 
 class BadTile(NamedTuple):
@@ -63,7 +62,7 @@ class _Member(NamedTuple):
     request: TileRequest
     kind: str
     content: Content
-    out: NDArray[np.uint8]
+    out: NDArray[Any]
 
 
 class TileDecoder:
@@ -77,6 +76,7 @@ class TileDecoder:
 
     def __init__(self, source: TileSource, index: DatasetIndex, labelled: bool) -> None:
         self.source, self.index, self.labelled = source, index, labelled
+        self._dtype = np.dtype(index.dtype)
         # One object for all tiles of a size: pickle then sends it once in an answer.
         self._sizes: dict[Size, Size] = {}
 
@@ -85,7 +85,7 @@ class TileDecoder:
 
         Args:
             sample: 0 <= sample < samples of the data set.
-            out: flat uint8 arrays of image and label, as large as the index's largest tile; overwritten.
+            out: flat arrays, as large as the index's largest tile; overwritten.
 
         Returns:
             H and W in pixels.
@@ -131,7 +131,7 @@ class TileDecoder:
         # 3. Pair each member with the pixels that it becomes.
         results: list[Size | DamagedTile] = []
         members: list[_Member] = []
-        for request, tile, (image, label) in zip(requests, tiles, outs, strict=True):
+        for request, tile, out in zip(requests, tiles, outs, strict=True):
             if not isinstance(tile, dict):
                 results.append(tile)
                 continue
@@ -139,21 +139,29 @@ class TileDecoder:
             (height, width), kind = request.record.size, request.kinds[0]
             area, place = height * width, len(results)
             if self.labelled:  # first, so that of two faults the image's is reported
-                ids = label[:area].reshape(height, width)
+                ids = out[1][:area].reshape(height, width)
                 members.append(_Member(place, request, LABEL, tile[LABEL], ids))
-            pixels = image[: 3 * area].reshape(height, width, 3)
+            if len(out) > 2:
+                valid = out[2][:area].reshape(height, width)
+                valid[...] = 255  # of tiles that hold data everywhere
+                if VALID in tile:
+                    members.append(_Member(place, request, VALID, tile[VALID], valid))
+            size = self._dtype.itemsize * self.index.bands * area
+            pixels = out[0][:size].view(self._dtype).reshape(height, width, self.index.bands)
             members.append(_Member(place, request, kind, tile[kind], pixels))
             results.append(self._sizes.setdefault(request.record.size, request.record.size))
         # 4. Decode.
-        for place, request, kind, content, out in members:
+        for place, request, kind, content, pixels in members:
             try:
-                if kind == LABEL:
-                    decode_label(content, out)
-                    self._check_ids(out)
+                if kind in (LABEL, VALID):
+                    decode_label(content, pixels)
+                    if kind == LABEL:
+                        self._check_ids(pixels)
                 else:
-                    decode_image(content, kind, out)
+                    decode_image(content, kind, pixels)
             except ValueError as error:
-                fault = f"the {'label' if kind == LABEL else 'image'} cannot be decoded ({error})"
+                what = {LABEL: "label", VALID: "mask of missing pixels"}.get(kind, "image")
+                fault = f"the {what} cannot be decoded ({error})"
                 results[place] = self._damaged_tile(request.shard, request.record.key, fault)
         return results
 
@@ -180,7 +188,9 @@ class TileDecoder:
             limit = "{} x {}".format(*self.index.largest)
             fault = f"is {height} x {width}, but the index says at most {limit}"
         else:
-            return TileRequest(sample, shard, record, (kind, LABEL) if self.labelled else (kind,))
+            others = [LABEL] if self.labelled else []
+            others += [VALID] if self.index.missing_pixels and VALID in record.members else []
+            return TileRequest(sample, shard, record, (kind, *others))
         return self._damaged_tile(shard, record.key, fault)
 
     def _replace(self, sample: int, out: TilePixels, damage: DamagedTile) -> tuple[Size, BadTile]:

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from mkd.atomic import write_text, written_aside
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster import read_back
 from mkd.geo.raster_errors import translated
 from mkd.geo.raster_info import Transform

@@ -17,9 +17,10 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
 from mkd.atomic import written_aside
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.missing import valid_pixels
 from mkd.geo.picture_header import oriented, stored_window, turn_upright
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
 from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
 from mkd.geo.raster_errors import translated
@@ -103,11 +104,12 @@ class RasterReader:
             pixels: NDArray[Any] = self._data.read(numbers, window=place)
         return turn_upright(pixels.transpose(1, 2, 0), self.orientation)
 
-    def valid(self, window: Window) -> NDArray[np.bool_]:
+    def valid(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[np.bool_]:
         """Return which pixels of a window hold data, by the file's no-data value, alpha band or mask.
 
         Args:
             window: inside the raster, pixels.
+            bands: the bands in use as data, which are never a mask; None = all but alpha.
 
         Returns:
             (H, W) bool; all True when the file marks nothing as missing.
@@ -118,9 +120,7 @@ class RasterReader:
         """
         place = self._place(window)
         with self._reading():
-            mask: NDArray[np.bool_] = self._data.dataset_mask(window=place) != 0
-            if self.info.alpha and self.info.bands not in (2, 4):  # GDAL heeds alpha only in those
-                mask &= (self._data.read(self.info.alpha, window=place) != 0).all(axis=0)
+            mask = valid_pixels(self._data, place, self.info.alpha, bands)
         return turn_upright(mask, self.orientation)
 
     @contextmanager
@@ -255,7 +255,7 @@ def encode_tiff(pixels: NDArray[Any]) -> bytes:
     """Encode pixels as a TIFF in memory, without loss (deflate), the same bytes each time.
 
     Args:
-        pixels: (H, W, C) uint8 or uint16, any number of bands.
+        pixels: (H, W, C) uint8, uint16, int16 or float32, any number of bands.
 
     Returns:
         A TIFF file.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import rasterio
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
 
 CACHE_MIB = 256  # of decoded blocks, a process
 
@@ -22,7 +22,8 @@ def translated(path: str, verb: str) -> Iterator[None]:
     try:
         # The Env keeps GDAL's own words off stderr; its cache would else take 5 % of the memory.
         with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE_MIB):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            for kind in (NotGeoreferencedWarning, NodataShadowWarning):
+                warnings.simplefilter("ignore", kind)
             yield
     except (RasterioError, OSError) as error:
         if verb != "read":

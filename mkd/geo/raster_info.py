@@ -13,9 +13,10 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from mkd.geo.control_points import ControlPoints, control_points_of
-from mkd.geo.crs import crs_name, same_horizontal_crs
+from mkd.geo.place.control_points import ControlPoints, control_points_of
+from mkd.geo.place.crs import crs_name, same_horizontal_crs
 
+_COLOURS = ("red", "green", "blue", "alpha", "gray")
 Transform = tuple[float, float, float, float, float, float]
 
 GRID_TOLERANCE = 0.1  # pixels: extents typed with few digits still mean the same grid
@@ -31,6 +32,8 @@ class RasterInfo:
     `control` holds ground control points and RPCs, of a raster without a transform.
     `files` are those on a disk that it consists of: itself, a mask beside it, what a VRT names; `tags` are the texts by
     name that its header holds.
+    `inks` is True for cyan, magenta, yellow and black in place of colours; `names` has what the file calls each band:
+    its description, else its colour, else "".
     """
 
     height: int
@@ -46,6 +49,8 @@ class RasterInfo:
     control: ControlPoints | None = None
     files: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
+    inks: bool = False
+    names: tuple[str, ...] = ()
 
 
 def info_of(data: Any) -> RasterInfo:
@@ -54,7 +59,8 @@ def info_of(data: Any) -> RasterInfo:
         colormap: dict[int, tuple[int, ...]] | None = data.colormap(1)
     except ValueError:  # rasterio's way to say that there is none
         colormap = None
-    meanings = enumerate(data.colorinterp, 1)
+    meanings, structure = data.colorinterp, data.tags(ns="IMAGE_STRUCTURE")
+    descriptions = zip(data.descriptions, meanings, strict=True)
     transform: Transform | None = None if data.transform.is_identity else tuple(data.transform)[:6]
     return RasterInfo(
         height=int(data.height),
@@ -65,11 +71,14 @@ def info_of(data: Any) -> RasterInfo:
         transform=transform,
         nodata=None if data.nodata is None else float(data.nodata),
         colormap=colormap,
-        alpha=tuple(band for band, meaning in meanings if meaning == ColorInterp.alpha),
+        alpha=tuple(b for b, meaning in enumerate(meanings, 1) if meaning == ColorInterp.alpha),
         stored=(int(data.block_shapes[0][0]), int(data.block_shapes[0][1])),
         control=control_points_of(data) if transform is None else None,
         files=tuple(name for name in data.files if os.path.isfile(name)),
         tags=dict(data.tags()),
+        # GDAL shows some CMYK files as if they were RGBA.
+        inks=ColorInterp.cyan in meanings or structure.get("SOURCE_COLOR_SPACE") == "CMYK",
+        names=tuple(text or (m.name if m.name in _COLOURS else "") for text, m in descriptions),
     )
 
 

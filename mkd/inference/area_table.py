@@ -11,7 +11,7 @@ import numpy as np
 
 from mkd.atomic import write_text
 from mkd.geo.grid import Window
-from mkd.geo.ground_area import GroundArea
+from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA
 

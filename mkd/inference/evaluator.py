@@ -10,25 +10,36 @@ from torch import nn
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import World
 from mkd.inference.windowed import probabilities
+from mkd.labels import IGNORE
+from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
+from mkd.pixel_scale import PLAIN, PixelScale
 
 
 @torch.inference_mode()
 def confusion(
-    model: nn.Module, tiles: TileSet, batch: int, world: World, *, window: int | None, workers: int = 0
+    model: nn.Module,
+    tiles: TileSet,
+    batch: int,
+    world: World,
+    *,
+    window: int | None,
+    workers: int = 0,
+    scale: PixelScale = PLAIN,
 ) -> ConfusionMatrix:
     """Return the confusion matrix over all tiles; the model is left in eval mode.
 
     Each rank takes its share of the tiles, and the counts are summed: all ranks call this and get the same.
 
     Args:
-        model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W); the same weights on all ranks.
+        model: images float (B,bands,H,W) in units of `scale` -> logits (B,C,H,W); the same weights on all ranks.
         tiles: labelled tiles.
         batch: tiles a forward pass.
         world: where to compute, bf16 autocast on a GPU; and with whom.
         window: side of the crops that the model was trained on, pixels; larger tiles are predicted in windows of it.
         workers: decoding processes.
+        scale: how pixels become the model's input.
 
     Raises:
         ValueError: outputs that are not finite: argmax would call each of these pixels the first class.
@@ -39,9 +50,10 @@ def confusion(
     wrong = torch.zeros((), dtype=torch.int64, device=device)  # pixels; looked at once, at the end
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
-        for _, images, labels in item.by_size():
+        known = item.labels if item.valid is None else item.labels.masked_fill(item.valid == 0, IGNORE)
+        for _, images, labels in item.by_size(scale, known):
             with autocast(device):
-                found = probabilities(model, images.float() / 255, window)
+                found = probabilities(model, to_unit(images), window)
             wrong += (~found.isfinite()).any(dim=1).sum()
             matrix.update(found.argmax(dim=1), labels)
     if bad := int(world.all_reduce_sum(wrong)):  # all ranks end alike

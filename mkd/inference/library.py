@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mkd.inference.windowed import probabilities
+from mkd.loader.batch import scaled, to_unit
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.segmentation import SegmentationNetwork
 
@@ -50,23 +52,28 @@ def load(folder: str | Path, device: str | None = None) -> LoadedModel:
 
 
 @torch.inference_mode()
-def predict(model: LoadedModel, image: NDArray[np.uint8]) -> Prediction:
+def predict(model: LoadedModel, image: NDArray[Any]) -> Prediction:
     """Predict the classes of one image, in windows of the size that the model was trained on.
 
     The whole image is in memory; for orthomosaics use launch/predict_map.py, which reads by windows.
 
     Args:
         model: of `load`.
-        image: uint8 (H, W, 3), red, green, blue.
+        image: (H, W, bands) of the type that the model was trained on: in most cases uint8 (H, W, 3), red, green, blue;
+            NaN where a pixel of float32 is missing.
 
     Raises:
         ValueError: another type or shape.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    scale = model.card.architecture.scale
+    if image.ndim != 3 or (image.shape[2], str(image.dtype)) != scale.kind:
         raise ValueError(
-            f"the image is {image.dtype} of shape {image.shape}: give uint8 of shape (height, width, 3)"
+            f"the image is {image.dtype} of shape {image.shape}: give {scale.dtype} of shape "
+            f"(height, width, {scale.bands})"
         )
     pixels = torch.from_numpy(np.ascontiguousarray(image)).to(model.device)
-    images = pixels.permute(2, 0, 1)[None].float() / 255
+    known = np.isfinite(image).all(axis=2)
+    valid = None if known.all() else torch.from_numpy(known).to(model.device)[None]
+    images = to_unit(scaled(pixels.permute(2, 0, 1)[None], valid, scale))
     confidence, ids = probabilities(model.network, images, model.card.crop)[0].max(dim=0)
     return Prediction(ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())

@@ -21,13 +21,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from mkd.cli.duration import duration
+from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
 from mkd.geo.raster_safety import RasterLimits
+from mkd.inference.band_match import bands_for
 from mkd.labels import NODATA, Colour
+from mkd.loader.batch import scaled, to_unit
+from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PLAIN, PixelScale
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +63,8 @@ def predict_map(
     tile: int = 512,
     overlap: int = 128,
     batch: int = 4,
-    bands: Sequence[int] | None = None,
+    bands: Sequence[int | str] | None = None,
+    scale: PixelScale = PLAIN,
     names: Sequence[str] | None = None,
     tags: Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
@@ -69,21 +75,20 @@ def predict_map(
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
     p = blend of softmax(model(window));  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
-    Confidence stops at 254, because 255 marks missing data in both bands.
+    Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
-        model: float32 (B, 3, H, W) in [0, 1] to logits (B, C, H, W); moved to `device`, put in eval mode.
+        model: float32 (B, bands, H, W), see `scaled`, to logits (B, C, H, W); moved to `device`, put in eval mode.
         class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
-        input: uint8 GeoTIFF of three bands (red, green, blue), any size; pixels without data (no-data value,
-            alpha or mask) stay without data in the map. With `trust_vrt` it may name any files.
-            An open reader is left open.
-        output: where the cloud-optimised GeoTIFF goes: uint8, band 1 class id with colour table, band 2 confidence;
-            CRS and transform, or control points, of the input. It appears once it is complete, with class names in
-            ``OUTPUT.aux.xml``.
+        input: raster of the model's bands and type, any size; pixels without data (by no-data value, alpha, mask,
+            NaN) stay so in the map. An open reader is left open.
+        output: cloud-optimised GeoTIFF, uint8: class id with colour table, confidence; CRS and transform, or control
+            points, of the input; there once whole, with class names in ``OUTPUT.aux.xml``.
         tile: edge of a window, pixels, >= 1; smaller rasters are one window.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
         batch: windows a forward pass, >= 1.
-        bands: the three band numbers (from 1) to use; None = a raster that has exactly three.
+        bands: numbers (from 1) or names of the bands to use as data; None = all but alpha.
+        scale: what the model takes.
         names: class names, by id; None = class 0, class 1, ...
         tags: what the file says of itself, such as the model.
         device: where the model runs.
@@ -100,16 +105,15 @@ def predict_map(
     """
     path = Path(input.path if isinstance(input, RasterReader) else input)
     _check(class_palette, path, Path(output), tile, overlap, batch)
-    network = _Network(model, len(class_palette), torch.device(device), autocast)
+    network = _Network(model, len(class_palette), torch.device(device), autocast, scale)
     limits = RasterLimits(trust_vrt=trust_vrt)
     with (
         nullcontext(input)
         if isinstance(input, RasterReader)
         else RasterReader(input, limits=limits) as reader
     ):
-        info, read = reader.info, partial(_read, reader, _colour_bands(reader, bands))
-        size = (info.height, info.width)
-        windows = covering_windows(*size, tile, overlap)
+        info, choice = reader.info, bands_for(reader, bands, scale)
+        size, windows = (info.height, info.width), covering_windows(info.height, info.width, tile, overlap)
         total = sum(1 for _ in covering_windows(*size, tile, overlap))
         counts = _Counts(np.zeros(len(class_palette), np.int64))
         blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
@@ -120,9 +124,10 @@ def predict_map(
             _progress(total, title) as advance,
         ):
             # Windows are predicted as the blender asks for them, and each band is written once it is finished.
+            read = partial(_read, reader, choice)
             for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
                 rows = Window(band.row, 0, band.values.shape[1], info.width)
-                writer.write(rows, counts.map_pixels(band, reader.valid(rows)))
+                writer.write(rows, counts.map_pixels(band, choice.valid(reader, rows)))
     return counts.summary(*size)
 
 
@@ -138,16 +143,21 @@ def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
 class _Network:
     """The model on its device, from stored pixels to probabilities."""
 
-    def __init__(self, model: nn.Module, classes: int, device: torch.device, autocast: bool) -> None:
+    def __init__(
+        self, model: nn.Module, classes: int, device: torch.device, autocast: bool, scale: PixelScale
+    ) -> None:
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout).eval()
-        self.classes, self.device, self.autocast = classes, device, autocast
+        self.classes, self.device, self.autocast, self.scale = classes, device, autocast, scale
 
     @torch.inference_mode()
-    def __call__(self, pixels: NDArray[np.uint8]) -> Floats:
-        """Turn (B, H, W, 3) uint8 into probabilities (B, C, H, W) float32."""
-        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
-        images = images.float().div(255).contiguous(memory_format=self.layout)
+    def __call__(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Floats:
+        """Turn (B, H, W, bands), as stored, and (B, H, W), where there is data, into probabilities (B, C, H, W)."""
+        stored = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2)
+        known = None if valid.all() else torch.from_numpy(valid).to(self.device)
+        images = to_unit(scaled(stored, known, self.scale)).contiguous(memory_format=self.layout)
+        if known is not None and not isinstance(self.model, SegmentationNetwork):
+            images = images.nan_to_num(0.0)  # ours put their mean there themselves
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             logits: torch.Tensor = self.model(images)
         if logits.shape[1] != self.classes:
@@ -202,7 +212,7 @@ class _Counts:
 def _predictions(
     network: _Network,
     windows: Iterator[Window],
-    read: Callable[[Window], NDArray[np.uint8] | None],
+    read: Callable[[Window], tuple[NDArray[Any], NDArray[np.bool_]] | None],
     batch: int,
     counts: _Counts,
     advance: Callable[[int], None],
@@ -214,7 +224,8 @@ def _predictions(
         counts.empty_windows += len(group) - len(pixels)
         probabilities: dict[Window, Floats] = {}
         if pixels:
-            probabilities = dict(zip(pixels, network(np.stack(list(pixels.values()))), strict=True))
+            stored, valid = (np.stack(parts) for parts in zip(*pixels.values(), strict=True))
+            probabilities = dict(zip(pixels, network(stored, valid), strict=True))
         for window in group:
             if window in probabilities:
                 yield window, probabilities[window]
@@ -223,32 +234,12 @@ def _predictions(
         advance(len(group))
 
 
-def _read(reader: RasterReader, bands: Sequence[int], window: Window) -> NDArray[np.uint8] | None:
-    """Return the (H, W, 3) pixels of a window; None when it holds no data."""
-    return reader.read(window, bands) if reader.valid(window).any() else None
-
-
-def check_scene(reader: RasterReader, bands: Sequence[int] | None = None) -> None:
-    """Refuse a raster that no map can be made of; raises ValueError as `predict_map` does."""
-    _colour_bands(reader, bands)
-
-
-def _colour_bands(reader: RasterReader, bands: Sequence[int] | None) -> Sequence[int]:
-    info = reader.info
-    if info.dtype != "uint8":
-        raise ValueError(
-            f"{reader.path} holds {info.dtype} values, allowed is uint8 (8 bit): convert it as the training "
-            "images were, for example gdal_translate -ot Byte -scale 0 4095 0 255 IN.tif OUT.tif"
-        )
-    if bands is None and info.bands != 3:
-        raise ValueError(
-            f"{reader.path} has {info.bands} band(s), the model takes 3 (red, green, blue): "
-            "name the three to use, for example bands=[1,2,3]"
-        )
-    chosen = tuple(bands) if bands is not None else (1, 2, 3)
-    if len(chosen) != 3:
-        raise ValueError(f"bands is {list(chosen)}: name exactly three (red, green, blue)")
-    return chosen
+def _read(
+    reader: RasterReader, choice: BandChoice, window: Window
+) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Return the pixels (H, W, bands) of a window and where there is data; None when it holds none."""
+    valid = choice.valid(reader, window)
+    return (choice.pixels(reader, window), valid) if valid.any() else None
 
 
 def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, overlap: int, batch: int) -> None:

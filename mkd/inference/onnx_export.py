@@ -25,6 +25,8 @@ class ExportOptions:
         uint8: input is uint8, 0..255, instead of float32 in [0, 1].
         overlap: of neighbouring tiles, percent of the side, for programs that cut tiles themselves.
         resolution: ground size of a pixel, centimetres; None: unknown.
+        low: value of each band that becomes 0 in float32 input; None: 0.
+        high: value of each band that becomes 1; None: 255.
     """
 
     tile: int
@@ -32,6 +34,13 @@ class ExportOptions:
     uint8: bool = False
     overlap: int = 25
     resolution: float | None = None
+    low: tuple[float, ...] | None = None
+    high: tuple[float, ...] | None = None
+
+    def ranges(self) -> list[tuple[float, float]]:
+        """Return low and high of each band."""
+        low, high = self.low or (0.0,) * self.bands, self.high or (255.0,) * self.bands
+        return list(zip(low, high, strict=True))
 
 
 class _Probabilities(nn.Module):
@@ -91,7 +100,8 @@ def export_onnx(
 def deepness_metadata(names: Sequence[str], options: ExportOptions) -> dict[str, str]:
     """Return the metadata of a segmentation model as Deepness reads it: keys to JSON texts.
 
-    Mean 0 and spread 1 say that an image divided by 255 goes in as it is: the network normalises itself.
+    Deepness divides images by 255 first. Mean 0 and spread 1 say that they then go in as they are: the network
+    normalises itself. Other ranges than 0 to 255 become 0 to 1 by mean and spread.
 
     Source: qgis-plugin-deepness, "Model metadata" of its documentation.
     """
@@ -102,8 +112,8 @@ def deepness_metadata(names: Sequence[str], options: ExportOptions) -> dict[str,
         "tile_size": options.tile,
         "tiles_overlap": options.overlap,
         "seg_thresh": 0.0,  # each pixel gets its most probable class
-        "standardization_mean": [0.0] * options.bands,
-        "standardization_std": [1.0] * options.bands,
+        "standardization_mean": [low / 255 for low, _ in options.ranges()],
+        "standardization_std": [(high - low) / 255 for low, high in options.ranges()],
     }
     if options.resolution is not None:
         told["resolution"] = options.resolution

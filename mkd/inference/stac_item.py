@@ -57,7 +57,11 @@ def write_stac_item(
 def _properties(classes: tuple[str, ...], options: ExportOptions) -> dict[str, Any]:
     """Return task, input and output as the extension names them."""
     tile, bands = options.tile, [f"band {n}" for n in range(1, options.bands + 1)]
-    scaling = None if options.uint8 else [{"type": "scale", "value": 255}] * options.bands
+    scaling: list[dict[str, Any]] | None = [{"type": "scale", "value": 255}] * options.bands
+    if options.low is not None:
+        scaling = [{"type": "min-max", "minimum": low, "maximum": high} for low, high in options.ranges()]
+    if options.uint8:
+        scaling = None
     return {
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:framework": "ONNX",

@@ -1,8 +1,9 @@
 """Weak and strong views on the training device, one generator a sample; colours by torchvision."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,25 +38,24 @@ class Geometry:
     def __call__(
         self, images: Tensor, labels: Tensor, draws: Sequence[np.random.Generator]
     ) -> tuple[Tensor, Tensor]:
-        """Return uint8 images (B,3,S,S) (bilinear, mirrored beyond the edge) and labels (B,S,S) (nearest, 255 there).
+        """Return images (B,bands,S,S) (bilinear, mirrored beyond the edge) and labels (B,S,S) (nearest, 255 there).
 
         Args:
-            images: uint8 (B,3,H,W).
+            images: uint8 (B,3,H,W), or float32 (B,bands,H,W) with NaN where a pixel is missing.
             labels: uint8 (B,H,W).
             draws: one generator a sample.
         """
         height, width = images.shape[-2:]
         theta = torch.stack([self._theta(height, width, g) for g in draws]).to(images.device)
         grid = F.affine_grid(theta, [len(draws), 1, self.crop, self.crop], align_corners=False)
-        warped = F.grid_sample(
-            images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False
-        )
         # +1 turns the zeros that grid_sample puts outside into "no label".
         moved = F.grid_sample(
             labels[:, None].float() + 1, grid, mode="nearest", padding_mode="zeros", align_corners=False
         )
         moved = torch.where(moved == 0, torch.full_like(moved, IGNORE), moved - 1)
-        return warped.round().to(torch.uint8), moved[:, 0].to(torch.uint8)
+        if images.dtype == torch.uint8:
+            return _sample(images.float(), grid).round().to(torch.uint8), moved[:, 0].to(torch.uint8)
+        return _sample_around_holes(images, grid), moved[:, 0].to(torch.uint8)
 
     def _theta(self, height: int, width: int, g: np.random.Generator) -> Tensor:
         """Return the 2x3 matrix from crop to tile coordinates, both in [-1,1]."""
@@ -71,6 +71,18 @@ class Geometry:
         return torch.tensor([[span_x * flip_x, 0.0, offset_x], [0.0, span_y * flip_y, offset_y]])
 
 
+def _sample(images: Tensor, grid: Tensor, mode: str = "bilinear") -> Tensor:
+    return F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=False)
+
+
+def _sample_around_holes(images: Tensor, grid: Tensor) -> Tensor:
+    """Return images as `_sample` does, of the pixels with data alone; NaN where the nearest pixel is missing."""
+    known = (~images.isnan()).float()
+    weights = _sample(known, grid)
+    found = _sample(images.nan_to_num(0.0), grid) / weights.clamp(min=1e-3)
+    return found.masked_fill(_sample(known, grid, "nearest") < 0.5, torch.nan)
+
+
 def _offset(size: int, extent: float, u: float) -> float:
     """Return the centre, in [-1,1], of a crop of ``extent`` pixels: uniform where it fits, else about the middle."""
     slack = size - extent
@@ -79,8 +91,16 @@ def _offset(size: int, extent: float, u: float) -> float:
 
 
 def weak_colour(images: Tensor, draws: Sequence[np.random.Generator], strength: float = 0.1) -> Tensor:
-    """Return uint8 images (B,3,S,S) with brightness scaled by a factor in [1 - strength, 1 + strength]."""
+    """Return images with brightness scaled by a factor in [1 - strength, 1 + strength].
+
+    Args:
+        images: uint8 (B,3,S,S), or float32 (B,bands,S,S).
+        draws: one generator a sample.
+        strength: see above.
+    """
     factor = _column([g.uniform(1 - strength, 1 + strength) for g in draws], images)
+    if images.dtype != torch.uint8:
+        return images * factor
     return (images.float() * factor).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -109,11 +129,61 @@ def _strong_view(image: Tensor, g: np.random.Generator) -> Tensor:
         image = tv.adjust_hue(image, hue)
     if g.random() < 0.2:
         image = tv.rgb_to_grayscale(image, num_output_channels=3)
+    return _blur(image, g)
+
+
+def _blur(image: Tensor, g: np.random.Generator) -> Tensor:
+    """Return an image blurred, p .5."""
     sigma = g.uniform(0.1, 2.0)  # pixels
     if g.random() < 0.5:
         side = 2 * min(4, *(side - 1 for side in image.shape[1:])) + 1  # the mirrored edge needs pixels
         image = tv.gaussian_blur(image, [side, side], [sigma, sigma])
     return image
+
+
+def strong_bands(images: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+    """Return the strong view of any bands: gain and offset of each band p .8, Gaussian blur p .5.
+
+    Gains are in [0.5,1.5], offsets in [-0.1,0.1] of the range from low to high. Hue and grey mean nothing there.
+
+    Args:
+        images: float (B,bands,S,S), about [0,1].
+        draws: one generator a sample.
+    """
+    return torch.stack([_strong_bands(image, g) for image, g in zip(images, draws, strict=True)])
+
+
+def _strong_bands(image: Tensor, g: np.random.Generator) -> Tensor:
+    # All numbers are drawn whatever is used of them: the draws that follow (CutMix) stay the same.
+    gain, offset = g.uniform(0.5, 1.5, len(image)), g.uniform(-0.1, 0.1, len(image))
+    if g.random() < 0.8:
+        of_band = [torch.tensor(n, dtype=image.dtype, device=image.device) for n in (gain, offset)]
+        image = image * of_band[0][:, None, None] + of_band[1][:, None, None]
+    return _blur(image, g)
+
+
+StrongView = Callable[[Tensor, Sequence[np.random.Generator]], Tensor]
+
+
+def strong_view(plain: bool, holes: bool) -> StrongView:
+    """Return the strong view of a run.
+
+    Args:
+        plain: its images are 3 bands of uint8, red, green and blue.
+        holes: pixels may be missing.
+    """
+    view = strong_colour if plain else strong_bands
+    return partial(_around_holes, view) if holes else view
+
+
+def _around_holes(view: StrongView, images: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+    """Make strong views of images (B,bands,S,S) with NaN for missing pixels, which stay NaN.
+
+    The view sees their band's mean there, so that contrast is that of the pixels with data.
+    """
+    mean = images.nanmean(dim=(2, 3), keepdim=True).nan_to_num(0.0)
+    missing = images.isnan()
+    return view(torch.where(missing, mean, images), draws).masked_fill(missing, torch.nan)
 
 
 def cutmix(

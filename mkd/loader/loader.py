@@ -35,7 +35,7 @@ class TileSet:
         max_pixels: greatest number of pixels of a tile.
 
     Raises:
-        ValueError: no data set, no labels where they are needed, or images that are not 8-bit RGB.
+        ValueError: no data set, or no labels where they are needed.
     """
 
     def __init__(
@@ -54,11 +54,6 @@ class TileSet:
             raise ValueError(
                 f"{folder}: {missing} of {self.index.samples} tiles have no label; "
                 "give a data set whose tiles are all labelled"
-            )
-        if (self.index.bands, self.index.dtype) != (3, "uint8"):
-            raise ValueError(
-                f"{folder}: its images have {self.index.bands} bands of {self.index.dtype}; networks here take 3 of "
-                "uint8: cut it again with 'shards tile --bands 1,2,3' from 8-bit rasters"
             )
         if (pixels := self.index.largest[0] * self.index.largest[1]) > max_pixels:
             raise ValueError(
@@ -79,7 +74,16 @@ class TileSet:
         return self.index.samples
 
     def __getitem__(self, item: Pair) -> tuple[Tensor, Tensor, Pair]:
-        """Return image uint8 (3,H,W), label uint8 (H,W) and the item.
+        """Return image (bands,H,W) as stored, label uint8 (H,W) and the item.
+
+        Raises:
+            ValueError: a damaged tile; names shard and key.
+        """
+        batch = self.tile(item)
+        return channels_first(batch.images[0]), batch.labels[0], item
+
+    def tile(self, item: Pair) -> Batch:
+        """Return a batch of one tile.
 
         Raises:
             ValueError: a damaged tile; names shard and key.
@@ -87,8 +91,7 @@ class TileSet:
         layout = self.layout(1)
         buffer = np.zeros(layout.bytes, np.uint8)
         size = self.decoder.decode(item[1], layout.slot(buffer, 0))
-        batch = to_batch(DecodedBatch([item], buffer, [size], {}), layout)
-        return channels_first(batch.images[0]), batch.labels[0], item
+        return to_batch(DecodedBatch([item], buffer, [size], {}), layout)
 
     def meta(self, sample: int) -> dict[str, Any]:
         """Return a sample's KEY.json with its key under ``key``."""
@@ -97,7 +100,8 @@ class TileSet:
 
     def layout(self, slots: int) -> BufferLayout:
         """Return the layout of a buffer for so many tiles."""
-        return BufferLayout(slots, *self.index.largest)
+        index = self.index
+        return BufferLayout(slots, *index.largest, index.bands, index.dtype, index.missing_pixels > 0)
 
     @cached_property
     def decoder(self) -> TileDecoder:

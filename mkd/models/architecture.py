@@ -2,7 +2,10 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mkd.pixel_scale import PLAIN, PixelScale
 
 PSA = ("none", "paper", "published")
 DECODERS = ("deeplab", "fpn", "dpt")
@@ -27,8 +30,9 @@ class Architecture:
         decoder_channels: channels of the decoder's two 3x3 convolutions.
         dropout: chances after the first and the second of these, in [0,1).
         separable: depthwise-separable 3x3 convolutions in ASPP and DeepLab decoder.
-        mean: of the images that the weights were trained on, RGB in [0,1].
-        std: of these images, RGB, > 0.
+        mean: of the images that the weights were trained on, one a band, in units of `scale`: of RGB in [0,1].
+        std: of these images, one a band, > 0.
+        scale: the images that it takes, and their range.
     """
 
     backbone: str
@@ -42,11 +46,14 @@ class Architecture:
     decoder_channels: int = 256
     dropout: tuple[float, float] = (0.5, 0.1)
     separable: bool = False
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    scale: PixelScale = PLAIN
 
     def __post_init__(self) -> None:
         """Fill in the rates; raise ValueError for values that no network has."""
+        if isinstance(self.scale, dict):  # of a file
+            object.__setattr__(self, "scale", PixelScale(**self.scale))
         if self.decoder not in DECODERS:
             raise ValueError(f"model.decoder: {self.decoder!r} is not known, use {', '.join(DECODERS)}")
         if self.psa not in PSA:
@@ -66,15 +73,23 @@ class Architecture:
                 )
         if len(self.dropout) != 2 or not all(0 <= p < 1 for p in self.dropout):
             raise ValueError(f"model.dropout: {self.dropout} must be two numbers from 0 to below 1")
-        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
-        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+        bands, finite = self.scale.bands, all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != bands or len(self.std) != bands or not finite or min(self.std) <= 0:
             raise ValueError(
-                f"model.mean {self.mean} and model.std {self.std} must be three finite numbers each, std > 0"
+                f"model.mean {self.mean} and model.std {self.std} must be {bands} finite numbers each, one a band, "
+                "std > 0"
             )
         if self.aspp_rates is None:
             object.__setattr__(self, "aspp_rates", published_rates(self.backbone, self.output_stride))
         elif len(self.aspp_rates) != 3 or not all(1 <= rate < 2**15 for rate in self.aspp_rates):
             raise ValueError(f"model.aspp_rates: {self.aspp_rates} must be three whole numbers >= 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields; for 3 bands of uint8 without `scale`, as earlier versions wrote and sent them."""
+        fields = asdict(self)
+        if self.scale.plain:
+            del fields["scale"]
+        return fields
 
     @property
     def map_stride(self) -> int:

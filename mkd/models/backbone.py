@@ -45,14 +45,15 @@ class HRNet(Backbone):
 
     Args:
         name: timm name of an HRNet.
+        bands: of the images.
 
     Source: Wang et al. 2020, "Deep High-Resolution Representation Learning for Visual Recognition".
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bands: int = 3) -> None:
         super().__init__()
         # An empty feature location leaves out the modules that only the ImageNet head uses.
-        self.body = timm.create_model(name, features_only=True, feature_location="")
+        self.body = timm.create_model(name, features_only=True, feature_location="", in_chans=bands)
         widths: list[int] = self.body.stage4_cfg["num_channels"]
         self.channels = sum(widths)
         self.low_channels = self.body.layer1[-1].conv3.out_channels
@@ -78,13 +79,14 @@ class Xception(Backbone):
     Args:
         name: timm name of an aligned Xception.
         output_stride: stride of the deep map, 8, 16 or 32.
+        bands: of the images.
 
     Source: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution", section 3.2.
     """
 
-    def __init__(self, name: str, output_stride: int) -> None:
+    def __init__(self, name: str, output_stride: int, bands: int = 3) -> None:
         super().__init__()
-        self.body = timm.create_model(name, output_stride=output_stride)
+        self.body = timm.create_model(name, output_stride=output_stride, in_chans=bands)
         self.body.head = nn.Identity()
         _restore_shortcuts(self.body, timm.create_model(name))
         tap = next(info for info in self.body.feature_info if info["reduction"] == 4)
@@ -113,12 +115,13 @@ class Staged(Backbone):
         name: timm name.
         output_stride: stride of the deep map, 8, 16 or 32; later strides become dilations.
         ibn: put instance-batch normalisation into layers 1-3 (ResNets only).
+        bands: of the images.
     """
 
-    def __init__(self, name: str, output_stride: int, ibn: bool = False) -> None:
+    def __init__(self, name: str, output_stride: int, ibn: bool = False, bands: int = 3) -> None:
         super().__init__()
         self.body = timm.create_model(
-            name, features_only=True, out_indices=(1, 4), output_stride=output_stride
+            name, features_only=True, out_indices=(1, 4), output_stride=output_stride, in_chans=bands
         )
         if ibn:
             apply_ibn_a(self.body)
@@ -131,12 +134,13 @@ class Staged(Backbone):
         return low, deep
 
 
-def create_backbone(name: str, output_stride: int) -> Backbone:
+def create_backbone(name: str, output_stride: int, bands: int = 3) -> Backbone:
     """Build a randomly initialised backbone.
 
     Args:
         name: one of ``NAMES``.
         output_stride: stride of the deep map, 8, 16 or 32; an HRNet has no such choice and ignores it.
+        bands: of the images.
 
     Raises:
         ValueError: another name or stride.
@@ -145,13 +149,13 @@ def create_backbone(name: str, output_stride: int) -> Backbone:
         raise ValueError(f"model.output_stride: {output_stride} is not possible, use 8, 16 or 32")
     match name:
         case "hrnet_w48" | "hrnet_w18_small":
-            return HRNet(name)
+            return HRNet(name, bands)
         case "xception71":
-            return Xception(name, output_stride)
+            return Xception(name, output_stride, bands)
         case "resnet101_ibn_a":
-            return Staged("resnet101", output_stride, ibn=True)
+            return Staged("resnet101", output_stride, ibn=True, bands=bands)
         case "resnet101" | "resnext101_32x8d" | "tf_efficientnet_lite0":
-            return Staged(name, output_stride)
+            return Staged(name, output_stride, bands=bands)
         case _:
             raise ValueError(
                 f"model.backbone: {name!r} is not known with model.decoder=deeplab, use one of {', '.join(NAMES)}; "

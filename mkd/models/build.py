@@ -35,7 +35,8 @@ def build(
         model = _NETWORKS[architecture.decoder](architecture, num_classes)
     if pretrained is not None:
         load_pretrained(model.backbone, architecture.backbone, pretrained)
-        _warn_of_normalisation(architecture)
+        if architecture.scale.plain:  # of other bands the numbers are the data set's
+            _warn_of_normalisation(architecture)
     return model
 
 

@@ -39,7 +39,7 @@ class DeepLabV3Plus(SegmentationNetwork):
     def __init__(self, architecture: Architecture, num_classes: int) -> None:
         super().__init__(architecture, num_classes)
         a = architecture
-        self.backbone = create_backbone(a.backbone, a.output_stride)
+        self.backbone = create_backbone(a.backbone, a.output_stride, a.scale.bands)
         deep, self.divisor = self.backbone.channels, self.backbone.divisor
         on_hrnet = isinstance(self.backbone, HRNet)
         assert a.aspp_rates is not None

@@ -21,6 +21,7 @@ class Pyramid(nn.Module):
 
     Args:
         name: a timm name; `features_only` must give NCHW maps at these strides.
+        bands: of the images.
 
     Attributes:
         body: the timm network with timm's own parameter names, without its ImageNet head.
@@ -35,7 +36,7 @@ class Pyramid(nn.Module):
     channels: list[int]
     divisor: int = 32
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bands: int = 3) -> None:
         super().__init__()
         try:
             with torch.device("meta"):
@@ -47,7 +48,7 @@ class Pyramid(nn.Module):
                 f"model.backbone: {name!r} gives no maps at the strides 4, 8, 16 and 32 ({error}); use a timm network "
                 "with features_only, such as convnext_tiny, or a vit_* with model.decoder=dpt"
             ) from None
-        body: Any = timm.create_model(name, features_only=True, out_indices=levels)
+        body: Any = timm.create_model(name, features_only=True, out_indices=levels, in_chans=bands)
         self.body, self.channels = body, list(body.feature_info.channels())
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -63,6 +64,7 @@ class Transformer(nn.Module):
 
     Args:
         name: a timm name, such as vit_small_patch14_dinov2 or vit_small_patch16_dinov3.
+        bands: of the images.
 
     Attributes:
         body: as in `Pyramid`.
@@ -79,11 +81,11 @@ class Transformer(nn.Module):
     channels: list[int]
     divisor: int
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, bands: int = 3) -> None:
         super().__init__()
         try:
             # Any size of image: the position embedding is resampled to it.
-            body: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True)
+            body: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, in_chans=bands)
             depth, width = len(body.blocks), int(body.embed_dim)
             self.body, self.divisor = body, int(body.patch_embed.patch_size[0])
         except Exception as error:
@@ -126,10 +128,10 @@ class FPN(SegmentationNetwork):
         self.backbone: Pyramid | Transformer
         self.reassemble: nn.Module = nn.Identity()
         if a.decoder == "dpt":
-            self.backbone = Transformer(a.backbone)
+            self.backbone = Transformer(a.backbone, a.scale.bands)
             self.reassemble = _Reassemble(int(self.backbone.body.embed_dim), self.backbone.channels)
         else:
-            self.backbone = Pyramid(a.backbone)
+            self.backbone = Pyramid(a.backbone, a.scale.bands)
         self.divisor = self.backbone.divisor
         self.laterals = nn.ModuleList(
             nn.Sequential(

@@ -8,6 +8,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from mkd.models.backbone import Backbone
@@ -70,6 +71,7 @@ def fill(backbone: Backbone | Pyramid | Transformer, state: dict[str, Tensor], w
     wanted: dict[str, Tensor] = backbone.body.state_dict()
     skipped = [key for key in state if key not in wanted and key.startswith(_HEADS)]
     given = {key: value for key, value in state.items() if key not in set(skipped)}
+    given |= _input_filters(given, wanted, what)
     needed = [key for key in wanted if not key.endswith("num_batches_tracked")]
     problems = {
         "missing": [key for key in needed if key not in given],
@@ -90,6 +92,22 @@ def fill(backbone: Backbone | Pyramid | Transformer, state: dict[str, Tensor], w
     _log.info(
         "%s: %d tensors loaded, ImageNet head skipped: %s", what, len(given), ", ".join(parts) or "none"
     )
+
+
+def _input_filters(given: dict[str, Tensor], wanted: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Return filters of RGB as filters of other bands, as timm makes them: repeated, and scaled by 3 / bands."""
+    found = {}
+    for key, value in given.items():
+        like = wanted.get(key)
+        if like is None or value.ndim != 4 or value.shape == like.shape:
+            continue
+        if value.shape[1] == 3 and value.shape[:1] + value.shape[2:] == like.shape[:1] + like.shape[2:]:
+            found[key] = adapt_input_conv(like.shape[1], value)
+            _log.warning(
+                "note: %s: %s has filters of red, green and blue: repeated for %d bands, and scaled by 3/%d",
+                *(what, key, like.shape[1], like.shape[1]),
+            )
+    return found
 
 
 def bundled_weights(name: str) -> dict[str, Tensor]:

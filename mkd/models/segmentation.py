@@ -34,11 +34,16 @@ class SegmentationNetwork(nn.Module, ABC):
         if num_classes < 2:
             raise ValueError(f"model: {num_classes} classes make no segmentation, use 2 or more")
         self.architecture, self.num_classes = architecture, num_classes
-        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 (B,C,H,W), for RGB images, float32 (B,3,H,W) in [0,1], of any H and W."""
+        """Return logits, float32 (B,C,H,W), for images of any H and W.
+
+        Args:
+            images: float32 (B,bands,H,W) in units of the architecture's scale, RGB in [0,1]; NaN where a pixel is
+                missing, which becomes the mean, 0 after the normalisation, whatever was stored there.
+        """
         height, width = images.shape[2:]
         padded = self._pad(images)
         logits = self.classifier(self._decode(padded)).float()
@@ -74,15 +79,16 @@ class SegmentationNetwork(nn.Module, ABC):
         return [part for name, part in self.named_children() if name != "backbone"]
 
     def _pad(self, images: Tensor) -> Tensor:
-        """Repeat the last row and column up to a multiple of the backbone's divisor.
+        """Fill missing pixels, and repeat the last row and column up to a multiple of the backbone's divisor.
 
         At least two multiples, so that BatchNorm sees more than one value even for one small image.
         """
         step = self.divisor
+        images = torch.where(images.isnan(), self.mean.to(images.dtype), images)
         height, width = (max(2, -(-side // step)) * step for side in images.shape[2:])
         right, bottom = width - images.shape[3], height - images.shape[2]
         return F.pad(images, (0, right, 0, bottom), mode="replicate") if right or bottom else images
 
     @abstractmethod
     def _decode(self, padded: Tensor) -> Tensor:
-        """Return what the classifier sees, (B,decoder_channels,H/4,W/4), of padded images in [0,1]."""
+        """Return what the classifier sees, (B,decoder_channels,H/4,W/4), of padded images without NaN."""

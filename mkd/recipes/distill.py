@@ -18,15 +18,19 @@ from mkd.atomic import written_aside
 from mkd.config import schema
 from mkd.distributed.rank0 import check_same_file, run_on_rank0
 from mkd.distributed.world import World
+from mkd.labels import IGNORE
 from mkd.loader.augment import Geometry, generators
+from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.losses.ewc import fisher_diagonal, stable_fisher
 from mkd.model_folder import load_model, read_card
+from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
+from mkd.train.input_bands import band_fields, check_kind, other_bands
 from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 
@@ -39,31 +43,38 @@ def kd(config: schema.KdRun) -> Path:
     index = labelled_index(config)
     keeps = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"  # the source's own network
     from_source = None if config.kd.source is None or not keeps else read_card(config.kd.source).architecture
-    arch = factories.architecture(config.model, config.data.crop, from_source, resumed=is_run(config))
+    origin = None if config.kd.source is None else read_card(config.kd.source).architecture
+    bands = band_fields(index, origin, f"data.labelled={config.data.labelled}")
+    arch = factories.architecture(
+        config.model, config.data.crop, from_source, resumed=is_run(config), bands=bands
+    )
     factories.settle(config.model, arch)
     with torch.device("meta"):
         build(arch, index.num_classes)  # an impossible network is refused before the run folder is made
     source = None
     if config.kd.source is not None:
-        source, card = factories.load_checked("kd.source", config.kd.source, arch if keeps else None)
+        wanted = arch if keeps or origin is None else replace(origin, **bands)
+        source, card = factories.load_checked("kd.source", config.kd.source, wanted)
         if config.kd.source_data is not None:
-            factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
+            data = factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
+            assert origin is not None
+            check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
     with Run(config, world, index, timer) as run:
         if not run.ended():
             if fault := factories.unfit_rates(
                 arch if source is None else source.architecture, config.data.crop
             ):
                 run.journal.say(f"warning: {fault}")
-            _stage(config, run, source)
+            _stage(config, run, arch, source)
     return run.folder
 
 
-def _stage(config: schema.KdRun, run: Run, source: SegmentationNetwork | None) -> None:
+def _stage(config: schema.KdRun, run: Run, arch: Architecture, source: SegmentationNetwork | None) -> None:
     """Train teacher and student in an open run folder."""
     world, kd = run.world, config.kd
     # The two networks.
-    teacher = _teacher(config, run, source)
-    student = _student(config, run.index.num_classes, teacher)
+    teacher = _teacher(config, run, arch, source)
+    student = _student(config, run.index.num_classes, arch, teacher)
     # EWC, and the files that a resumed run must find unchanged.
     fixed_files = {
         "teacher/model.safetensors": check_same_file(world, run.folder / "teacher" / "model.safetensors")
@@ -79,7 +90,7 @@ def _stage(config: schema.KdRun, run: Run, source: SegmentationNetwork | None) -
     )
     phase = run.phase("student", run.student_steps(), run.index.samples, config.optim.lr)
     phase = replace(phase, fixed_files=fixed_files)
-    weights = run.fit(phase, step, run.batch_stream(unlabelled=kd.tiles == "all"))
+    weights = run.fit(phase, step, run.batch_stream(kd.tiles == "all", arch.scale))
     _compare_with_teacher(run)
     run.write_model(student, weights, {"stage": "kd", "source": kd.source, "init": kd.student_init})
 
@@ -94,7 +105,9 @@ def _compare_with_teacher(run: Run) -> None:
         )
 
 
-def _teacher(config: schema.KdRun, run: Run, source: SegmentationNetwork | None) -> SegmentationNetwork:
+def _teacher(
+    config: schema.KdRun, run: Run, arch: Architecture, source: SegmentationNetwork | None
+) -> SegmentationNetwork:
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
     if run_on_rank0(run.world, (folder / "model.yaml").is_file):
@@ -103,12 +116,7 @@ def _teacher(config: schema.KdRun, run: Run, source: SegmentationNetwork | None)
     # The source model with a new classifier; without one an ImageNet backbone with a random head.
     kd = config.kd
     if source is None:
-        model = build(
-            factories.architecture(config.model),
-            run.index.num_classes,
-            config.model.pretrained,
-            seed=config.seed,
-        )
+        model = build(arch, run.index.num_classes, config.model.pretrained, seed=config.seed)
     else:
         model = copy.deepcopy(source)  # the Fisher still needs the source with its own classifier
         model.reset_classifier(run.index.num_classes, torch.Generator().manual_seed(config.seed))
@@ -127,18 +135,20 @@ def _teacher(config: schema.KdRun, run: Run, source: SegmentationNetwork | None)
     lr = kd.teacher_lr if kd.teacher_lr is not None else 10 * config.optim.lr
     steps = factories.length(kd.teacher_epochs, run.index.samples, config.data.batch, usual=20, least=200)
     phase = run.phase("teacher", steps, run.index.samples, lr)
-    model.load_state_dict(run.fit(phase, step, run.batch_stream(unlabelled=False)))
+    model.load_state_dict(run.fit(phase, step, run.batch_stream(False, arch.scale)))
     run.write_model(
         model, model.state_dict(), {"stage": "teacher", "source": kd.source, "tunes": tunes}, "teacher"
     )
     return model.requires_grad_(False).eval()
 
 
-def _student(config: schema.KdRun, num_classes: int, teacher: SegmentationNetwork) -> SegmentationNetwork:
+def _student(
+    config: schema.KdRun, num_classes: int, arch: Architecture, teacher: SegmentationNetwork
+) -> SegmentationNetwork:
     """Return the student's network with its start weights."""
     pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
     # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
-    student = build(factories.architecture(config.model), num_classes, pretrained, seed=config.seed + 1)
+    student = build(arch, num_classes, pretrained, seed=config.seed + 1)
     if config.kd.student_init == "teacher":
         student.load_state_dict(teacher.state_dict())
     return student
@@ -192,7 +202,8 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork,
     model.requires_grad_(True)
     tiles = factories.open_tiles(config.data, data, labelled=True)
     run.check_data(key, tiles)
-    fisher = fisher_diagonal(model, _plain_crops(config, tiles, run.world), total=run.world.all_reduce_sum)
+    crops = _plain_crops(config, tiles, run.world, model.architecture)
+    fisher = fisher_diagonal(model, crops, total=run.world.all_reduce_sum)
 
     def write() -> None:
         with written_aside(run.folder / FISHER) as aside:
@@ -201,11 +212,24 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork,
     run_on_rank0(run.world, write)  # the others wait until the file exists
 
 
-def _plain_crops(config: schema.KdRun, tiles: TileSet, world: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield this rank's part of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled."""
+def _plain_crops(
+    config: schema.KdRun, tiles: TileSet, world: World, plan: Architecture
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield this rank's part of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled.
+
+    Tiles of the source's bands become those of the stage's.
+    """
+    own = plan
+    if (tiles.index.bands, tiles.index.dtype) != plan.scale.kind:
+        assert config.kd.source is not None
+        own = read_card(config.kd.source).architecture
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
     mine = rank_range(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
     for batch in in_order(tiles, 1, samples=mine):
         batch = batch.to(world.device)
-        images, labels = crop(batch.images, batch.labels, generators(config.seed, 0, batch.ids))
-        yield images.float() / 255, labels
+        draws = generators(config.seed, 0, batch.ids)
+        images, labels = crop(batch.pixels(own.scale), batch.labels, draws)
+        if images.dtype != torch.uint8:
+            labels = labels.masked_fill(images.isnan().any(dim=1), IGNORE)
+        images = to_unit(images)
+        yield (images if own is plan else other_bands(images, own, plan)), labels

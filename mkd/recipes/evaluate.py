@@ -15,6 +15,7 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import weights_digest
 from mkd.recipes import factories
 from mkd.recipes.run_folder import commit, versions
+from mkd.train.input_bands import check_kind
 from mkd.train.run.run_inputs import check_same_index
 
 
@@ -44,9 +45,11 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     world = find_world(config.device)
     model, card = factories.load_checked("model", config.model)
     index = factories.check_classes("data", config.data, card.classes, f"model={config.model}")
+    scale = card.architecture.scale
+    check_kind(f"data={config.data}", index, scale)
     tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
     check_same_index(world, "data", config.data, tiles.index)
-    matrix = confusion(model, tiles, config.batch, world, window=card.crop)
+    matrix = confusion(model, tiles, config.batch, world, window=card.crop, scale=scale)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),

@@ -1,5 +1,6 @@
 """Objects that every stage needs, made from its config."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,11 +20,16 @@ from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.architecture import Architecture, fitting_rates, map_side
 from mkd.models.backbone import normalisation
+from mkd.models.bands import with_bands
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PLAIN, PixelScale
 from mkd.train.batches import BatchStream
+from mkd.train.input_bands import bands_note, check_kind
 from mkd.train.optim import make_optimizer
 from mkd.train.phase import Phase
 from mkd.train.steps.supervised import SupervisedLoss
+
+_log = logging.getLogger(__name__)
 
 
 def architecture(
@@ -32,6 +38,7 @@ def architecture(
     source: Architecture | None = None,
     *,
     resumed: bool = False,
+    bands: dict[str, Any] | None = None,
 ) -> Architecture:
     """Return the network's plan; `pretrained` says where weights come from and is no part of it.
 
@@ -41,13 +48,16 @@ def architecture(
         crop: side of the crops that it is trained on, pixels; None: the published rates.
         source: of the model that it goes on from.
         resumed: the run exists: rates that it was begun with are no longer refused.
+        bands: see `band_fields`; None: RGB of 8 bits.
 
     Raises:
         ValueError: an impossible network, or given rates that reach beyond the crop.
     """
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asdict(config).items()}
     del fields["pretrained"]
-    if config.mean is None or config.std is None:
+    if bands and "mean" in bands:
+        fields |= {**bands, "mean": fields["mean"] or bands["mean"], "std": fields["std"] or bands["std"]}
+    elif config.mean is None or config.std is None:
         mean, std = normalisation(config.backbone)
         fields["mean"], fields["std"] = fields["mean"] or mean, fields["std"] or std
     found = Architecture(**fields)
@@ -80,7 +90,9 @@ def unfit_rates(plan: Architecture, crop: int) -> str:
 
 def settle(config: schema.ModelConfig, plan: Architecture) -> None:
     """Write what was filled into a network's plan back into the config, which the run folder keeps."""
-    config.mean, config.std, config.aspp_rates = plan.mean, plan.std, plan.aspp_rates
+    mean: Any = plan.mean  # tuples, which a file's lists become too
+    std: Any = plan.std
+    config.mean, config.std, config.aspp_rates = mean, std, plan.aspp_rates
 
 
 def supervised_loss(config: schema.OhemConfig) -> SupervisedLoss:
@@ -89,20 +101,28 @@ def supervised_loss(config: schema.OhemConfig) -> SupervisedLoss:
 
 
 def batch_stream(
-    data: schema.DataConfig, seed: int, world: World, unlabelled: bool, folder: Path
+    data: schema.DataConfig,
+    seed: int,
+    world: World,
+    unlabelled: bool,
+    folder: Path,
+    scale: PixelScale = PLAIN,
 ) -> BatchStream:
     """Open the training tiles; ``unlabelled`` adds the second stream; what they lose is listed in the run folder."""
     path = folder / ("quarantine.jsonl" if world.ranks == 1 else f"quarantine-rank{world.rank}.jsonl")
     tiles, other = open_tiles(data, data.labelled, labelled=True), None
+    check_kind(f"data.labelled={data.labelled}", tiles.index, scale)
     lost, other_lost = BadTileBudget(tiles.folder, True, len(tiles), path=path), None
     if unlabelled:
         place = data.pseudo or data.unlabelled
         assert place is not None
         other = open_tiles(data, place, labelled=data.pseudo is not None)
+        check_kind(f"data.{'pseudo' if data.pseudo else 'unlabelled'}={place}", other.index, scale)
         key = f"data.max_bad={data.max_bad}"
         other_lost = BadTileBudget(other.folder, False, len(other), data.max_bad, path, key)
     geometry = Geometry(data.crop, (data.scale[0], data.scale[1]), data.aerial)
-    return BatchStream(tiles, other, data.batch, seed, geometry, world, data.workers, (lost, other_lost))
+    bad = (lost, other_lost)
+    return BatchStream(tiles, other, data.batch, seed, geometry, world, data.workers, bad, scale)
 
 
 def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
@@ -111,7 +131,10 @@ def open_tiles(data: schema.DataConfig, folder: str, labelled: bool) -> TileSet:
 
 
 def validator(
-    data: schema.DataConfig, world: World, check: Callable[[str, TileSet], None] | None = None
+    data: schema.DataConfig,
+    world: World,
+    check: Callable[[str, TileSet], None] | None = None,
+    scale: PixelScale = PLAIN,
 ) -> Callable[[nn.Module], ConfusionMatrix] | None:
     """Return a function model -> confusion matrix over the validation tiles, or None without ``data.val``.
 
@@ -119,13 +142,13 @@ def validator(
     """
     if data.val is None:
         return None
-    tiles, size = (
-        open_tiles(data, data.val, labelled=True),
-        data.batch // world.ranks // micro_batches(data, world.ranks),
-    )
+    tiles = open_tiles(data, data.val, labelled=True)
+    size = data.batch // world.ranks // micro_batches(data, world.ranks)
     if check is not None:
         check("data.val", tiles)
-    return lambda model: confusion(model, tiles, size, world, window=data.crop, workers=data.workers)
+    check_kind(f"data.val={data.val}", tiles.index, scale)
+    more: dict[str, Any] = {"window": data.crop, "workers": data.workers, "scale": scale}
+    return lambda model: confusion(model, tiles, size, world, **more)
 
 
 def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> DatasetIndex:
@@ -149,12 +172,15 @@ def check_classes(key: str, path: str, classes: Sequence[str], other: str) -> Da
 def load_checked(
     key: str, path: str, wanted: Architecture | None = None
 ) -> tuple[SegmentationNetwork, ModelCard]:
-    """Load a model folder; with ``wanted`` its architecture must be that."""
+    """Load a model folder; with ``wanted`` its architecture must be that, but for its bands, which are changed."""
     model, card = load_model(path)
-    if wanted is not None and card.architecture != wanted:
+    if wanted is not None and card.architecture.scale.kind != wanted.scale.kind:
+        _log.warning("note: %s", bands_note(f"{key}={path}", card.architecture.scale, wanted.scale))
+        model = with_bands(model, wanted)
+    if wanted is not None and model.architecture != wanted:
         differs = [
             f"{k} {v} there, {asdict(wanted)[k]} here"
-            for k, v in asdict(card.architecture).items()
+            for k, v in asdict(model.architecture).items()
             if v != asdict(wanted)[k]
         ]
         raise ValueError(

@@ -13,16 +13,19 @@ from torch import nn
 
 from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config import schema
-from mkd.dataset.codec import decode_image, image_kind
+from mkd.dataset.codec import VALID, decode_image, decode_label, image_kind
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
 from mkd.inference.windowed import probabilities
 from mkd.labels import IGNORE
+from mkd.loader.batch import scaled, to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, weights_digest
+from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
 from mkd.semi.entropy import filter_pseudo_labels
 from mkd.teacher.local import Autocast
+from mkd.train.input_bands import check_kind
 from shards.inputs.encode import encode_tile
 from shards.inputs.fingerprint import identity, unit_fingerprint
 from shards.output.build_manifest import Budget, BuildManifest
@@ -45,6 +48,7 @@ def label(config: schema.TeacherLabel) -> None:
     model, card = factories.load_checked("model", config.model)
     model.to(device).eval().requires_grad_(False)
     tiles = TileSet(config.data, labelled=False, max_pixels=config.max_pixels)
+    check_kind(f"data={config.data}", tiles.index, card.architecture.scale)
     version = weights_digest(config.model)
     limit = 1.0 if config.tile_entropy is None else config.tile_entropy
     work = _Labeller(
@@ -57,6 +61,7 @@ def label(config: schema.TeacherLabel) -> None:
         limit=limit,
         batch=config.batch,
         version=version,
+        scale=card.architecture.scale,
     )
     description, units = _plan(config, card, tiles, version)
     with route_log_lines(say_on_stdout, "shards"):
@@ -92,7 +97,8 @@ class _Tile:
     kind: str
     image: bytes
     meta: dict[str, Any]
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,7 @@ class _Labeller:
     limit: float
     batch: int
     version: str
+    scale: PixelScale
 
     def __call__(self, samples: tuple[int, int], shard: ShardWriter) -> None:
         for name in ("above_tile_entropy", "nothing_kept"):
@@ -128,29 +135,37 @@ class _Labeller:
         for sample in samples:
             entry = source.record(sample)
             kind = image_kind(entry.members)
-            pixels = np.empty((*entry.size, 3), np.uint8)
+            pixels = np.empty((*entry.size, self.scale.bands), self.scale.dtype)
+            valid = np.full(entry.size, 255, np.uint8)
+            wanted = (kind, "json", *({VALID} & set(entry.members)))
             try:
-                members = {name: bytes(data) for name, data in source.read(sample, (kind, "json")).items()}
+                members = {name: bytes(data) for name, data in source.read(sample, wanted).items()}
                 decode_image(members[kind], kind, pixels)
+                if VALID in members:
+                    decode_label(members[VALID], valid)
             except ValueError as error:
                 shard.quarantine(f"{self.tiles.folder}:{entry.key}", str(error), labelled=True)
                 continue
-            yield _Tile(entry.key, kind, members[kind], json.loads(members["json"]), pixels)
+            yield _Tile(entry.key, kind, members[kind], json.loads(members["json"]), pixels, valid != 0)
 
     def _add(self, tiles: list[_Tile], shard: ShardWriter) -> None:
         """Label tiles of one size and add those of which something is left."""
         images = torch.from_numpy(np.stack([t.pixels for t in tiles])).permute(0, 3, 1, 2).contiguous()
+        valid = torch.from_numpy(np.stack([t.valid for t in tiles]))
+        given = scaled(images, None if bool(valid.all()) else valid, self.scale)
         with torch.inference_mode(), self.autocast():
-            found = probabilities(self.model, images.to(self.device).float() / 255, self.window)
+            found = probabilities(self.model, to_unit(given.to(self.device)), self.window)
         logits = found.log()  # of which the filter's softmax are the probabilities again
         answer = filter_pseudo_labels(logits, self.confidence, self.limit)
         labels = answer.labels.cpu().numpy()
         rows = zip(tiles, labels, answer.score.tolist(), answer.accepted.tolist(), strict=True)
         for tile, ids, score, accepted in rows:
+            ids = np.where(tile.valid, ids, np.uint8(IGNORE))
             kept = float((ids != IGNORE).mean())
             if kept == 0:
                 shard.left_out("nothing_kept" if accepted else "above_tile_entropy")
                 continue
             meta = {k: v for k, v in tile.meta.items() if k != "labelled"}
             meta["pseudo"] = {"score": score, "kept": kept, "version": self.version}
-            shard.add(encode_tile(tile.key, tile.image, tile.kind, ids, meta))
+            more: dict[str, Any] = {"bands": self.scale.bands, "dtype": self.scale.dtype, "valid": tile.valid}
+            shard.add(encode_tile(tile.key, tile.image, tile.kind, ids, meta, **more))

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mkd.config.schema import EvaluateRun, Experiment
 from mkd.dataset.index import read_index
 from mkd.inference.windowed import probabilities
+from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder, test_set
@@ -19,6 +21,7 @@ from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
 from mkd.report.thumbnails import map_view
+from mkd.train.input_bands import check_kind
 
 PANELS = 6  # test tiles shown
 
@@ -93,17 +96,30 @@ def run_report(config: EvaluateRun) -> None:
 def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
     """Return image, truth and each model's prediction for test tiles spread evenly over the data set."""
     chosen = np.linspace(0, len(tiles) - 1, min(PANELS, len(tiles))).round().astype(int).tolist()
-    items = [tiles[(0, n)] for n in chosen]
+    items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
         model, card = load_model(folder)
-        for n, (image, _, _) in enumerate(items):
-            found = probabilities(model, image[None].float() / 255, card.crop)
+        check_kind(f"data={tiles.folder}", tiles.index, card.architecture.scale)
+        for n, item in enumerate(items):
+            found = probabilities(model, to_unit(item.pixels(card.architecture.scale)), card.crop)
             predicted[n][title] = found.argmax(dim=1)[0].to(torch.uint8).numpy()
     return [
-        Panel(tiles.meta(n)["key"], image.permute(1, 2, 0).contiguous().numpy(), label.numpy(), by_model)
-        for n, (image, label, _), by_model in zip(chosen, items, predicted, strict=True)
+        Panel(tiles.meta(n)["key"], _colours(item, tiles), item.labels[0].numpy(), by_model)
+        for n, item, by_model in zip(chosen, items, predicted, strict=True)
     ]
+
+
+def _colours(item: Batch, tiles: TileSet) -> NDArray[np.uint8]:
+    """Return a tile (H,W,3) for people: bands 1, 2 and 3; beyond 8 bits from the low to the high of its data set."""
+    stored: NDArray[Any] = item.images[0, :3].permute(1, 2, 0).contiguous().numpy()
+    if stored.dtype == np.uint8:
+        return stored.astype(np.uint8)
+    statistics = tiles.index.statistics
+    assert statistics is not None, "the models were trained with them"
+    low, high = np.array(statistics.low[:3]), np.array(statistics.high[:3])
+    shown: NDArray[np.uint8] = (np.clip((stored - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return shown
 
 
 def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict[str, str]:

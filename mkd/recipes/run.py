@@ -21,6 +21,7 @@ from mkd.distributed.world import World, find_world
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
 from mkd.recipes.run_folder import extend_run, open_run, versions
 from mkd.train.batches import BatchStream
@@ -152,11 +153,11 @@ class Run:
         else:
             print(f"rank {self.world.rank}: {text}", flush=True)
 
-    def batch_stream(self, unlabelled: bool) -> BatchStream:
-        """Open the training tiles; ``unlabelled`` adds the second stream."""
+    def batch_stream(self, unlabelled: bool, scale: PixelScale) -> BatchStream:
+        """Open the training tiles for a network of this scale; ``unlabelled`` adds the second stream."""
         self.timer.lap("model")
         batches = factories.batch_stream(
-            self.config.data, self.config.seed, self.world, unlabelled, self.folder
+            self.config.data, self.config.seed, self.world, unlabelled, self.folder, scale
         )
         self.check_data("data.labelled", batches.labelled)
         if batches.unlabelled is not None:
@@ -225,7 +226,9 @@ class Run:
             engine=factories.engine(self.config, step.model, self.world, phase, streams),
             checkpoints=self.checkpoints(phase),
             journal=self.journal,
-            evaluate=factories.validator(self.config.data, self.world, self.check_data)
+            evaluate=factories.validator(
+                self.config.data, self.world, self.check_data, step.model.architecture.scale
+            )
             if validated
             else None,
             monitor=monitor,

@@ -14,6 +14,7 @@ from mkd.config import schema
 from mkd.distributed.engine import autocast
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import TIMEOUT
+from mkd.loader.augment import StrongView, strong_view
 from mkd.model_folder import ModelCard
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
@@ -51,7 +52,7 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     s, world = config.semi, run.world
     # The layout that the engine gives the student, before the teacher's copy is made: another rounds otherwise.
     model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = run.batch_stream(unlabelled=True)
+    batches = run.batch_stream(unlabelled=True, scale=card.architecture.scale)
     assert batches.unlabelled is not None
     tiles = len(batches.unlabelled)
     usual = min(100, s.views / tiles)
@@ -60,7 +61,10 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
     phase = replace(phase, plateau=s.plateau, validates_start=True)
     run.journal.say(f"{run.folder}: {tiles} unlabelled tiles, {_labelled_by(config)}")
     decay = s.ema_decay if s.ema_decay is not None else ema_decay(phase.steps)
-    teacher = _teacher(config, model, card, run, decay)
+    bands = (
+        None if batches.scale.plain and not batches.unlabelled.index.missing_pixels else batches.scale.bands
+    )
+    teacher = _teacher(config, model, card, run, decay, bands)
     pseudo = _pseudo_feed(config, run, phase, batches, teacher)
     result: nn.Module = teacher.model if s.result == "teacher" else model
     step = SemiStep(
@@ -73,6 +77,7 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
         cutmix=s.cutmix,
         paste=s.paste,
         world=world,
+        strong_view=_strong_view(batches),
     )
     try:
         weights = _fit(run, phase, step, replace(batches, unlabelled=None))
@@ -89,6 +94,13 @@ def _labelled_by(config: schema.SemiRun) -> str:
     return f"labelled by {config.data.pseudo or ', '.join(config.teacher.endpoints) or 'the local teacher'}"
 
 
+def _strong_view(batches: BatchStream) -> StrongView:
+    """Return the strong view of the bands; pixels may be missing where a data set says so."""
+    assert batches.unlabelled is not None
+    missing = [tiles.index.missing_pixels for tiles in (batches.labelled, batches.unlabelled)]
+    return strong_view(batches.scale.plain, holes=any(missing))
+
+
 def ema_decay(steps: int) -> float:
     """Return the EMA's decay for a run's length: its memory, 1 / (1 - a) steps, is a small part of the run.
 
@@ -98,9 +110,17 @@ def ema_decay(steps: int) -> float:
 
 
 def _teacher(
-    config: schema.SemiRun, model: SegmentationNetwork, card: ModelCard, run: Run, decay: float
+    config: schema.SemiRun,
+    model: SegmentationNetwork,
+    card: ModelCard,
+    run: Run,
+    decay: float,
+    bands: int | None,
 ) -> Teacher:
-    """Return who holds the EMA and labels with it: this process, or services that get it."""
+    """Return who holds the EMA and labels with it: this process, or services that get it.
+
+    Weak views of float32 have ``bands``; None: they are of uint8.
+    """
     s, t = config.semi, config.teacher
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
@@ -128,7 +148,8 @@ def _teacher(
         fallback=t.fallback == "local",
         weights_file=run.folder / WEIGHTS,
     )
-    access = Access(identity_of(card), _token(config, run), read_pem("teacher.tls_ca", t.tls_ca))
+    tls = read_pem("teacher.tls_ca", t.tls_ca)
+    access = Access(identity_of(card), _token(config, run), tls, bands=bands)
     return RemoteTeacher(
         model,
         client,

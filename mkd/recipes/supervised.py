@@ -10,6 +10,7 @@ from mkd.models.build import build
 from mkd.recipes import factories
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
+from mkd.train.input_bands import band_fields
 from mkd.train.steps.supervised import SupervisedStep
 
 
@@ -19,7 +20,8 @@ def supervised(config: schema.SupervisedRun) -> Path:
     index = labelled_index(config)
     scratch = config.student_init in ("random", "imagenet")
     source = None if scratch else read_card(config.student_init).architecture
-    arch = factories.architecture(config.model, config.data.crop, source, resumed=is_run(config))
+    bands = band_fields(index, source, f"data.labelled={config.data.labelled}")
+    arch = factories.architecture(config.model, config.data.crop, source, resumed=is_run(config), bands=bands)
     factories.settle(config.model, arch)
     if scratch:
         pretrained = config.model.pretrained if config.student_init == "imagenet" else None
@@ -37,6 +39,6 @@ def supervised(config: schema.SupervisedRun) -> Path:
             )
         step = SupervisedStep(model, factories.supervised_loss(config.ohem), world=world)
         phase = run.phase("student", run.student_steps(), index.samples, config.optim.lr)
-        weights = run.fit(phase, step, run.batch_stream(unlabelled=False))
+        weights = run.fit(phase, step, run.batch_stream(unlabelled=False, scale=arch.scale))
         run.write_model(model, weights, {"stage": "supervised", "start": config.student_init})
     return run.folder

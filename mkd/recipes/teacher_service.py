@@ -6,7 +6,6 @@ import signal
 import socket
 import ssl
 import threading
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -146,7 +145,7 @@ def status(config: schema.TeacherStatus) -> None:
 
 def identity_of(card: ModelCard) -> protocol.Identity:
     """Return what student and teacher must have in common, from the card of either's model folder."""
-    return protocol.identity(asdict(card.architecture), card.classes)
+    return protocol.identity(card.architecture.to_dict(), card.classes)
 
 
 def read_pem(key: str, path: str | None) -> bytes | None:

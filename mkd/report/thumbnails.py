@@ -24,7 +24,8 @@ def map_view(
     s = ceil(longest side / max_side).
 
     Args:
-        raster: the uint8 orthomosaic (bands 1 to 3 are shown), or None. An open reader is left open.
+        raster: the orthomosaic (bands 1 to 3 are shown, of other types than uint8 stretched), or None. An open reader
+            is left open.
         map: the two-band GeoTIFF that `predict_map` wrote.
         max_side: longest side of the result, pixels, >= 1.
         caption: a sentence for the page.
@@ -52,6 +53,7 @@ def map_view(
             )
         bands = (1, 2, 3) if reader.info.bands >= 3 else (1, 1, 1)
         means, known, _ = _shrunk(reader, bands, step)
+        means = _eight_bits(means, known, reader.info.dtype)
     image = np.where(known[..., None], np.rint(means), 255).astype(np.uint8)
     return MapView(image, middles[..., 0], confidence, caption)
 
@@ -72,11 +74,15 @@ def _squares(
     reader: RasterReader, window: Window, bands: tuple[int, ...], step: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Bytes]:
     pixels, valid = reader.read(window, bands), reader.valid(window)[..., None]
+    sums: Any = np.int64
+    if pixels.dtype.kind == "f":
+        valid = valid & np.isfinite(pixels).all(axis=2, keepdims=True)
+        pixels, sums = np.where(valid, pixels, 0).astype(np.float64), np.float64
     rows, columns = np.arange(0, window.height, step), np.arange(0, window.width, step)
 
-    def summed(values: NDArray[Any]) -> NDArray[np.int64]:
-        down = np.add.reduceat(values, rows, axis=0, dtype=np.int64)
-        total: NDArray[np.int64] = np.add.reduceat(down, columns, axis=1)
+    def summed(values: NDArray[Any]) -> NDArray[Any]:
+        down = np.add.reduceat(values, rows, axis=0, dtype=sums)
+        total: NDArray[Any] = np.add.reduceat(down, columns, axis=1)
         return total
 
     count = summed(valid)
@@ -84,3 +90,12 @@ def _squares(
     middle_row = np.minimum(rows + step // 2, window.height - 1)
     middle_column = np.minimum(columns + step // 2, window.width - 1)
     return means, count[..., 0] > 0, pixels[np.ix_(middle_row, middle_column)]
+
+
+def _eight_bits(means: NDArray[np.float64], known: NDArray[np.bool_], dtype: str) -> NDArray[np.float64]:
+    """Return values for the screen: those of 8 bits as they are, others from the 2nd to the 98th percentile."""
+    if dtype == "uint8" or not known.any():
+        return means
+    low, high = np.percentile(means[known], (2, 98), axis=0)
+    shown: NDArray[np.float64] = np.clip((means - low) / np.where(high > low, high - low, 1), 0, 1) * 254
+    return shown

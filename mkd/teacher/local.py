@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mkd.loader.batch import to_unit
 from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
 from mkd.teacher.api import TeacherStats
@@ -47,7 +48,7 @@ class LocalTeacher:
         self._submitted: dict[int, tuple[Tensor, float]] = {}
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:
-        """Remember weak views uint8 (B,3,H,W)."""
+        """Remember weak views, uint8 or float32 (B,bands,H,W)."""
         assert ticket not in self._submitted
         self._submitted[ticket] = images, progress
 
@@ -58,7 +59,7 @@ class LocalTeacher:
 
     @torch.no_grad()
     def label(self, images: Tensor, progress: float) -> PseudoLabels:
-        """Return filtered pseudo-labels of weak views uint8 (B,3,H,W)."""
+        """Return filtered pseudo-labels of weak views, uint8 or float32 (B,bands,H,W)."""
         logits = logits_of(self.model, images, self.autocast)
         limit = self.tile_limit.limit(progress)
         answer = filter_pseudo_labels(logits, self.confidence, limit, self.ema.updates)
@@ -96,7 +97,7 @@ def average_network(student: nn.Module, ema: EMA) -> nn.Module:
 
 @torch.no_grad()
 def logits_of(model: nn.Module, images: Tensor, autocast: Autocast) -> Tensor:
-    """Return logits float (B,C,H,W) of uint8 (B,3,H,W); the one forward pass of every teacher."""
+    """Return logits float (B,C,H,W) of weak views, see `submit`; the one forward pass of every teacher."""
     with autocast():
-        logits: Tensor = model(images.float() / 255)
+        logits: Tensor = model(to_unit(images))
     return logits

@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-PROTOCOL = 2
+PROTOCOL = 2  # tiles of 3 bands of uint8
+FLOAT_PROTOCOL = 3  # tiles of float32, of any bands, NaN where a pixel is missing; the rest is that of 2
 MAX_JSON = 1 << 16  # bytes
 OK, BEHIND, STOPPING, FAILED = "ok", "behind", "stopping", "failed"
 Identity = dict[str, Any]
@@ -215,9 +216,15 @@ def read_weights_header(c: dict[str, Any], most: int) -> WeightsHeader:
     return WeightsHeader(read_weights_version(header), size, word(c, "sha256", 64))
 
 
-def image_schema(height: int, width: int) -> pa.Schema:
-    """Return the schema of requests: uint8 tiles (3,H,W)."""
-    return pa.schema([("images", pa.fixed_shape_tensor(pa.uint8(), [3, height, width]))])
+def image_schema(height: int, width: int, bands: int | None = None) -> pa.Schema:
+    """Return the schema of requests: uint8 tiles (3,H,W), or with ``bands`` float32 tiles (bands,H,W)."""
+    kind = pa.uint8() if bands is None else pa.float32()
+    return pa.schema([("images", pa.fixed_shape_tensor(kind, [bands or 3, height, width]))])
+
+
+def float_bands(images: Tensor) -> int | None:
+    """Return the bands of float32 tiles (B,bands,H,W), None of uint8 ones: see `image_schema`."""
+    return None if images.dtype == torch.uint8 else images.shape[1]
 
 
 def answer_schema(height: int, width: int) -> pa.Schema:
@@ -227,33 +234,32 @@ def answer_schema(height: int, width: int) -> pa.Schema:
     return pa.schema([("labels", labels), *plain])
 
 
-def tile_size(schema: pa.Schema, max_tile: int) -> tuple[int, int]:
-    """Return H, W of a request stream, or raise ProtocolError."""
+def tile_size(schema: pa.Schema, max_tile: int, bands: int | None = None) -> tuple[int, int]:
+    """Return H, W of a request stream, or raise ProtocolError; ``bands`` of float32 tiles, None of uint8 ones."""
+    wanted = "uint8 tensors (3,H,W)" if bands is None else f"float32 tensors ({bands},H,W)"
     kind = schema.field(0).type if len(schema) == 1 else None
     if not isinstance(kind, pa.FixedShapeTensorType) or len(kind.shape) != 3:
-        raise ProtocolError("a request stream has one column of uint8 tensors (3,H,W), this one has not")
+        raise ProtocolError(f"a request stream has one column of {wanted}, this one has not")
     _, height, width = kind.shape
     if min(height, width) < 1 or max(height, width) > max_tile:
         raise ProtocolError(
             f"tiles of {height} x {width} pixels; sides of 1 to max_tile={max_tile} are allowed"
         )
-    if not schema.equals(image_schema(height, width)):
-        raise ProtocolError(
-            "a request stream has one column images of uint8 tensors (3,H,W), this one has not"
-        )
+    if not schema.equals(image_schema(height, width, bands)):
+        raise ProtocolError(f"a request stream has one column images of {wanted}, this one has not")
     return height, width
 
 
 def tensor_column(array: Tensor, kind: Any) -> pa.Array:
-    """Wrap a contiguous uint8 CPU tensor (B,...) as a column without a copy."""
+    """Wrap a uint8 or float32 CPU tensor (B,...) as a column, a contiguous one without a copy."""
     flat = array.contiguous().numpy().reshape(-1)
-    values = pa.Array.from_buffers(pa.uint8(), flat.size, [None, pa.py_buffer(flat)])
+    values = pa.Array.from_buffers(kind.value_type, flat.size, [None, pa.py_buffer(flat)])
     storage = pa.FixedSizeListArray.from_arrays(values, math.prod(array.shape[1:]))
     return pa.ExtensionArray.from_storage(kind, storage)
 
 
 def tensor_of(column: pa.Array) -> Tensor:
-    """Return a checked tensor column as uint8 (B,...) on the bytes that arrived; nobody may write to it."""
+    """Return a checked tensor column as uint8 or float32 (B,...) on the bytes that arrived; nobody may write to it."""
     if column.null_count or column.storage.values.null_count:
         raise ProtocolError("tensors with missing values")
     array = column.to_numpy_ndarray()

@@ -6,15 +6,17 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mkd.distributed.world import World
 from mkd.labels import IGNORE
 from mkd.loader.augment import Geometry, generators, weak_colour
 from mkd.loader.bad_tiles import BadTileBudget
-from mkd.loader.batch import Batch
+from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet, stream
 from mkd.loader.sampler import Sampler
+from mkd.pixel_scale import PLAIN, PixelScale
 
 LABELLED, UNLABELLED = 0, 1  # stream numbers: the same tile in two streams gets two views
 ENDLESS = 2**40  # batches
@@ -26,12 +28,13 @@ class StepBatch:
     """Inputs of one step.
 
     Attributes:
-        images: labelled tiles, float32 (B,3,S,S) in [0,1].
+        images: labelled tiles, float32 (B,bands,S,S), of 8 bits in [0,1]; NaN where a pixel is missing.
         labels: uint8 (B,S,S), 255 = ignore.
-        weak: weak views of unlabelled tiles, uint8 (U,3,S,S), or None.
-        inside: bool (U,S,S), pixels of `weak` that lie inside their tile, or None.
+        weak: weak views of unlabelled tiles, uint8 (U,3,S,S) or float32 (U,bands,S,S) with NaN where a pixel is
+            missing, or None.
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile and are not missing, or None.
         generators: one for each unlabelled tile; its strong view goes on from here.
-        strong: strong views of pseudo-labelled tiles, float32 (U,3,S,S) in [0,1], or None.
+        strong: strong views of pseudo-labelled tiles, as `images`, or None.
         pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
         pixel_count: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; a
             micro-batch has its equal part, so that the mean of the micro-batches' losses is the mean over these pixels.
@@ -68,8 +71,8 @@ class Candidates:
 
     Attributes:
         ids: U pairs (epoch, sample).
-        weak: weak views, uint8 (U,3,S,S).
-        inside: bool (U,S,S), pixels of `weak` that lie inside their tile.
+        weak: weak views, see `StepBatch`.
+        inside: bool (U,S,S), pixels of `weak` that lie inside their tile and are not missing.
         generators: one a tile; its strong view goes on from here.
         labels: stored pseudo-labels, uint8 (U,S,S), class ids, 255 = filtered or outside; None asks a teacher.
     """
@@ -94,6 +97,7 @@ class BatchStream:
         world: rank, ranks, device.
         workers: decoding processes of each stream.
         bad_tiles: budgets of the labelled and of the unlabelled stream; None lets any damaged tile end the run.
+        scale: how pixels become the network's input.
     """
 
     labelled: TileSet
@@ -104,6 +108,7 @@ class BatchStream:
     world: World
     workers: int
     bad_tiles: tuple[BadTileBudget | None, BadTileBudget | None] = (None, None)
+    scale: PixelScale = PLAIN
 
     def __call__(self, start: int, stop: int) -> Iterator[StepBatch]:
         """Yield this rank's part of the batches of steps ``start`` .. ``stop - 1``; waits for decoding processes."""
@@ -139,7 +144,9 @@ class BatchStream:
         batch = batch.to(self.world.device)
         of_tiles = generators(self.seed, LABELLED, batch.ids)
         images, labels = self._crop(batch, batch.labels, of_tiles)
-        return StepBatch(images.float() / 255, labels)
+        if images.dtype != torch.uint8:
+            labels = labels.masked_fill(images.isnan().any(dim=1), IGNORE)
+        return StepBatch(to_unit(images), labels)
 
     def _candidates(self, batch: Batch) -> Candidates:
         """Return weak views of unlabelled tiles, with their pseudo-labels where the data set has them."""
@@ -150,6 +157,8 @@ class BatchStream:
         stored = self.unlabelled.labelled
         given = batch.labels.masked_fill(batch.labels == IGNORE, FILTERED) if stored else batch.labels
         images, marks = self._crop(batch, given, of_tiles)
+        if images.dtype != torch.uint8:  # a missing pixel counts as little as one outside the tile
+            marks = marks.masked_fill(images.isnan().any(dim=1), IGNORE)
         labels = marks.masked_fill(marks == FILTERED, IGNORE) if stored else None
         return Candidates(batch.ids, weak_colour(images, of_tiles), marks != IGNORE, of_tiles, labels)
 
@@ -158,9 +167,12 @@ class BatchStream:
     ) -> tuple[Tensor, Tensor]:
         """Return the crops of a batch, tiles of each size together: a crop does not depend on the other tiles."""
         if batch.sizes is None:
-            return self.geometry(batch.images, labels, of_tiles)
-        size, count = self.geometry.crop, len(of_tiles)
-        images, marks = batch.images.new_empty(count, 3, size, size), labels.new_empty(count, size, size)
-        for slots, some, their_labels in batch.by_size(labels):
+            return self.geometry(batch.pixels(self.scale), labels, of_tiles)
+        size, count, bands = self.geometry.crop, len(of_tiles), batch.images.shape[1]
+        images, marks = None, labels.new_empty(count, size, size)
+        for slots, some, their_labels in batch.by_size(self.scale, labels):
+            if images is None:
+                images = some.new_empty(count, bands, size, size)
             images[slots], marks[slots] = self.geometry(some, their_labels, [of_tiles[n] for n in slots])
+        assert images is not None, "a batch has tiles"
         return images, marks

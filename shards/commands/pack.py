@@ -21,9 +21,9 @@ from shards.commands.input_notes import note_labels, note_unpacked_files, split_
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
-from shards.inputs.image_file import CHECKS, image_member
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
-from shards.inputs.image_place import tiff_place
+from shards.inputs.images.image_file import CHECKS, pack_image
+from shards.inputs.images.image_place import tiff_place
 from shards.inputs.mask_file import class_ids, read_mask
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
@@ -43,7 +43,11 @@ _NOTES = {  # what is counted: its noun, and what was done
         "turned by EXIF orientation: stored upright, as viewers show it, as a new PNG or TIFF",
     ),
     "converted": ("image", "not 8-bit RGB JPEG or PNG: stored as new PNGs"),
-    "alpha_left_out": ("image", "with an alpha band, which was left out: only TIFFs keep more than 3 bands"),
+    "alpha_left_out": (
+        "image",
+        "with an alpha band, which was left out: its zeros mean no data; if it is data, give --bands 1,2,3,4",
+    ),
+    "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
     "assigned_pixels": (
         "pixel",
@@ -64,6 +68,7 @@ def pack(
     options: BuildOptions,
     selection: ImageSelection = ImageSelection(),  # noqa: B008 - frozen
     check: str = "ends",
+    bands: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Pack a folder data set into shards; a build that was stopped continues.
 
@@ -73,6 +78,8 @@ def pack(
         options: where the data set goes, and how it is built.
         selection: which of the images; default: all.
         check: "ends" looks at header and end marker of images, "decode" decodes them; masks are always decoded.
+        bands: of the images that are kept, counted from 1: data, even where a file calls one alpha; None = all but
+            alpha.
 
     Returns:
         {"folder", "samples", "labelled", "done_before"}; without the counts for a part.
@@ -92,6 +99,8 @@ def pack(
     note_unpacked_files(tree, classfile)
     items = list_items(tree, classfile, selection)
     asked = {"command": "pack", "name": name, "shard_size": options.shard_size, "check": check}
+    if bands is not None:
+        asked["bands"] = list(bands)
     units, inputs = _plan_units(tree, items, {**asked, "classes": content_fields(classfile)}, options)
     # Describe the build, with what the index will tell of its origin.
     keys = selection.keys and PurePath(selection.keys).name
@@ -100,7 +109,8 @@ def pack(
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
     manifest = describe_build("pack", classfile, options, {**asked, **chosen, **origin}, place)
     # Build the shards and report; a part has no index yet.
-    built = build(manifest, units, _Packer(folder.url, classfile, check, options.max_pixels), options)
+    packer = _Packer(folder.url, classfile, check, options.max_pixels, bands)
+    built = build(manifest, units, packer, options)
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
@@ -146,6 +156,7 @@ class _Packer:
     classfile: ClassFile
     check: str
     max_pixels: int
+    bands: Sequence[int] | None = None
 
     def __call__(self, items: Sequence[ImageItem], shard: ShardWriter) -> None:
         for item, contents in _read_items(Folder(self.source), items, self.max_pixels):
@@ -169,7 +180,7 @@ class _Packer:
     ) -> EncodedTile | None:
         """Make a tile; None when it is bad, and then listed in the shard's quarantine."""
         try:
-            member = image_member(image, item.image, self.check, self.max_pixels)
+            member, valid = pack_image(image, item.image, self.check, self.bands, self.max_pixels)
         except ValueError as error:
             shard.quarantine(item.image, str(error), labelled=mask is not None)
             return None
@@ -185,15 +196,16 @@ class _Packer:
             shard.left_out("stored_as_tif")
         if member.alpha:
             shard.left_out("alpha_left_out")
+        if valid is not None:
+            shard.left_out("missing")
         meta = {
             "source": item.name,
             "window": None,
             "size": list(member.size),
             **tiff_place(image),
         }
-        return encode_tile(
-            item.key, member.data, member.extension, ids, meta, bands=member.bands, dtype=member.dtype
-        )
+        kind: dict[str, Any] = {"bands": member.bands, "dtype": member.dtype, "valid": valid}
+        return encode_tile(item.key, member.data, member.extension, ids, meta, **kind)
 
     def _ids(
         self, item: ImageItem, mask: bytes, size: tuple[int, int], turned: bool, shard: ShardWriter

@@ -124,7 +124,8 @@ def _write_parts(
                 "near_duplicates": near,
             }
         written = {
-            part: writer.finish({**provenance, "part": part, **told}) for part, writer in writers.items()
+            part: writer.finish({**provenance, "part": part, **told}, index.statistics)
+            for part, writer in writers.items()
         }
     return written, leaks
 

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.raster import CACHE_MIB
 from mkd.geo.raster_safety import RasterLimits
@@ -16,7 +18,7 @@ from shards.commands.input_notes import note_empty_scenes, note_labels, note_sce
 from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
-from shards.inputs.orthomosaics import Orthomosaic, PathLike, list_scenes
+from shards.inputs.orthomosaics import Orthomosaic, PathLike, band_notes, list_scenes
 from shards.inputs.places import warn_of_places
 from shards.inputs.raster_source import dependency_stamps, raster_stamps
 from shards.inputs.tiling import TilingOptions, resolve_tiling
@@ -40,7 +42,7 @@ def tile(
     """Cut GeoTIFFs into tiles, window by window; a build that was stopped continues.
 
     Args:
-        source: one or several rasters of uint8 or uint16, paths or URLs; patterns with `*` are allowed.
+        source: one or several rasters of uint8, uint16, int16 or float32, paths or URLs; patterns with `*` are allowed.
         classes: class file; None without labels.
         options: where the data set goes, and how it is built.
         labels: one label raster for each source, in the same order, or a pattern; None = unlabelled.
@@ -56,8 +58,7 @@ def tile(
     """
     # Pair the rasters with their labels and check all options, before anything is written.
     classfile = _read_classes(classes, labels is not None)
-    name = options.name or classfile.name
-    check_name(name, options.shard_size)
+    check_name(name := options.name or classfile.name, options.shard_size)
     limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
     scenes = list_scenes(source, labels, classfile, tiling.bands, limits)
     spec = resolve_tiling(tiling, scenes[0])
@@ -75,6 +76,8 @@ def tile(
     manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
     # Cut the windows into shards.
     note_scenes(source, labels, scenes, classfile, spec.size)
+    for note in band_notes(scenes):
+        _log.info("note: %s", note)
     _warn_of_striped_rasters(scenes, spec.size)
     warn_of_places(scenes)
     try:
@@ -146,7 +149,7 @@ def _dependencies_by_name(
 def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:
     """Warn of rasters stored in whole rows too wide for GDAL's cache: each tile reads them again."""
     for scene in scenes:
-        info, bytes_each = scene.info, 2 if scene.info.dtype == "uint16" else 1
+        info, bytes_each = scene.info, np.dtype(scene.info.dtype).itemsize
         if info.stored[1] == info.width and size * info.width * info.bands * bytes_each > CACHE_MIB << 20:
             _log.warning(
                 "note: %s is stored in whole rows, %s pixels wide, which is slow to cut: "

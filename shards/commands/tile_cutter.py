@@ -14,7 +14,7 @@ from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
-from shards.inputs.encode import encode_png, encode_tile, tile_key
+from shards.inputs.encode import encode_png, encode_tile, tile_key, without_missing
 from shards.inputs.mask_file import MaskIds, class_ids, ids_from_values
 from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
@@ -67,11 +67,11 @@ class TileCutter:
 
     def _cut_tile(self, number: int, window: Window, shard: ShardWriter) -> None:
         scene, (image, label) = self._scenes[number], self._open_scene(number)
-        valid = image.valid(window)
+        valid = scene.choice.valid(image, window)
         if valid.mean() < self._spec.min_valid or not valid.any():
             shard.left_out("no_data")
             return
-        pixels = image.read(window, scene.bands)
+        pixels = without_missing(scene.choice.pixels(image, window), valid)
         seen = pixels[valid] if not valid.all() else pixels.reshape(-1, pixels.shape[2])
         if (seen == seen[0]).all():
             shard.left_out("blank")
@@ -90,7 +90,7 @@ class TileCutter:
         key = f"{tile_key(scene.name)}_{window.row:06d}_{window.col:06d}"
         data, extension = self._encode_image(pixels), EXTENSIONS[self._spec.format]
         meta, bands, dtype = _tile_meta(scene, window), pixels.shape[2], str(pixels.dtype)
-        tile = encode_tile(key, data, extension, ids, meta, bands=bands, dtype=dtype)
+        tile = encode_tile(key, data, extension, ids, meta, bands=bands, dtype=dtype, valid=valid)
         shard.left_out("no_label", int(ids is not None and tile.label is None))
         shard.add(tile)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
-from mkd.geo.footprints import OVERLAP
+from mkd.geo.place.footprints import OVERLAP
 from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder

@@ -31,7 +31,9 @@ class EncodedTile:
         meta: KEY.json without "labelled", which follows from `label`; "size" is [height, width] in pixels.
         counts: (256,) int64, pixels of each label id; None when unlabelled.
         bands: bands of the image.
-        dtype: "uint8" or "uint16".
+        dtype: "uint8", "uint16", "int16" or "float32".
+        valid: PNG, 255 where the image holds data and 0 where not; None where it holds data everywhere.
+        missing: pixels without data.
     """
 
     key: str
@@ -42,6 +44,8 @@ class EncodedTile:
     counts: NDArray[np.int64] | None
     bands: int = 3
     dtype: str = "uint8"
+    valid: bytes | None = None
+    missing: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,8 +63,11 @@ def encode_tile(
     *,
     bands: int = 3,
     dtype: str = "uint8",
+    valid: NDArray[np.bool_] | None = None,
 ) -> EncodedTile:
     """Encode a tile; a label without a single labelled pixel is dropped, as it could teach nothing.
+
+    Pixels without data are ignored, whatever their label.
 
     Args:
         key: name without dots.
@@ -69,12 +76,27 @@ def encode_tile(
         ids: (H, W) uint8 class ids, 255 = ignored; None = unlabelled.
         meta: KEY.json without "labelled"; "size" is [height, width] in pixels.
         bands: bands of the image.
-        dtype: "uint8" or "uint16".
+        dtype: "uint8", "uint16", "int16" or "float32".
+        valid: (H, W), where the image holds data, which is `without_missing`; None = everywhere.
     """
+    missing = 0 if valid is None else int(np.count_nonzero(~valid))
+    mask = None if valid is None or not missing else encode_png(valid.astype(np.uint8) * 255)
+    if ids is not None and valid is not None:
+        ids = np.where(valid, ids, np.uint8(IGNORE))
     counts = None if ids is None else np.bincount(ids.ravel(), minlength=256)
     if ids is None or counts is None or not counts[:IGNORE].any():
-        return EncodedTile(key, image, extension, None, meta, None, bands, dtype)
-    return EncodedTile(key, image, extension, encode_png(ids), meta, counts, bands, dtype)
+        return EncodedTile(key, image, extension, None, meta, None, bands, dtype, mask, missing)
+    return EncodedTile(key, image, extension, encode_png(ids), meta, counts, bands, dtype, mask, missing)
+
+
+def without_missing(pixels: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return pixels with 0 in place of those without data: what lies there must not matter.
+
+    Args:
+        pixels: (H, W, C).
+        valid: (H, W), where there is data.
+    """
+    return pixels if valid.all() else np.where(valid[..., None], pixels, pixels.dtype.type(0))
 
 
 def tile_key(name: str) -> str:

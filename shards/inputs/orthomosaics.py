@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from mkd.geo.band_choice import DTYPES, BandChoice, choose_bands
 from mkd.geo.raster_info import RasterInfo, grid_difference, grid_offset
 from mkd.geo.raster_safety import RasterLimits
 from shards.inputs.class_file import ClassFile, fill_pattern, star_fields
@@ -21,23 +22,21 @@ from shards.progress import pluralize
 
 PathLike = str | os.PathLike[str]
 
-_DTYPES = ("uint8", "uint16")
-
 
 @dataclass(frozen=True)
 class Orthomosaic:
     """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
 
-    `name` is the file's stem, `bands` what is kept, `label_offset` how far the label's corners lie beside the image's,
-    in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that the
-    class file allows.
+    `name` is the file's stem, `choice` the bands kept, `label_offset` how far the label's corners lie beside the
+    image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that
+    the class file allows.
     """
 
     name: str
     image: str
     label: str | None
     info: RasterInfo
-    bands: tuple[int, ...]
+    choice: BandChoice
     label_offset: float = 0.0
     limits: RasterLimits = RasterLimits()
     label_nodata: float | None = None
@@ -105,24 +104,21 @@ def _read_scene(
 ) -> Orthomosaic:
     with open_raster(image, limits) as reader:
         info = reader.info
-    kept = tuple(bands or (band for band in range(1, info.bands + 1) if band not in info.alpha))
-    if not all(1 <= band <= info.bands for band in kept):
+    choice = choose_bands(image, info, bands, "--bands")
+    count, dtype = choice.kind
+    if dtype not in DTYPES or count < 3:
         raise ValueError(
-            f"{image} has bands 1..{info.bands}, --bands asks for {','.join(map(str, kept))}: choose others"
-        )
-    if info.dtype not in _DTYPES or len(kept) < 3:
-        raise ValueError(
-            f"{image} has {pluralize(len(kept), 'band')} of {info.dtype}: tiles need 3 or more bands (red, green, "
-            "blue, ..) of uint8 or uint16; choose with --bands (grey: 1,1,1), or convert it, such as with "
-            "gdal_translate -ot Byte -scale"
+            f"{image} has {pluralize(count, 'band')} of {dtype}: tiles need 3 or more bands (red, green, "
+            f"blue, ..) of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}; choose with --bands (grey: 1,1,1), or convert it, "
+            "such as with gdal_translate -ot Float32"
         )
     if label is None:
-        return Orthomosaic(_stem(image), image, None, info, kept, limits=limits)
+        return Orthomosaic(_stem(image), image, None, info, choice, limits=limits)
     with open_raster(label, limits) as reader:
         _check_label(label, reader.info, image, info, classfile)
         nodata, offset = reader.info.nodata, grid_offset(info, reader.info)
     check_lossy(coding := raster_coding(label), label, classfile)
-    return Orthomosaic(_stem(image), image, label, info, kept, offset, limits, nodata, coding)
+    return Orthomosaic(_stem(image), image, label, info, choice, offset, limits, nodata, coding)
 
 
 def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:
@@ -140,7 +136,31 @@ def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, cl
 
 
 def _pixel_type(scene: Orthomosaic) -> str:
-    return f"{pluralize(len(scene.bands), 'band')} of {scene.info.dtype}"
+    count, dtype = scene.choice.kind
+    return f"{pluralize(count, 'band')} of {dtype}"
+
+
+def band_notes(scenes: Sequence[Orthomosaic]) -> list[str]:
+    """Return what was taken for alpha or expanded from a colour table, a sentence each."""
+    notes = []
+    with_alpha = [scene for scene in scenes if scene.choice.masks]
+    if with_alpha:
+        first, masks = with_alpha[0], with_alpha[0].choice.masks
+        every = ",".join(str(band) for band in range(1, first.info.bands + 1))
+        notes.append(
+            f"band {', '.join(map(str, masks))} of {first.image}{_and_others(with_alpha)} is called alpha there: it "
+            f"says where there is data; if it is data itself, such as near infrared, give --bands {every}"
+        )
+    with_table = [scene for scene in scenes if scene.choice.table is not None]
+    if with_table:
+        notes.append(
+            f"{with_table[0].image}{_and_others(with_table)} has a colour table: its red, green and blue are taken"
+        )
+    return notes
+
+
+def _and_others(scenes: Sequence[Orthomosaic]) -> str:
+    return f" (and of {len(scenes) - 1} more)" if len(scenes) > 1 else ""
 
 
 def _as_paths(paths: PathLike | Sequence[PathLike]) -> list[str]:

@@ -73,14 +73,15 @@ def resolve_tiling(asked: TilingOptions, scene: Orthomosaic) -> TileSpec:
             f"min_valid {asked.min_valid} is not in 0..1: it is the least share of pixels with data"
         )
     # Format: PNG and JPEG hold three bands of 8 bits only.
-    plain = len(scene.bands) == 3 and scene.info.dtype == "uint8"
+    count, dtype = scene.choice.kind
+    plain = (count, dtype) == (3, "uint8")
     chosen = asked.format or ("png" if plain else "tif")
     if chosen not in EXTENSIONS:
         raise ValueError(f"--format {chosen!r}: allowed are {', '.join(EXTENSIONS)}")
     if chosen != "tif" and not plain:
         raise ValueError(
-            f"--format {chosen} holds 3 bands of uint8, but {scene.image} gives {len(scene.bands)} of "
-            f"{scene.info.dtype}: use --format tif, or choose 3 --bands, or convert it to 8 bits"
+            f"--format {chosen} holds 3 bands of uint8, but {scene.image} gives {count} of "
+            f"{dtype}: use --format tif, or choose 3 --bands, or convert it to 8 bits"
         )
     # Quality.
     quality = asked.quality

@@ -86,7 +86,7 @@ def build(manifest: BuildManifest, units: Sequence[Unit], work: Work, options: B
             _log.info("%d of %s stood already", kept, pluralize(len(own_units), "shard"))
         # Only a build of all parts knows that every shard exists.
         if part is None:
-            return BuildResult(merge(folder, wanted, lock), False)
+            return BuildResult(merge(folder, wanted, lock, workers), False)
     _log.info(
         "part %s: %d of %s stand; when all parts are done: shards index %s",
         options.part,

@@ -6,9 +6,11 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from mkd.dataset.band_statistics import BandStatistics
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, ShardInfo, write_index
 from mkd.labels import Colour
 from mkd.storage.folder import Folder
@@ -17,6 +19,7 @@ from shards.output.folder_guard import prepare_folder, remove_stale_files
 from shards.output.folder_lock import lock_folder
 from shards.output.shard_writer import ShardWriter
 from shards.output.totals import DatasetTotals
+from shards.reading.band_sample import band_statistics
 
 
 class DatasetWriter:
@@ -109,11 +112,12 @@ class DatasetWriter:
             self._end_shard()
         return tuple(self._totals.shards)
 
-    def finish(self, provenance: Mapping[str, Any]) -> DatasetIndex:
+    def finish(self, provenance: Mapping[str, Any], statistics: BandStatistics | None = None) -> DatasetIndex:
         """Commit, and write the index.
 
         Args:
             provenance: command, source, split: anything JSON holds.
+            statistics: of the bands; None counts them where the images need them.
 
         Returns:
             The index as written.
@@ -124,6 +128,7 @@ class DatasetWriter:
         self.commit()
         self._lock.confirm()
         index = self._totals.index(self._name, self._classes, self._palette, provenance)
+        index = replace(index, statistics=statistics or band_statistics(self.folder, index))
         write_index(self.folder, index)
         self._finished = True
         return index

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index, write_index
@@ -19,6 +20,7 @@ from shards.output.folder_lock import FolderLock, lock_folder
 from shards.output.totals import DatasetTotals
 from shards.output.unknown_values import UnknownValues
 from shards.progress import list_first, pluralize
+from shards.reading.band_sample import band_statistics
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +48,14 @@ def make_index(out: str | os.PathLike[str]) -> DatasetIndex:
     return index
 
 
-def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetIndex:
+def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock, workers: int = 1) -> DatasetIndex:
     """Check that all shards of a build exist, list bad tiles, and write the index last.
 
     Args:
         folder: where it was built.
         manifest: what was built.
         lock: this job's, of the whole folder.
+        workers: processes that read the bands' statistics, of images that need them.
 
     Returns:
         The index as written.
@@ -92,6 +95,7 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock) -> DatasetI
     remove_stale_files(folder, manifest.name, {*files, *map(record_name, files)})
     counts = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
     index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **counts})
+    index = replace(index, statistics=band_statistics(folder, index, workers))
     write_index(folder, index)
     return index
 

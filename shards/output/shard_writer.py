@@ -44,7 +44,7 @@ class ShardWriter:
         self._stack = ExitStack()
         self._out: BinaryIO | None = None
         self._tiles: dict[str, TileRecord] = {}
-        self._labelled = self._size = self._waiting = 0
+        self._labelled = self._size = self._waiting = self._missing = 0
         self._parts: list[bytes] = []
         self._digest = hashlib.sha256()
         self._counts = np.zeros(256, np.int64)
@@ -103,6 +103,7 @@ class ShardWriter:
             self._append(padding(len(data)))
         self._tiles[tile.key] = TileRecord(tile.key, tile.size, found)
         self._labelled += tile.label is not None
+        self._missing += tile.missing
         if self._waiting >= _WRITE_BYTES:
             self._flush()
 
@@ -172,6 +173,7 @@ class ShardWriter:
             unit=self._unit,
             quarantine=tuple(self._quarantine),
             left_out=dict(sorted(self._left_out.items())),
+            missing_pixels=self._missing,
         )
         # The tar is put in place before its record: a record tells of a whole tar.
         if self._folder is not None:

@@ -14,10 +14,12 @@ _JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
 
 
 def encode_members(tile: EncodedTile) -> Iterator[tuple[str, bytes]]:
-    """Yield a tile's members in their fixed order by extension: image, label where there is one, json."""
+    """Yield a tile's members in their fixed order by extension: image, label and valid where there are, json."""
     yield tile.extension, tile.image
     if tile.label is not None:
         yield "label.png", tile.label
+    if tile.valid is not None:
+        yield "valid.png", tile.valid
     meta = {**tile.meta, "labelled": tile.label is not None}
     yield "json", _JSON.encode(meta).encode()
 

@@ -20,7 +20,7 @@ class DatasetTotals:
         self.left_out: Counter[str] = Counter()
         self.bad = {"labelled": 0, "unlabelled": 0}
         self._counts = [0] * IGNORE
-        self._ignored = 0
+        self._ignored = self._missing = 0
         self._largest = (0, 0)
         self._kind: tuple[int, str] | None = None
 
@@ -46,6 +46,7 @@ class DatasetTotals:
         for value, pixels in enumerate(record.histogram):
             self._counts[value] += pixels
         self._ignored += record.ignored_pixels
+        self._missing += record.missing_pixels
         height, width = (max(tile.size[axis] for tile in record.tiles) for axis in (0, 1))
         self._largest = (max(self._largest[0], height), max(self._largest[1], width))
 
@@ -72,4 +73,5 @@ class DatasetTotals:
             largest=self._largest,
             bands=bands,
             dtype=dtype,
+            missing_pixels=self._missing,
         )

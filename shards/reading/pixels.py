@@ -22,7 +22,7 @@ def image_pixels(data: bytes, extension: str, name: str, max_pixels: int = MAX_P
         max_pixels: greatest number of pixels that its header may say.
 
     Returns:
-        (H, W, C) uint8 or uint16; C is 3 for JPEG and PNG.
+        (H, W, C) uint8, or of a TIFF's own type; C is 3 for JPEG and PNG.
 
     Raises:
         ValueError: not a whole picture of this kind, or a JPEG or PNG that is not 8-bit RGB.

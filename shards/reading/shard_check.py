@@ -173,9 +173,13 @@ def _check_tile(
     """
     name = f"{task.info.file}, {key}"
     images = sorted(IMAGES & set(contents))
-    if set(contents) - {*IMAGES, "label.png", "json"} or len(images) != 1 or "json" not in contents:
+    if (
+        set(contents) - {*IMAGES, "label.png", "valid.png", "json"}
+        or len(images) != 1
+        or "json" not in contents
+    ):
         raise ValueError(
-            f"{name}: members {sorted(contents)}, needs one of jpg, png and tif, json and maybe label.png"
+            f"{name}: members {sorted(contents)}, needs one of jpg, png and tif, json and maybe label.png, valid.png"
         )
     found.keys.append(key)
     found.labelled += "label.png" in contents
@@ -194,8 +198,19 @@ def _check_tile(
         )
     meta = meta_of(key, {"json": contents["json"][1]}, task.info.file)
     _check_meta(meta, [height, width], "label.png" in contents, name)
+    if "valid.png" in contents:
+        _check_valid(contents["valid.png"][1], pixels, name)
     if "label.png" in contents:
         _check_label(contents["label.png"][1], [height, width], task, name, found)
+
+
+def _check_valid(data: bytes, pixels: NDArray[Any], name: str) -> None:
+    valid = label_pixels(data, f"{name}.valid.png")
+    if valid.shape != pixels.shape[:2] or not np.isin(valid, (0, 255)).all():
+        raise ValueError(
+            f"{name}: valid.png is {list(valid.shape)} with values {np.unique(valid)[:5].tolist()}, needs the image's "
+            f"size, {list(pixels.shape[:2])}, and 0 (missing) or 255: pack it again"
+        )
 
 
 def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: str) -> None:

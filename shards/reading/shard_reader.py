@@ -68,14 +68,16 @@ def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uin
     Raises:
         ValueError: members that are missing, surplus or damaged, naming shard and key.
     """
-    extras = set(group) - {*_IMAGES, "label.png", "json"}
+    extras = set(group) - {*_IMAGES, "label.png", "valid.png", "json"}
     images = [extension for extension in _IMAGES if extension in group]
     if extras or len(images) != 1 or "json" not in group:
         raise ValueError(
-            f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png"
+            f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png, valid.png"
         )
     label, meta = group.get("label.png"), meta_of(key, group, shard)
-    return EncodedTile(key, group[images[0]], images[0], label, meta, _counts(label, key, shard), *kind)
+    valid, counts = group.get("valid.png"), _counts(label, key, shard)
+    missing = 0 if valid is None else int((label_pixels(valid, f"{shard}, {key}.valid.png") == 0).sum())
+    return EncodedTile(key, group[images[0]], images[0], label, meta, counts, *kind, valid, missing)
 
 
 def meta_of(key: str, group: dict[str, bytes], shard: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import read_matching_record
-from mkd.geo.footprints import Ints
+from mkd.geo.place.footprints import Ints
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import pluralize, progress

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mkd.geo.crs import horizontal_crs
-from mkd.geo.footprints import CONTACT, Footprints, Ints, Pairs, touching_pairs
 from mkd.geo.grid import Window
+from mkd.geo.place.crs import horizontal_crs
+from mkd.geo.place.footprints import CONTACT, Footprints, Ints, Pairs, touching_pairs
 from mkd.geo.raster_info import Transform
 
 _SHEET = "windows of rasters without a place"  # a frame in which these rasters lie side by side

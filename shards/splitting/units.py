@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mkd.geo.footprints import CONTACT, OVERLAP, Floats, Ints, reproject_outlines
+from mkd.geo.place.footprints import CONTACT, OVERLAP, Floats, Ints, reproject_outlines
 from shards.progress import list_first, pluralize
 from shards.splitting.neighbours import TileMap, TilePlace
 

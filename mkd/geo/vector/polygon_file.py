@@ -16,7 +16,7 @@ import shapely
 
 from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
-from mkd.geo.ground_area import GroundArea
+from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster_info import RasterInfo
 from mkd.geo.vector.polygons import ClassPolygon
 

@@ -15,11 +15,28 @@ SPARE_BUFFERS = 2  # free buffers that keep their memory
 
 
 class BufferLayout(NamedTuple):
-    """The layout of a buffer: ``slots`` images of 3 x ``height`` x ``width`` bytes, then as many labels."""
+    """The layout of a buffer: ``slots`` images, then as many labels, then maybe as many masks of missing pixels.
+
+    Attributes:
+        slots: tiles.
+        height: of the largest tile, pixels.
+        width: of the largest tile, pixels.
+        bands: of an image.
+        dtype: of an image, numpy's name.
+        masked: whether there are masks: uint8, 0 where a pixel is missing.
+    """
 
     slots: int
     height: int
     width: int
+    bands: int = 3
+    dtype: str = "uint8"
+    masked: bool = False
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of an image's pixel."""
+        return self.bands * np.dtype(self.dtype).itemsize
 
     @property
     def area(self) -> int:
@@ -29,13 +46,18 @@ class BufferLayout(NamedTuple):
     @property
     def bytes(self) -> int:
         """Size of a buffer in the file: a whole number of memory pages."""
-        return -(-4 * self.slots * self.area // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        planes = self.pixel_bytes + 1 + self.masked
+        return -(-planes * self.slots * self.area // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
-    def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the flat arrays of a slot's image and label in a buffer, both views."""
-        area = self.area
-        image, label = 3 * area * slot, area * (3 * self.slots + slot)
-        return buffer[image : image + 3 * area], buffer[label : label + area]
+    def slot(self, buffer: NDArray[np.uint8], slot: int) -> tuple[NDArray[np.uint8], ...]:
+        """Return the flat arrays of a slot's image, label and, where there are masks, mask in a buffer, all views."""
+        area, size = self.area, self.pixel_bytes * self.area
+        label = size * self.slots + area * slot
+        image_and_label = buffer[size * slot : size * (slot + 1)], buffer[label : label + area]
+        if not self.masked:
+            return image_and_label
+        mask = label + area * self.slots
+        return *image_and_label, buffer[mask : mask + area]
 
 
 class MappedBuffers:

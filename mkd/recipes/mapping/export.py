@@ -28,9 +28,16 @@ def export(config: ExportRun) -> str:
             raise ValueError(f"{key}={value}: it must be from {low:g} to {high:g}")
     network, card = factories.load_checked("model", config.model)
     tile = config.tile or card.crop or UNKNOWN_CROP
-    options = ExportOptions(tile, 3, config.uint8, config.overlap, config.resolution)
+    scale = card.architecture.scale
+    if config.uint8 and scale.dtype != "uint8":
+        raise ValueError(f"uint8=true: the model takes {scale}; leave it out, the input is then float32")
+    ends = (scale.low, scale.high) if scale.dtype != "uint8" else (None, None)
+    options = ExportOptions(tile, scale.bands, config.uint8, config.overlap, config.resolution, *ends)
     export_onnx(network, card.classes, config.output, options)
     values = "uint8, 0 to 255" if options.uint8 else "float32, 0 to 1"
+    if options.low is not None:
+        ranges = ", ".join(f"{bottom:g} to {top:g}" for bottom, top in options.ranges())
+        values += f" in place of {ranges}"
     lines = [
         f"{config.output}: image (B, {options.bands}, {tile}, {tile}) {values} -> probabilities of "
         f"{len(card.classes)} classes"

@@ -15,7 +15,8 @@ from mkd.config.constraints import on_disk, output_file
 from mkd.config.schema import PredictRun
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_safety import RasterLimits
-from mkd.inference.map_writer import check_scene
+from mkd.inference.band_match import check_scene
+from mkd.pixel_scale import PixelScale
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.raster_source import expand_pattern, open_raster, raster_stamps
 
@@ -24,8 +25,8 @@ MADE_OF = "MKD_MADE_OF"  # tag of a map: hash of model, settings and inputs
 ABANDONED_SECONDS = 3600.0  # after which a half-written map that no one goes on writing is removed
 
 
-def plan_maps(config: PredictRun) -> list[list[str]]:
-    """Return path or URL of each raster with the path of its map, after a look at all of them."""
+def plan_maps(config: PredictRun, scale: PixelScale) -> list[list[str]]:
+    """Return path or URL of each raster with the path of its map, after a look at all of them for a model."""
     on_disk("output", config.output)
     sources = [source for entry in config.input for source in _expand(entry)]
     if twice := sorted({source for source in sources if sources.count(source) > 1}):
@@ -36,8 +37,8 @@ def plan_maps(config: PredictRun) -> list[list[str]]:
         if "://" not in source and Path(output).resolve() == Path(source).resolve():
             raise ValueError(f"output={output} is the input; give the map another name or folder")
         if not source.startswith(("http://", "https://")):  # those are downloaded, one at a time
-            with open_scene(source, config.trust_vrt) as reader:
-                check_scene(reader)
+            with open_scene(source, config, scale):
+                pass
     _remove_leftovers({Path(output) for _, output in pairs})
     return [[source, output] for source, output in pairs]
 
@@ -106,18 +107,23 @@ def _is_folder(entry: str) -> bool:
 
 
 @contextlib.contextmanager
-def open_scene(source: str, trust_vrt: bool = False) -> Iterator[RasterReader]:
-    """Open a raster; one behind http(s) is downloaded first, because not every server gives ranges of a file."""
+def open_scene(source: str, config: PredictRun, scale: PixelScale) -> Iterator[RasterReader]:
+    """Open a raster and check that it suits the model.
+
+    One behind http(s) is downloaded first, because not every server gives ranges of a file.
+    """
+    limits = RasterLimits(trust_vrt=config.trust_vrt)
     if not source.startswith(("http://", "https://")):
-        with open_raster(source, RasterLimits(trust_vrt=trust_vrt)) as reader:
+        with open_raster(source, limits) as reader:
+            check_scene(reader, config.bands, scale)
             yield reader
         return
     with tempfile.TemporaryDirectory(prefix="mkd-") as aside:
         folder, name = split_url(source)
         copy = Path(aside) / (Path(name.partition("?")[0]).name or "raster.tif")
         folder.download(name, copy)
-        with RasterReader(copy, limits=RasterLimits(trust_vrt=trust_vrt)) as reader:
-            check_scene(reader)
+        with RasterReader(copy, limits=limits) as reader:
+            check_scene(reader, config.bands, scale)
             yield reader
 
 

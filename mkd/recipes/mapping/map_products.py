@@ -9,7 +9,7 @@ import numpy as np
 from mkd.atomic import check_writable
 from mkd.config.schema import PredictRun
 from mkd.geo.class_map import Legend
-from mkd.geo.ground_area import GroundArea
+from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster import RasterReader
 from mkd.geo.vector.polygon_file import write_polygons
 from mkd.geo.vector.polygons import class_polygons

@@ -14,7 +14,7 @@ from mkd.geo.class_map import Legend
 from mkd.geo.raster import RasterReader
 from mkd.inference.map_writer import MapSummary, predict_map
 from mkd.inference.windowed import default_overlap
-from mkd.model_folder import ModelCard, weights_digest
+from mkd.model_folder import ModelCard, read_card, weights_digest
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
 from mkd.recipes.mapping.map_inputs import MADE_OF, content_of, is_whole, open_scene, plan_maps
@@ -47,9 +47,9 @@ def predict(config: PredictRun) -> str:
     made_by = {"model_sha256": weights_digest(config.model), **_settings(config, card)}
     legend = Legend(card.classes, card.palette)
     lines = list[str]()
-    with route_log_lines(say_on_stdout, __name__):
+    with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
         for source, output in pairs[world.rank :: world.ranks]:
-            with open_scene(source, config.trust_vrt) as reader:
+            with open_scene(source, config, card.architecture.scale) as reader:
                 made_of = identity(made_by | {"input": content_of(source, reader)})
                 if is_whole(Path(output), made_of, () if "://" in source else reader.info.files):
                     lines.append(f"{output}: this map is there already, of the same model and input")
@@ -71,7 +71,7 @@ def predict(config: PredictRun) -> str:
 
 def _plan(config: PredictRun) -> list[list[str]]:
     """Return path or URL of each raster with the path of its map, after a look at all inputs and outputs."""
-    pairs = plan_maps(config)
+    pairs = plan_maps(config, read_card(config.model).architecture.scale)
     plan_products(config, [output for _, output in pairs])
     return pairs
 
@@ -96,6 +96,8 @@ def _predict(
         tile=settings["tile"],
         overlap=settings["overlap"],
         batch=config.batch,
+        bands=config.bands,
+        scale=card.architecture.scale,
         names=card.classes,
         device=world.device,
         autocast=world.device.type == "cuda",
@@ -117,10 +119,10 @@ def _settings(config: PredictRun, card: ModelCard) -> dict[str, Any]:
     """Return the keys that a map depends on beside model and input, with what stands for null."""
     tile = config.tile if config.tile is not None else card.crop or UNKNOWN_CROP
     overlap = default_overlap(tile) if config.overlap is None else config.overlap
-    return {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE} | {
-        "tile": tile,
-        "overlap": overlap,
-    }
+    keys = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
+    if config.bands is None:  # so that maps of earlier versions are the same
+        del keys["bands"]
+    return keys | {"tile": tile, "overlap": overlap}
 
 
 def _tags(config: PredictRun, made_of: str) -> dict[str, str]:

@@ -44,6 +44,7 @@ class Access:
         tls_roots: certificates to trust, PEM; None connects without TLS.
         timeout: seconds after which a silent call is given up. A teacher on a CPU that others use too may need some
             for a hello; given up in vain, its batches are computed twice.
+        bands: of the tiles, of float32; None: tiles of 3 bands of uint8.
     """
 
     identity: protocol.Identity | None
@@ -51,6 +52,7 @@ class Access:
     tls_roots: bytes | None = None
     timeout: float = 20.0
     job: str = ""
+    bands: int | None = None
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,13 @@ class FlightClient:
         """Return writer and reader of a request stream of this tile size."""
         descriptor = fl.FlightDescriptor.for_command(protocol.pack(self._introduction()))
         writer, reader = self._client.do_exchange(descriptor, self._options(STREAM_SECONDS))
-        writer.begin(protocol.image_schema(height, width))
+        writer.begin(protocol.image_schema(height, width, self._access.bands))
         return writer, reader
 
     def _introduction(self) -> dict[str, Any]:
         own = {"client": self._name, "job": self._access.job}
-        return {"protocol": protocol.PROTOCOL, "identity": self._access.identity, **own}
+        version = protocol.PROTOCOL if self._access.bands is None else protocol.FLOAT_PROTOCOL
+        return {"protocol": version, "identity": self._access.identity, **own}
 
     def _options(self, timeout: float) -> fl.FlightCallOptions:
         return fl.FlightCallOptions(timeout=timeout, headers=call_headers(self._access.token))

@@ -26,7 +26,7 @@ class QueuedRequest:
 
     Attributes:
         ask: what is asked.
-        images: uint8 (B,3,H,W) on the CPU, the bytes that arrived.
+        images: uint8 (B,3,H,W) or float32 (B,bands,H,W) on the CPU, the bytes that arrived.
         stream: who waits; streams are only compared.
         born: when it was read, monotonic seconds.
         gone: set when nobody waits any more.
@@ -166,7 +166,8 @@ class Batcher(threading.Thread):
             if job is None:
                 break
             tiles += len(job.images)
-            if job.images.shape[2:] != first.images.shape[2:] or tiles > self.max_batch:
+            like = (job.images.shape[1:], job.images.dtype) == (first.images.shape[1:], first.images.dtype)
+            if not like or tiles > self.max_batch:
                 self._kept = job
                 break
             jobs.append(job)

@@ -97,6 +97,8 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         """Listen and start the batcher."""
         self._batcher, self._config, self.intake = batcher, config, WeightsIntake(batcher)
         self._rejections = RejectionLog()
+        scale = config.identity["architecture"].get("scale") or {}  # left out of 3 bands of uint8
+        self._bands = int(scale.get("bands", 3))
         # Calls come on threads of the library; each waits here for another's change of the set of streams only.
         self._lock = threading.Lock()
         self._streams: set[AnswerStream] = set()
@@ -129,7 +131,8 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         with guarded(self._rejections, context, "requests"):
             content = protocol.unpack(descriptor.command)
             self._check_identity(content)
-            size = protocol.tile_size(reader.schema, self._config.limits.max_tile)
+            bands = self._bands if content["protocol"] == protocol.FLOAT_PROTOCOL else None
+            size = protocol.tile_size(reader.schema, self._config.limits.max_tile, bands)
             with self._stream(writer, *size, _client(content)) as stream:
                 for chunk in reader:
                     job = self._job(chunk, stream)
@@ -202,7 +205,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         }
 
     def _check_identity(self, content: dict[str, Any]) -> None:
-        if content.get("protocol") != protocol.PROTOCOL:
+        if content.get("protocol") not in (protocol.PROTOCOL, protocol.FLOAT_PROTOCOL):
             raise protocol.ProtocolError(
                 f"protocol {content.get('protocol')} at the student, {protocol.PROTOCOL} here; install the same mkd"
             )

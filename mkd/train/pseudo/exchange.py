@@ -19,7 +19,7 @@ class PseudoTile:
 
     Attributes:
         pair: (epoch, sample).
-        weak: weak view, uint8 (3,S,S).
+        weak: weak view, uint8 (3,S,S) or float32 (bands,S,S).
         labels: uint8 (S,S), class ids; 255 = dropped or outside the tile.
         generator: of its views; the strong view goes on from here.
     """
@@ -48,7 +48,7 @@ class PseudoBatch:
     """What a step trains on: this rank's U tiles; with several ranks one more, the next of the global batch.
 
     Attributes:
-        weak: weak views, uint8 (U or U+1,3,S,S).
+        weak: weak views, of U or U+1 tiles.
         labels: uint8 (U or U+1,S,S), class ids; 255 where a filter dropped the pixel or it lies outside the tile.
         generators: one a tile; its strong view goes on from here.
     """
@@ -58,7 +58,9 @@ class PseudoBatch:
     generators: list[np.random.Generator]
 
 
-def exchange_tiles(batch: Sequence[TileSlot], world: World, shape: Sequence[int]) -> list[PseudoTile]:
+def exchange_tiles(
+    batch: Sequence[TileSlot], world: World, shape: Sequence[int], pixel_bytes: int = 3
+) -> list[PseudoTile]:
     """Return the tiles of a global batch that this rank works with; those that lie elsewhere are fetched.
 
     Of R * U slots rank r trains on rU .. (r+1)U - 1. With several ranks one more tile comes last, the next one of the
@@ -68,6 +70,7 @@ def exchange_tiles(batch: Sequence[TileSlot], world: World, shape: Sequence[int]
         batch: in global order.
         world: all ranks call this at the same time.
         shape: (S,S), side of the tiles.
+        pixel_bytes: of a pixel of a weak view: 3 of uint8, else 4 a band of float32.
 
     Returns:
         U tiles, with several ranks U + 1.
@@ -81,7 +84,7 @@ def exchange_tiles(batch: Sequence[TileSlot], world: World, shape: Sequence[int]
     out, counts = [], []
     for rank, theirs in enumerate(wanted):
         given = [slot.tile for slot in theirs if slot.tile is not None and rank != me]
-        out.append(_packed(given, shape, world.device))
+        out.append(_packed(given, shape, world.device, pixel_bytes))
         counts.append(sum(slot.slot // size == rank != me for slot in wanted[me]))
     # Every rank waits here until its tiles have come from all others.
     fetched = [iter(_unpacked(rows, shape)) for rows in world.exchange(out, counts)]
@@ -94,12 +97,15 @@ def stack_tiles(tiles: Sequence[PseudoTile]) -> PseudoBatch:
     return PseudoBatch(weak, labels, [t.generator for t in tiles])
 
 
-def _packed(tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.device) -> Tensor:
-    """Return tiles as bytes, uint8 (N, head + 4 S S)."""
+def _packed(
+    tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.device, pixel_bytes: int
+) -> Tensor:
+    """Return tiles as bytes, uint8 (N, head + (pixel bytes + 1) S S)."""
     if not tiles:
-        return torch.empty(0, _HEAD.size + 4 * shape[0] * shape[1], dtype=torch.uint8, device=device)
+        size = _HEAD.size + (pixel_bytes + 1) * shape[0] * shape[1]
+        return torch.empty(0, size, dtype=torch.uint8, device=device)
     heads = torch.frombuffer(bytearray(b"".join(_head(t) for t in tiles)), dtype=torch.uint8)
-    weak = torch.stack([t.weak for t in tiles]).flatten(1)
+    weak = torch.stack([t.weak for t in tiles]).flatten(1).contiguous().view(torch.uint8)
     labels = torch.stack([t.labels for t in tiles]).flatten(1)
     return torch.cat([heads.view(len(tiles), -1).to(device), weak, labels], dim=1)
 
@@ -107,11 +113,11 @@ def _packed(tiles: Sequence[PseudoTile], shape: Sequence[int], device: torch.dev
 def _unpacked(rows: Tensor, shape: Sequence[int]) -> list[PseudoTile]:
     """Return the tiles that `_packed` made bytes of."""
     heads = rows[:, : _HEAD.size].cpu().numpy()
-    planes = rows[:, _HEAD.size :].reshape(len(rows), 4, *shape)
-    return [
-        _tile(head.tobytes(), weak, labels)
-        for head, weak, labels in zip(heads, planes[:, :3], planes[:, 3], strict=True)
-    ]
+    area = shape[0] * shape[1]
+    stored, labels = rows[:, _HEAD.size : -area].contiguous(), rows[:, -area:].reshape(len(rows), *shape)
+    weak = stored if stored.shape[1] == 3 * area else stored.view(torch.float32)  # of 8 bits only in 3 bands
+    weak = weak.reshape(len(rows), weak.shape[1] // area, *shape)
+    return [_tile(head.tobytes(), image, ids) for head, image, ids in zip(heads, weak, labels, strict=True)]
 
 
 def _head(tile: PseudoTile) -> bytes:

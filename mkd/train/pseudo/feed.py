@@ -66,6 +66,7 @@ class PseudoFeed:
         self._stream: Stream | None = None
         self._in_flight: deque[tuple[int, Candidates]] = deque()
         self._next, self._next_warning = 0, 0
+        self._pixel_bytes = 3  # of a weak view
         self._broken = False  # batches were collected whose tiles are not in the state
 
     def __call__(self, progress: float) -> PseudoBatch:
@@ -96,7 +97,7 @@ class PseudoFeed:
         trained, rest = pool[:total], pool[total:]
         missing = total - len(trained)
         stand_ins = rejected[len(rejected) - missing :]
-        tiles = exchange_tiles([*trained, *stand_ins], self.world, labels.shape[1:])
+        tiles = exchange_tiles([*trained, *stand_ins], self.world, labels.shape[1:], self._pixel_bytes)
         # Teachers label the next batches while this step trains.
         self._submit(self.teacher.depth, progress)
         # The state changes only now: a teacher that fails before leaves that of the step before.
@@ -138,6 +139,7 @@ class PseudoFeed:
         """Send candidate batches to the teacher until ``depth`` are in flight; waits for decoding, for no teacher."""
         while len(self._in_flight) < depth:
             ticket, batch = self._next, self._read()
+            self._pixel_bytes = batch.weak.shape[1] * batch.weak.element_size()
             if batch.labels is None:
                 self.teacher.submit(ticket, batch.weak, progress)
             self._in_flight.append((ticket, batch))

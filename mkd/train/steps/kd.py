@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mkd.distributed.world import World
 from mkd.labels import IGNORE
+from mkd.loader.batch import to_unit
 from mkd.losses.distillation import distillation_loss
 from mkd.losses.ewc import ewc_penalty
 from mkd.train.batches import StepBatch
@@ -56,7 +57,7 @@ class KdStep(StatelessStep):
         assert micro_batch.pixel_count is not None
         images, labels = micro_batch.images, micro_batch.labels
         if micro_batch.weak is not None:  # kd.tiles=all: L_KD on the unlabelled tiles too
-            images = torch.cat([images, micro_batch.weak.float() / 255])
+            images = torch.cat([images, to_unit(micro_batch.weak)])
         # Forward passes.
         with torch.no_grad():
             z_t = self.teacher(images)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mkd.distributed.world import World
 from mkd.labels import IGNORE
-from mkd.loader.augment import cutmix, strong_colour
+from mkd.loader.augment import StrongView, cutmix, strong_colour
+from mkd.loader.batch import to_unit
 from mkd.losses.pseudo_label import pseudo_label_loss
 from mkd.train.batches import FILTERED, StepBatch
 from mkd.train.pseudo.feed import PseudoFeed
@@ -30,6 +31,7 @@ class SemiStep:
         cutmix: share of the strong views that get a box of another one.
         paste: share of the strong views that then get a box of a labelled tile, with its labels.
         world: the ranks that share a batch.
+        strong_view: makes strong views of weak ones, see `mkd.loader.augment.strong_view`; None: of colours.
         net: what forward passes go through: the student, or an engine's wrapper of it.
     """
 
@@ -42,6 +44,7 @@ class SemiStep:
     cutmix: float = 1.0
     paste: float = 0.0
     world: World = field(default_factory=World.single)
+    strong_view: StrongView | None = None
 
     def __post_init__(self) -> None:
         """Let forward passes go through the student itself."""
@@ -63,13 +66,14 @@ class SemiStep:
             return batch
         # Pseudo-labelled tiles; this waits for the teachers of all ranks.
         tiles, size = self.pseudo(progress), self.pseudo.size
-        strong, labels = strong_colour(tiles.weak.float() / 255, tiles.generators), tiles.labels
+        view = self.strong_view or strong_colour
+        strong, labels = view(to_unit(tiles.weak), tiles.generators), tiles.labels
         # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
         draws = tiles.generators[:size]
         mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, draws, self.cutmix)
         if self.paste > 0:
-            own = strong_colour(batch.images, draws)
+            own = view(batch.images, draws)
             mixed, labels = cutmix(mixed, labels, own, batch.labels, draws, self.paste)
         outside = labels == IGNORE
         labels = labels.masked_fill(labels == FILTERED, IGNORE)

@@ -10,8 +10,8 @@ from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
 from mkd.geo.class_map import BLOCK, ClassMapWriter, Legend, overview_factors
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.place.control_points import ControlPoints
 
 NAMES = ("background", "path & <road>", "洱海")
 LEGEND = Legend(NAMES, ((0, 0, 0), (250, 250, 250), (10, 20, 230)), {"MODEL": "runs/ssl/model & more"})

@@ -8,8 +8,8 @@ import torch
 from rasterio.crs import CRS
 from torch import nn
 
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window, covering_windows
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.map_writer import predict_map
 
@@ -152,13 +152,21 @@ def test_full_confidence_is_not_taken_for_missing(tmp_path):
     assert (found == (1, 254)).all()
 
 
-def test_an_alpha_band_needs_to_be_said(tmp_path):
-    """Four bands stop with the choice to make; named bands are used, in the order named."""
+def test_alpha_is_a_mask_and_other_bands_need_to_be_said(tmp_path):
+    """RGBA is mapped as it is; of four colours the three to use are asked for; named ones go in that order."""
     array = pixels(12, 12, bands=4)
     array[..., 3] = 255
+    array[:4, :, 3] = 0
     raster(tmp_path / "in.tif", array)
-    with pytest.raises(ValueError, match=r"in.tif has 4 band\(s\), the model takes 3 .* bands=\[1,2,3\]"):
-        predict_map(network(1), PALETTE, tmp_path / "in.tif", tmp_path / "map.tif")
+    predict_map(network(1), PALETTE, tmp_path / "in.tif", tmp_path / "map.tif")
+    found = stored(tmp_path / "map.tif")[1]
+    same_map(found[4:], direct(network(1), array[4:, :, :3].copy()))
+    assert (found[:4] == 255).all()
+    raster(tmp_path / "five.tif", pixels(12, 12, bands=5))
+    with pytest.raises(ValueError, match=r"five.tif has 5 band\(s\), the model takes 3 .* bands=\[1,2,3\]"):
+        predict_map(network(1), PALETTE, tmp_path / "five.tif", tmp_path / "map.tif")
+    array[..., 3] = 255
+    raster(tmp_path / "in.tif", array)
     predict_map(network(1), PALETTE, tmp_path / "in.tif", tmp_path / "map.tif", bands=[3, 2, 1])
     same_map(stored(tmp_path / "map.tif")[1], direct(network(1), array[..., [2, 1, 0]].copy()))
 

@@ -203,7 +203,7 @@ def test_other_pictures_become_png(folder, tmp_path):
     """Grey, palette and RGBA pictures go in as RGB PNG, and how many is said."""
     pixels = np.random.default_rng(0).integers(0, 256, (12, 16), np.uint8)
     Image.fromarray(pixels).save(folder.root / "images/t1.png")
-    Image.fromarray(np.dstack([pixels] * 3 + [pixels // 2])).save(folder.root / "images/t2.png")
+    Image.fromarray(np.dstack([pixels] * 3 + [pixels // 2 + 1])).save(folder.root / "images/t2.png")
     run(folder, tmp_path / "out")
     samples = list(read_dataset(tmp_path / "out"))
     assert np.array_equal(samples[1].image, np.dstack([pixels] * 3))

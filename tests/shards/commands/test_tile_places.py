@@ -9,8 +9,8 @@ import pytest
 import rasterio
 
 from mkd.dataset.index import read_index
-from mkd.geo.control_points import ControlPoints
 from mkd.geo.grid import Window
+from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster import RasterWriter
 from mkd.geo.raster_files import raster_files
 from mkd.storage.folder import Folder

@@ -7,8 +7,8 @@ import pytest
 from rasterio.crs import CRS
 from rasterio.warp import transform as warp
 
-from mkd.geo.footprints import CONTACT, OVERLAP
 from mkd.geo.grid import Window
+from mkd.geo.place.footprints import CONTACT, OVERLAP
 from shards.splitting.blocks import split_places
 from shards.splitting.leaks import find_leaks
 from shards.splitting.neighbours import Placement, TileMap, TilePlace, place_of, touching

@@ -78,7 +78,7 @@ class Sender(ReportingThread):
             return
         images = request.images.cpu()
         size = (images.shape[2], images.shape[3])
-        schema = protocol.image_schema(*size)
+        schema = protocol.image_schema(*size, protocol.float_bands(images))
         batch = pa.record_batch([protocol.tensor_column(images, schema.field(0).type)], schema=schema)
         stream = channel.stream(size) or self._open(channel, size)
         stream.sent[request.ask.id] = len(images)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from rasterio.crs import CRS
 
-from mkd.geo.control_points import ControlPoints
-from mkd.geo.crs import LON_LAT, crs_name, horizontal_crs, reproject_points, same_horizontal_crs
 from mkd.geo.grid import Window
+from mkd.geo.place.control_points import ControlPoints
+from mkd.geo.place.crs import LON_LAT, crs_name, horizontal_crs, reproject_points, same_horizontal_crs
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.geo.raster_info import grid_difference, grid_offset
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 
-from mkd.geo.ground_area import GroundArea
+from mkd.geo.place.ground_area import GroundArea
 
 
 def test_a_metric_grid():

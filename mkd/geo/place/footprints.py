@@ -10,7 +10,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from mkd.geo.crs import LON_LAT, is_geographic, reproject_points
+from mkd.geo.place.crs import LON_LAT, is_geographic, reproject_points
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mkd.geo.raster import decode_tiff, encode_tiff
-from shards.inputs.image_file import image_member
+from shards.inputs.images.image_file import image_member
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -80,10 +80,12 @@ def test_a_jpeg_in_inks_is_refused():
         image_member(encoded("JPEG", mode="CMYK"), "x")
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(3, "uint16"), (4, "uint8"), (5, "uint16")])
+@pytest.mark.parametrize(
+    ("bands", "dtype"), [(3, "uint16"), (4, "uint8"), (5, "uint16"), (3, "int16"), (4, "float32")]
+)
 def test_a_tiff_keeps_bands_and_bits(bands, dtype):
     """What no PNG can hold stays whole, in a new TIFF."""
-    pixels = np.random.default_rng(1).integers(0, np.iinfo(dtype).max, (20, 30, bands), dtype)
+    pixels = np.random.default_rng(1).integers(0, 250, (20, 30, bands)).astype(dtype)
     data = encode_tiff(pixels)
     member = image_member(data, "x")
     assert member[1:] == ("tif", (20, 30), True, bands, dtype, False)
@@ -92,7 +94,7 @@ def test_a_tiff_keeps_bands_and_bits(bands, dtype):
         image_member(data[: len(data) // 2], "x")
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint16"), (2, "uint16"), (3, "float32")])
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint16"), (2, "uint16"), (3, "float64"), (3, "int32")])
 def test_a_tiff_of_another_kind_is_told(bands, dtype):
     """Too few bands of 16 bits, or numbers of another type: what was found and what is needed."""
     data = encode_tiff(np.zeros((20, 30, bands), dtype))

@@ -1,0 +1,1 @@
+"""Where a raster lies on Earth: coordinate systems, control points, footprints, areas."""

@@ -1,0 +1,1 @@
+"""Image files, and how they become members of a shard."""
