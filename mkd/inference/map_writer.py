@@ -6,12 +6,12 @@ Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a fin
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,7 +93,6 @@ def predict_map(
         tags: what the file says of itself, such as the model.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
-        tags: texts by name that the map's header holds.
         title: what the progress is called.
 
     Returns:
@@ -106,29 +105,59 @@ def predict_map(
     path = Path(input.path if isinstance(input, RasterReader) else input)
     _check(class_palette, path, Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast, scale)
-    limits = RasterLimits(trust_vrt=trust_vrt)
+    legend = _legend(class_palette, names, tags)
+    with _opened(input, trust_vrt) as reader:
+        grid = _WindowGrid(tile, overlap, batch)
+        return _write_map(
+            network, reader, bands_for(reader, bands, scale), Path(output), legend, grid, title=title
+        )
+
+
+class _WindowGrid(NamedTuple):
+    """How a raster is cut: side and least overlap of windows, pixels, and windows in a forward pass."""
+
+    tile: int
+    overlap: int
+    batch: int
+
+
+def _write_map(
+    network: "_Network",
+    reader: RasterReader,
+    choice: BandChoice,
+    output: Path,
+    legend: Legend,
+    grid: _WindowGrid,
+    *,
+    title: str,
+) -> MapSummary:
+    """Predict the windows as the blender asks for them; write each band of rows once it is finished."""
+    info, classes = reader.info, len(legend.names)
+    size = (info.height, info.width)
+    total = sum(1 for _ in covering_windows(*size, grid.tile, grid.overlap))
+    counts = _Counts(np.zeros(classes, np.int64))
+    blender = BandBlender(*size, classes, rows=min(grid.tile, info.height))
     with (
-        nullcontext(input)
-        if isinstance(input, RasterReader)
-        else RasterReader(input, limits=limits) as reader
+        ClassMapWriter(output, *size, legend, **_place(info, reader.path)) as writer,
+        _progress(total, title) as advance,
     ):
-        info, choice = reader.info, bands_for(reader, bands, scale)
-        size, windows = (info.height, info.width), covering_windows(info.height, info.width, tile, overlap)
-        total = sum(1 for _ in covering_windows(*size, tile, overlap))
-        counts = _Counts(np.zeros(len(class_palette), np.int64))
-        blender = BandBlender(*size, len(class_palette), rows=min(tile, info.height))
-        classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
-        legend = Legend(classes, tuple(class_palette), tags or {})
-        with (
-            ClassMapWriter(output, *size, legend, **_place(info, path)) as writer,
-            _progress(total, title) as advance,
-        ):
-            # Windows are predicted as the blender asks for them, and each band is written once it is finished.
-            read = partial(_read, reader, choice)
-            for band in blender.blend(_predictions(network, windows, read, batch, counts, advance)):
-                rows = Window(band.row, 0, band.values.shape[1], info.width)
-                writer.write(rows, counts.map_pixels(band, choice.valid(reader, rows)))
+        windows, read = covering_windows(*size, grid.tile, grid.overlap), partial(_read, reader, choice)
+        for band in blender.blend(_predictions(network, windows, read, grid.batch, counts, advance)):
+            rows = Window(band.row, 0, band.values.shape[1], info.width)
+            writer.write(rows, counts.map_pixels(band, choice.valid(reader, rows)))
     return counts.summary(*size)
+
+
+def _opened(input: str | Path | RasterReader, trust_vrt: bool) -> AbstractContextManager[RasterReader]:
+    """Open a raster; a reader that is open already is left open."""
+    if isinstance(input, RasterReader):
+        return nullcontext(input)
+    return RasterReader(input, limits=RasterLimits(trust_vrt=trust_vrt))
+
+
+def _legend(palette: Sequence[Colour], names: Sequence[str] | None, tags: Mapping[str, str] | None) -> Legend:
+    classes = tuple(names or (f"class {n}" for n in range(len(palette))))
+    return Legend(classes, tuple(palette), tags or {})
 
 
 def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:

@@ -45,8 +45,7 @@ def architecture(
     Args:
         config: keys that are None are filled in: the normalisation by timm's, the ASPP's rates by the source's, else
             by the published ones, made smaller where the crop is small.
-        crop: side of the crops that it is trained on, pixels; None: the published rates.
-        source: of the model that it goes on from.
+        crop: side of the crops that it is trained on, pixels; None: published rates; source: of the model before it.
         resumed: the run exists: rates that it was begun with are no longer refused.
         bands: see `band_fields`; None: RGB of 8 bits.
 

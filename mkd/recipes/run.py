@@ -14,7 +14,6 @@ from mkd.config import schema
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.label_notes import label_notes
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
@@ -23,7 +22,7 @@ from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
-from mkd.recipes.run_folder import extend_run, open_run, versions
+from mkd.recipes.run_folder import extend_run, notes_of_sets, open_run, versions
 from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.phase import Phase, Step
@@ -101,17 +100,9 @@ class Run:
             context.enter_context(self.stop)
             self._context = context.pop_all()
         if self.world.is_main and not self._has_model():
-            self._note_labels()
+            for note in notes_of_sets(self.config.data, self.index):
+                self.journal.say(f"note: {note}")
         return self
-
-    def _note_labels(self) -> None:
-        """Log what the labels of both sets lack."""
-        data = self.config.data
-        notes = [f"data.labelled={data.labelled}: {note}" for note in label_notes(self.index)]
-        if data.val is not None and data.val != data.labelled:
-            notes += [f"data.val={data.val}: {note}" for note in label_notes(read_index(data.val))]
-        for note in notes:
-            self.journal.say(f"note: {note}")
 
     def _release(self) -> None:
         if self.world.is_main:

@@ -15,7 +15,9 @@ import yaml
 from mkd.atomic import write_text
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
-from mkd.config.schema import RunConfig
+from mkd.config.schema import DataConfig, RunConfig
+from mkd.dataset.index import DatasetIndex, read_index
+from mkd.dataset.label_notes import label_notes
 from mkd.documents import mapping, parse_yaml, whole
 from mkd.models.architecture import published_rates
 
@@ -143,3 +145,11 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return run.stdout.strip()
+
+
+def notes_of_sets(data: DataConfig, index: DatasetIndex) -> list[str]:
+    """Return what the labels of a run's labelled and validation sets lack, one sentence each."""
+    notes = [f"data.labelled={data.labelled}: {note}" for note in label_notes(index)]
+    if data.val is not None and data.val != data.labelled:
+        notes += [f"data.val={data.val}: {note}" for note in label_notes(read_index(data.val))]
+    return notes
