@@ -48,7 +48,7 @@ def bands_for(reader: RasterReader, asked: Sequence[int | str] | None, scale: Pi
             f"{path} has {there} band(s){alpha}, the model takes {scale.bands}{colours}: {advice}"
         )
     if choice.masks:
-        _log.info(
+        _log.warning(
             "note: band %s of %s is called alpha there and says where there is data; if it is data, name it in bands=",
             *(", ".join(map(str, choice.masks)), path),
         )
