@@ -133,6 +133,7 @@ def test_stages_of_five_bands(tmp_path):
         "kd.teacher_epochs=0.1",
         f"data.unlabelled={unlabelled}",
         "kd.tiles=all",
+        "model.pretrained=bundled",
     ]
     run = train(tmp_path / "kd", labelled, *words, run=KdRun, stage="kd")
     model = run / "model"

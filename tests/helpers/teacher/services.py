@@ -91,6 +91,7 @@ def remote(
     tls=None,
     gather=one_rank,
     stop=lambda: False,
+    bands=None,
     **config,
 ):
     """Return the student's side; what students log until it is closed goes into `said`."""
@@ -99,7 +100,7 @@ def remote(
     teacher = RemoteTeacher(
         student,
         config,
-        Access(identity, token, tls, timeout),
+        Access(identity, token, tls, timeout, bands=bands),
         max_decay=0.9,
         confidence=0.4,
         tile_limit=limit or TileLimit(absolute=1.0),

@@ -120,7 +120,7 @@ def consolidation(config, folder, monkeypatch):
     run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")
-    student = _student(config, 3, teacher)
+    student = _student(config, 3, teacher.architecture, teacher)
     return _consolidation(config, run, source, teacher, student), teacher, student
 
 
