@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from mkd.benchmarks import settings
 from mkd.config import schema
 from mkd.config.load import _keys, parse
-from shards.__main__ import _parser
+from shards.command_line import build_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
@@ -115,13 +115,13 @@ def test_files_that_are_named_exist(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_shard_commands_parse(page):
     """Each `python -m shards WORD` is a command; in a code block all of it is understood by the command line."""
-    commands = next(a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
+    commands = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     for word in re.findall(r"python -m shards ([a-z]\w*)", text_of(page)):
         assert word in commands
     for line in blocks(page):
         for start in ("python -m shards", "slurm/shards.sbatch"):
             if f"{start} " in line:
-                _parser().parse_args(words_after(re.sub(r"\$\w+", "0", line), start))
+                build_parser().parse_args(words_after(re.sub(r"\$\w+", "0", line), start))
 
 
 @pytest.mark.parametrize("page", PAGES)
