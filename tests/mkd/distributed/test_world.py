@@ -52,6 +52,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch, device, gpus):
 def test_device_is_found(monkeypatch):
     """Without a wish the first GPU is taken when there is one, else the CPU; a wish is granted."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert find_world(None).device == torch.device("cuda")
     assert find_world("cuda:1").device == torch.device("cuda:1")
     assert find_world("cpu").device == torch.device("cpu")

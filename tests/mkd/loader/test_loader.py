@@ -11,6 +11,7 @@ from PIL import Image
 from mkd.loader.batch import Batch
 from mkd.loader.loader import TileSet, in_order, stream
 from mkd.loader.sampler import Sampler
+from mkd.pixel_scale import PLAIN
 from tests.helpers.plain import encoded
 from tests.helpers.processes.s3 import mortal_server
 from tests.helpers.shards import pictures
@@ -67,7 +68,7 @@ def test_tiles_of_several_sizes(tmp_path, workers):
     (mixed,) = in_order(tiles, 3, workers)
     assert mixed.sizes == [(4, 6), (7, 3), (4, 6)]
     found = {}
-    for slots, images, labels in mixed.by_size():
+    for slots, images, labels in mixed.by_size(PLAIN):
         for slot, image, label in zip(slots, images, labels, strict=True):
             found[slot] = (image.permute(1, 2, 0).numpy(), label.numpy())
     assert sorted(found) == [0, 1, 2]
