@@ -158,7 +158,9 @@ def test_where_the_student_starts(config_of, runs, first_stage):
     file = f"model.pretrained={first_stage.model.pretrained}"
     starts = {
         kind: dict(
-            _student(config_of("kd", "out=x", file, f"kd.student_init={kind}"), 3, teacher).named_parameters()
+            _student(
+                config_of("kd", "out=x", file, f"kd.student_init={kind}"), 3, teacher.architecture, teacher
+            ).named_parameters()
         )
         for kind in ("random", "imagenet", "teacher")
     }
