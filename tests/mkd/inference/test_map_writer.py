@@ -243,4 +243,4 @@ def test_progress_is_plain_when_nobody_watches(tmp_path, capfd):
     assert out == ""
     lines = err.splitlines()
     assert [line.split()[1] for line in lines] == [str(5 * n) for n in range(1, 11)]
-    assert lines[-1].startswith("map: 50 of 50 windows (100 %)")
+    assert lines[-1] == "map: 50 of 50 windows (100 %), ETA 0 s"

@@ -37,7 +37,10 @@ DAMAGE = {  # other members of a tile, and what the sentence must say besides sh
     "truncated label": ({"label.png": half(GOOD["label.png"])}, "label cannot be decoded"),
     "no image": ({"png": None}, r"\['json', 'label.png'\]; an image and its label"),
     "other label": ({"label.png": encoded(np.zeros((5, 8), np.uint8))}, "label .*5 x 8.*8 x 8"),
-    "other image": ({"png": encoded(np.zeros((9, 8, 3), np.uint8))}, "image .*9 x 8.*8 x 8"),
+    "other image": (
+        {"png": encoded(np.zeros((9, 8, 3), np.uint8))},
+        "image cannot be decoded .it is 9 x 8, where its record says 8 x 8",
+    ),
 }
 
 

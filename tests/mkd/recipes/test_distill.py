@@ -117,6 +117,8 @@ def test_the_fisher_is_the_source_models_on_source_tiles(runs):
 def consolidation(config, folder, monkeypatch):
     """Make EWC's constants anew in an ended run's folder, without touching it."""
     monkeypatch.setattr("mkd.recipes.run.open_run", lambda config: folder)
+    if not (folder / "config.yaml").exists():
+        shutil.copy(Path(config.out) / "config.yaml", folder)
     run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")

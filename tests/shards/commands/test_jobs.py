@@ -62,16 +62,23 @@ def test_workers_end_with_a_killed_job(folder, tmp_path):
     assert not (tmp_path / "out/index.json").exists()
 
 
+NEVER_ENDS = """
+import sys, time
+from shards.output import builder
+builder.map_in_processes = lambda *given, **more: time.sleep(3600)
+from shards.__main__ import main
+sys.exit(main())
+"""
+
+
 @pytest.fixture
-def slow(folder, tmp_path):
-    """Give a function that starts a job which never ends: its first picture is a pipe nobody writes to."""
+def slow(folder):
+    """Give a function that starts a job which holds its lock and never ends: its shards are never cut."""
     jobs = []
 
     def start(out, *more):
-        os.mkfifo(tmp_path / "pipe")
-        (folder.root / "images/t0.png").unlink()
-        (folder.root / "images/t0.png").symlink_to(tmp_path / "pipe")
-        jobs.append(subprocess.Popen(command(folder, out, "--workers", "1", *more)))
+        python, _, _, *words = command(folder, out, "--workers", "1", *more)
+        jobs.append(subprocess.Popen([python, "-c", NEVER_ENDS, *words]))
         place = Place(out)
         wait_until(
             lambda: any(name.startswith(".lock") for name in place.sizes()) and place.exists("build.json")
@@ -96,7 +103,6 @@ def test_a_second_job_in_the_same_folder_refuses(folder, tmp_path, slow):
         make_index(tmp_path / "out")
     first.kill()
     first.wait()
-    unblock(folder)
     assert run(folder, tmp_path / "out")["samples"] == 5
     assert not list((tmp_path / "out").glob(".*"))
 
@@ -123,12 +129,5 @@ def test_a_second_job_on_s3_refuses(folder, s3, slow):
         run(folder, s3)
     first.kill()
     first.wait()
-    unblock(folder)
     assert run(folder, s3)["samples"] == 5
     assert not [name for name in Place(s3).sizes() if name.startswith(".")]
-
-
-def unblock(folder):
-    """Put a picture where the pipe was."""
-    (folder.root / "images/t0.png").unlink()
-    folder.image("images/t0.png")
