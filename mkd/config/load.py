@@ -79,9 +79,14 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
             OmegaConf.update(composed, key, value, merge=True)
         except OmegaConfBaseException as error:
             raise ValueError(_explain(error, override)) from None
-    if missing := sorted(OmegaConf.missing_keys(composed)):
+    try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        config = None if missing else OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:  # such as a reference ${x} to a key that there is not
+        key = error.full_key or ""
+        raise ValueError(_explain(error, values[key]) if key in values else f"{key}: {error.msg}") from None
+    if missing:
         raise ValueError(f"missing value: give {', '.join(f'{k}=...' for k in missing)}")
-    config = OmegaConf.to_object(composed)
     assert isinstance(config, kind)
     for key, value in texts.items():
         set_value(config, tuple(key.split(".")), value)

@@ -203,7 +203,7 @@ def _fill(config: Experiment, text: str, seed: int) -> str:
 
     def put(found: re.Match[str]) -> str:
         asked = found[1]
-        if asked in given:
+        if asked in given and found[0].endswith("}"):
             return given[asked]
         near = difflib.get_close_matches(asked, given, n=1, cutoff=0.6)
         meant = f"did you mean {{{near[0]}}}? " if near else ""
