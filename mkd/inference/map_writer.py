@@ -4,9 +4,8 @@ Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a fin
 """
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,19 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from mkd.cli.duration import duration
 from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
-from mkd.geo.raster_safety import RasterLimits
 from mkd.inference.band_match import bands_for
+from mkd.inference.window_progress import window_progress
 from mkd.labels import NODATA, Colour
 from mkd.loader.batch import scaled, to_unit
 from mkd.models.segmentation import SegmentationNetwork
@@ -69,7 +65,6 @@ def predict_map(
     tags: Mapping[str, str] | None = None,
     device: str | torch.device = "cpu",
     autocast: bool = False,
-    trust_vrt: bool = False,
     title: str = "map",
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
@@ -106,7 +101,7 @@ def predict_map(
     _check(class_palette, path, Path(output), tile, overlap, batch)
     network = _Network(model, len(class_palette), torch.device(device), autocast, scale)
     legend = _legend(class_palette, names, tags)
-    with _opened(input, trust_vrt) as reader:
+    with _opened(input) as reader:
         grid = _WindowGrid(tile, overlap, batch)
         return _write_map(
             network, reader, bands_for(reader, bands, scale), Path(output), legend, grid, title=title
@@ -139,7 +134,7 @@ def _write_map(
     blender = BandBlender(*size, classes, rows=min(grid.tile, info.height))
     with (
         ClassMapWriter(output, *size, legend, **_place(info, reader.path)) as writer,
-        _progress(total, title) as advance,
+        window_progress(total, title) as advance,
     ):
         windows, read = covering_windows(*size, grid.tile, grid.overlap), partial(_read, reader, choice)
         for band in blender.blend(_predictions(network, windows, read, grid.batch, counts, advance)):
@@ -148,11 +143,9 @@ def _write_map(
     return counts.summary(*size)
 
 
-def _opened(input: str | Path | RasterReader, trust_vrt: bool) -> AbstractContextManager[RasterReader]:
+def _opened(input: str | Path | RasterReader) -> AbstractContextManager[RasterReader]:
     """Open a raster; a reader that is open already is left open."""
-    if isinstance(input, RasterReader):
-        return nullcontext(input)
-    return RasterReader(input, limits=RasterLimits(trust_vrt=trust_vrt))
+    return nullcontext(input) if isinstance(input, RasterReader) else RasterReader(input)
 
 
 def _legend(palette: Sequence[Colour], names: Sequence[str] | None, tags: Mapping[str, str] | None) -> Legend:
@@ -282,23 +275,3 @@ def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, over
         raise ValueError(f"output is the input, {input}: give the map another name")
     if not output.absolute().parent.is_dir():
         raise ValueError(f"the folder of output={output} does not exist: create it, or name another")
-
-
-@contextmanager
-def _progress(total: int, title: str) -> Iterator[Callable[[int], None]]:
-    """Show a bar with the time left on a terminal; elsewhere a plain line each tenth of the windows."""
-    console, began = Console(stderr=True, markup=False, emoji=False), time.monotonic()
-    texts = (TextColumn(title, markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("windows"))
-    with Progress(*texts, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task, done = bar.add_task(title, total=total), 0
-
-        def advance(count: int) -> None:
-            nonlocal done
-            before, done = done, done + count
-            bar.advance(task, count)
-            if not console.is_terminal and (10 * done // total > 10 * before // total):
-                left = (time.monotonic() - began) * (total - done) / done
-                text = f"{title}: {done} of {total} windows ({100 * done // total} %), ETA {duration(left)}"
-                console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
-
-        yield advance

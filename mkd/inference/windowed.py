@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from mkd.geo.blend import window_weight
 from mkd.geo.grid import covering_windows
 
+UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card
+
 
 def default_overlap(window: int) -> int:
     """Return the least overlap of neighbouring windows, pixels: a quarter of their side."""

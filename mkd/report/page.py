@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mkd.atomic import write_text
 from mkd.labels import IGNORE
 from mkd.report.content import Evaluation, Report, Row
 from mkd.report.curves import draw_curves
 from mkd.report.image_panels import map_panel, panel_views
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
+from mkd.report.templates import render_template
 
 
 def write_report(path: str | Path, report: Report) -> Path:
@@ -53,15 +52,7 @@ def render_report(report: Report) -> str:
         raise ValueError(
             f"the report has {len(report.classes)} classes and {len(report.palette)} colours: give one each"
         )
-    # The page shows names and texts from files: everything is escaped, and an unknown name is an error.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.jinja").render(_views(report))
+    return render_template("page.jinja", _views(report))
 
 
 def _views(report: Report) -> dict[str, Any]:

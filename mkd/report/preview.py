@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mkd.atomic import write_text
 from mkd.labels import NODATA, Colour
 from mkd.report.content import MapView
 from mkd.report.figures import css_colour, ids_uri, photo_uri, scale_colours
+from mkd.report.templates import render_template
 
 LARGEST = 4096  # pixels: longest side of a picture in the page
 
@@ -50,22 +49,18 @@ def write_preview(
         }
         for c in cover
     ]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("preview.jinja").render(
-        title=title,
-        subtitle=subtitle,
-        width=view.classes.shape[1],
-        image=None if view.image is None else photo_uri(view.image, LARGEST),
-        map=ids_uri(view.classes, [c.colour for c in cover], LARGEST),
-        confidence=ids_uri(view.confidence, scale_colours("magma", NODATA), LARGEST),
-        scale=[css_colour(colour) for colour in scale_colours("magma", 9)],
-        rows=rows,
-        ground=ground,
+    html = render_template(
+        "preview.jinja",
+        {
+            "title": title,
+            "subtitle": subtitle,
+            "width": view.classes.shape[1],
+            "image": None if view.image is None else photo_uri(view.image, LARGEST),
+            "map": ids_uri(view.classes, [c.colour for c in cover], LARGEST),
+            "confidence": ids_uri(view.confidence, scale_colours("magma", NODATA), LARGEST),
+            "scale": [css_colour(colour) for colour in scale_colours("magma", 9)],
+            "rows": rows,
+            "ground": ground,
+        },
     )
     write_text(path, html)

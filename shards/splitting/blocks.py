@@ -120,17 +120,17 @@ def draw_few_shots(keys: Iterable[str], number: int, seed: int) -> set[str]:
     Raises:
         ValueError: more than there are.
     """
-    pool = sorted(keys, key=lambda key: seeded_rank(seed, key))
-    check_number(number, len(pool))
-    return set(pool[:number])
+    return set(ranked_pool(keys, number, seed)[:number])
 
 
-def check_number(number: int, available: int) -> None:
-    """Check how many few shots are asked for.
+def ranked_pool(keys: Iterable[str], number: int, seed: int) -> list[str]:
+    """Return the keys in the random order of a seed, once it is known that `number` can be drawn from them.
 
     Raises:
         ValueError: more than there are, or none.
     """
+    pool = sorted(keys, key=lambda key: seeded_rank(seed, key))
+    available = len(pool)
     if not available:
         raise ValueError(
             f"--labelled {number}: no training tile has a label, so there are no few shots to draw"
@@ -139,6 +139,7 @@ def check_number(number: int, available: int) -> None:
         raise ValueError(
             f"--labelled {number}: the training tiles with labels are {available}, choose 1..{available}"
         )
+    return pool
 
 
 def seeded_rank(seed: int | str, name: str) -> bytes:

@@ -12,7 +12,7 @@ from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.reading.pixels import label_pixels
 from shards.reading.shard_reader import read_groups
-from shards.splitting.blocks import check_number, seeded_rank
+from shards.splitting.blocks import ranked_pool
 
 
 def read_classes(folder: Folder, index: DatasetIndex) -> dict[str, frozenset[int]]:
@@ -55,8 +55,7 @@ def draw_stratified(
     Raises:
         ValueError: more than there are.
     """
-    pool = sorted(keys, key=lambda key: seeded_rank(seed, key))
-    check_number(number, len(pool))
+    pool = ranked_pool(keys, number, seed)
     frequency = Counter(index for key in pool for index in held[key])
     tiles_of = {index: [key for key in pool if index in held[key]] for index in frequency}
     drawn: Counter[int] = Counter()

@@ -13,7 +13,7 @@ from mkd.distributed.world import World, find_world
 from mkd.geo.class_map import Legend
 from mkd.geo.raster import RasterReader
 from mkd.inference.map_writer import MapSummary, predict_map
-from mkd.inference.windowed import default_overlap
+from mkd.inference.windowed import UNKNOWN_CROP, default_overlap
 from mkd.model_folder import ModelCard, read_card, weights_digest
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
@@ -24,7 +24,6 @@ from shards.inputs.fingerprint import identity
 
 log = logging.getLogger(__name__)
 
-UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card
 # Keys that a map's pixels do not depend on.
 _ELSEWHERE = (
     *("model", "input", "output", "batch", "device", "trust_vrt"),
