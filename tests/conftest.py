@@ -43,3 +43,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(items):
+    """With several processes (pytest-xdist): a file's tests share its fixtures, so they stay in one of them.
+
+    Files that start a Slurm of their own stay together, as a machine holds one.
+    """
+    for item in items:
+        group = "slurm" if "tests/slurm" in item.path.as_posix() else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
