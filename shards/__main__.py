@@ -83,10 +83,11 @@ def _run(args: argparse.Namespace) -> int:
             pack(source, classes, _fill(BuildOptions, args), selection, args.check, args.bands)
         case "tile":
             from shards.commands.tile import tile
+            from shards.inputs.labels.label_options import LabelOptions
             from shards.inputs.tiling import TilingOptions
 
-            tiling = _fill(TilingOptions, args)
-            tile(args.source, args.classes, _fill(BuildOptions, args), args.labels, tiling)
+            tiling, labels = _fill(TilingOptions, args), _fill(LabelOptions, args)
+            tile(args.source, args.classes, _fill(BuildOptions, args), args.labels, tiling, labels)
         case "index":
             from shards.output.merge import make_index
 

@@ -66,9 +66,10 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--labels",
         nargs="+",
-        metavar="TIF",
-        help="one each, in the same order, or a pattern such as '{stem}_label.tif'",
+        metavar="FILE",
+        help="rasters, one each in the same order, or a pattern such as '{stem}_label.tif'; or one vector file",
     )
+    _add_vector_labels(parser)
     parser.add_argument("--size", type=int, default=512, help="edge of a tile, pixels (512)")
     parser.add_argument("--stride", type=int, help="distance between tiles, pixels (the size)")
     parser.add_argument("--min-valid", type=float, default=0.5, help="least share of pixels with data (0.5)")
@@ -81,6 +82,21 @@ def _add_tile(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", type=int, metavar="Q", help="of JPEG images, 1..100 (90)")
     parser.add_argument("--trust-vrt", action="store_true", help="let rasters name other files, URLs too")
     _add_common(parser)
+
+
+def _add_vector_labels(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--layer", help="of a vector file (the only one)")
+    parser.add_argument("--field", help="of the layer that names the class (class)")
+    parser.add_argument(
+        "--outside", metavar="CLASS", help="class of the ground outside every polygon, or ignore (ignore)"
+    )
+    parser.add_argument(
+        "--extent", metavar="FILE", help="vector file: ground that was looked at, all else is ignored (all)"
+    )
+    parser.add_argument("--buffer", type=float, metavar="M", help="metres by which points and lines grow")
+    parser.add_argument(
+        "--warp-labels", action="store_true", help="bring label rasters onto the image's grid, nearest pixel"
+    )
 
 
 def _add_bands(parser: argparse.ArgumentParser) -> None:

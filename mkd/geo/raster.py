@@ -24,7 +24,7 @@ from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster_errors import CACHE_MIB as CACHE_MIB
 from mkd.geo.raster_errors import DamagedRaster as DamagedRaster
 from mkd.geo.raster_errors import translated
-from mkd.geo.raster_info import Transform, info_of
+from mkd.geo.raster_info import RasterInfo, Transform, info_of, warped
 from mkd.geo.raster_safety import RasterLimits, block_fault, check_names
 from mkd.geo.remote_file_bridge import Opener, guarded
 
@@ -81,6 +81,16 @@ class RasterReader:
     def close(self) -> None:
         """Close the file."""
         self._data.close()
+
+    def warp_onto(self, grid: RasterInfo) -> None:
+        """Read the raster on another grid from here on: each pixel the nearest of the file, none outside it.
+
+        Args:
+            grid: with a CRS and a transform, as the raster itself must have.
+        """
+        with self._reading():
+            self._data = warped(self._data, grid)
+            self.info = info_of(self._data)
 
     def read(self, window: Window, bands: Sequence[int] | None = None) -> NDArray[Any]:
         """Read the pixels of a window.

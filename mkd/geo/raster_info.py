@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp
+from rasterio import Affine
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
+from rasterio.vrt import WarpedVRT
 
 from mkd.geo.place.control_points import ControlPoints, control_points_of
 from mkd.geo.place.crs import crs_name, same_horizontal_crs
@@ -89,6 +91,16 @@ def tiff_info(data: bytes) -> RasterInfo:
         return info_of(raster)
 
 
+def warped(data: Any, grid: RasterInfo) -> WarpedVRT:
+    """Return an open rasterio data set on another grid, nearest neighbour; outside the file no pixel has data."""
+    if data.nodata is None and MaskFlags.per_dataset not in data.mask_flag_enums[0]:
+        options: dict[str, Any] = {"add_alpha": True}
+    else:
+        options = {}
+    place = {"crs": grid.crs, "transform": Affine(*(grid.transform or ())), "height": grid.height}
+    return WarpedVRT(data, resampling=Resampling.nearest, width=grid.width, **place, **options)
+
+
 def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
     """Return the first difference between the pixel grids of two rasters.
 
@@ -114,6 +126,17 @@ def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
         if not same_horizontal_crs(a.crs, b.crs, corners[:, 0].tolist(), corners[:, 1].tolist(), near):
             return f"CRS, {crs_name(a.crs)} and {crs_name(b.crs)}"
     return None
+
+
+def grid_text(info: RasterInfo) -> str:
+    """Describe a grid in a message: size, pixel edges, upper left corner, CRS."""
+    size = f"{info.height} x {info.width} pixels"
+    if info.transform is None:
+        return f"{size}, no transform"
+    a, b, c, d, e, f = info.transform
+    edges = f"{np.hypot(a, d):.6g} x {np.hypot(b, e):.6g}"
+    crs = "no CRS" if info.crs is None else crs_name(info.crs)
+    return f"{size} of {edges} from ({c:.10g}, {f:.10g}) on, {crs}"
 
 
 def grid_offset(a: RasterInfo, b: RasterInfo) -> float:

@@ -15,10 +15,11 @@ from mkd.dataset.label_notes import label_notes
 from mkd.dataset.shard_record import read_matching_record
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import ClassFile, glob_to_regex, mask_name
+from shards.inputs.class_file import ClassFile, mask_name
 from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree, nfc
 from shards.inputs.mask_file import ids_from_values
+from shards.inputs.name_patterns import glob_to_regex
 from shards.inputs.orthomosaics import Orthomosaic, PathLike
 from shards.inputs.windows import grid_size
 from shards.progress import list_first, pluralize

@@ -18,6 +18,8 @@ from shards.commands.input_notes import note_empty_scenes, note_labels, note_sce
 from shards.commands.tile_cutter import TileCutter
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
+from shards.inputs.labels.label_options import LabelOptions
+from shards.inputs.labels.label_reader import polygon_notes
 from shards.inputs.orthomosaics import Orthomosaic, PathLike, band_notes, list_scenes
 from shards.inputs.places import warn_of_places
 from shards.inputs.raster_source import dependency_stamps, raster_stamps
@@ -38,6 +40,7 @@ def tile(
     options: BuildOptions,
     labels: PathLike | Sequence[PathLike] | None = None,
     tiling: TilingOptions = TilingOptions(),  # noqa: B008 - frozen
+    label_options: LabelOptions = LabelOptions(),  # noqa: B008 - frozen
 ) -> dict[str, Any]:
     """Cut GeoTIFFs into tiles, window by window; a build that was stopped continues.
 
@@ -45,8 +48,10 @@ def tile(
         source: one or several rasters of uint8, uint16, int16 or float32, paths or URLs; patterns with `*` are allowed.
         classes: class file; None without labels.
         options: where the data set goes, and how it is built.
-        labels: one label raster for each source, in the same order, or a pattern; None = unlabelled.
+        labels: one label raster or vector file for each source, in the same order, a pattern, or one vector file for
+            all; None = unlabelled.
         tiling: size, spacing and encoding of the tiles.
+        label_options: how labels are read.
 
     Returns:
         {"folder", "samples", "labelled", "no_data", "blank", "uncovered_pixels", "done_before"}; for a part without
@@ -60,26 +65,22 @@ def tile(
     classfile = _read_classes(classes, labels is not None)
     check_name(name := options.name or classfile.name, options.shard_size)
     limits = RasterLimits(options.max_pixels, tiling.trust_vrt)
-    scenes = list_scenes(source, labels, classfile, tiling.bands, limits)
+    scenes = list_scenes(source, labels, classfile, tiling.bands, limits, label_options)
     spec = resolve_tiling(tiling, scenes[0])
     # Each shard gets a range of windows; options and inputs identify the data set.
     cutter = TileCutter(scenes, classfile, spec)
     asked = {"command": "tile", "name": name, "shard_size": options.shard_size}
-    asked |= {"bands": tiling.bands and list(tiling.bands), **asdict(spec)}
+    asked |= {"bands": tiling.bands and list(tiling.bands), **asdict(spec), **label_options.given()}
     identifying = {**asked, "classes": content_fields(classfile)}
     units, inputs = _plan_units(cutter, scenes, identifying, options.shard_size)
     # Describe the build, with what the index will tell of its origin.
     uncovered = sum(uncovered_pixels(scene.shape, spec.size, spec.stride) for scene in scenes)
-    files = [PurePosixPath(scene.image).name for scene in scenes]
-    origin: dict[str, Any] = {"source": files, "origin": classfile.source}
-    origin |= {"inputs_sha256": inputs, "uncovered_pixels": uncovered}
-    manifest = describe_build("tile", classfile, options, {**asked, **origin}, _folder_of(scenes[0].image))
+    origin = {"source": [PurePosixPath(scene.image).name for scene in scenes], "origin": classfile.source}
+    asked |= {**origin, "inputs_sha256": inputs, "uncovered_pixels": uncovered}
+    manifest = describe_build("tile", classfile, options, asked, _folder_of(scenes[0].image))
     # Cut the windows into shards.
     note_scenes(source, labels, scenes, classfile, spec.size)
-    for note in band_notes(scenes):
-        _log.info("note: %s", note)
-    _warn_of_striped_rasters(scenes, spec.size)
-    warn_of_places(scenes)
+    _note_rasters(scenes, classfile, spec.size)
     try:
         built = build(manifest, units, cutter, options)
     finally:
@@ -144,6 +145,15 @@ def _dependencies_by_name(
         for name, path in scene.files.items()
         for file, stamp in depends[path].items()
     }
+
+
+def _note_rasters(scenes: Sequence[Orthomosaic], classfile: ClassFile, size: int) -> None:
+    for note in band_notes(scenes):
+        _log.info("note: %s", note)
+    for note in polygon_notes(scenes, classfile):
+        _log.warning("note: %s", note)
+    _warn_of_striped_rasters(scenes, size)
+    warn_of_places(scenes)
 
 
 def _warn_of_striped_rasters(scenes: Sequence[Orthomosaic], size: int) -> None:

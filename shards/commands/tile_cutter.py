@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import DamagedRaster, RasterReader, encode_tiff
 from mkd.geo.raster_info import Transform
-from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import encode_png, encode_tile, tile_key, without_missing
-from shards.inputs.mask_file import MaskIds, class_ids, ids_from_values
+from shards.inputs.labels.label_reader import LabelReader, open_labels
+from shards.inputs.mask_file import class_ids
 from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
 from shards.inputs.tiling import EXTENSIONS, TileSpec
@@ -32,7 +31,7 @@ class TileCutter:
         self.windows = WindowGrid([scene.shape for scene in scenes], spec.size, spec.stride)
         self._open_number = -1
         self._image: RasterReader | None = None
-        self._label: RasterReader | None = None
+        self._label: LabelReader | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files to the process that opened them."""
@@ -56,12 +55,12 @@ class TileCutter:
                 reader.close()
         self._image = self._label = None
 
-    def _open_scene(self, number: int) -> tuple[RasterReader, RasterReader | None]:
+    def _open_scene(self, number: int) -> tuple[RasterReader, LabelReader | None]:
         if number != self._open_number or self._image is None:
             self.close()
             scene = self._scenes[number]
             self._image = open_raster(scene.image, scene.limits)
-            self._label = None if scene.label is None else open_raster(scene.label, scene.limits)
+            self._label = open_labels(scene, self._classfile)
             self._open_number = number
         return self._image, self._label
 
@@ -78,11 +77,11 @@ class TileCutter:
             return
         ids = None
         if label is not None:
-            found = _read_label_ids(label, window, valid, self._classfile, bool(scene.label_coding))
+            found = label.read_ids(window, valid)
             ids, unknown = found.ids, found.unknown
             if unknown:
                 reason = f"unknown label values {list_unknown(unknown)}"
-                place = _locate(label.path, window)
+                place = _locate(scene.label or "", window)
                 shard.quarantine(place, reason, True, unknown, classes=class_ids(ids))
                 return
             if found.assigned:
@@ -129,20 +128,6 @@ def _tile_meta(scene: Orthomosaic, window: Window) -> dict[str, Any]:
         "crs": scene.info.crs,
         "transform": tile_transform(scene.info.transform, window),
     }
-
-
-def _read_label_ids(
-    label: RasterReader, window: Window, valid: NDArray[np.bool_], classfile: ClassFile, lossy: bool
-) -> MaskIds:
-    """Read class ids of a window; pixels without data, in image or label, are ignored."""
-    bands = (1, 2, 3) if classfile.masks == "rgb" else (1,)
-    values = label.read(window, bands)
-    usable = valid & label.valid(window)
-    ids = np.full(usable.shape, IGNORE, np.uint8)
-    raw = values[usable][:, None, :] if classfile.masks == "rgb" else values[usable]
-    found = ids_from_values(raw, classfile, lossy=lossy)
-    ids[usable] = found.ids[:, 0]
-    return found._replace(ids=ids)
 
 
 def _locate(path: str, window: Window) -> str:

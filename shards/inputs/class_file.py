@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mkd.documents import MAX_YAML, parse_yaml
@@ -19,18 +17,17 @@ from shards.inputs.class_values import (
     parse_ids,
     parse_names,
     parse_threshold,
+    parse_value_names,
 )
+from shards.inputs.name_patterns import fill_pattern, glob_to_regex, star_fields
 
 MASK_KINDS = ("ids", "palette", "rgb")
-_REQUIRED = ("name", "classes", "palette", "masks", "layout", "source")
-_OPTIONAL = ("ids", "threshold", "ignore_colours", "unknown_colours", "lossy_masks", "splits")
-_KEYS = {*_REQUIRED, *_OPTIONAL}
-_LATER_KEYS = (
-    "ranges",
-    "threshold",
-    "unknown_colours",
-    "lossy_masks",
-)  # older data sets were made without them
+_REQUIRED = ("name", "classes", "palette")
+_OF_MASKS = ("masks", "layout", "ids", "threshold", "ignore_colours", "unknown_colours", "lossy_masks")
+_KEYS = {*_REQUIRED, *_OF_MASKS, "names", "splits", "source"}
+_NO_LAYOUT = {"images": "", "masks": None}  # rasters and polygons are named on the command line
+# Older data sets were made without them.
+_LATER_KEYS = ("ranges", "threshold", "unknown_colours", "lossy_masks", "names")
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class ClassFile:
         masks: "ids" (grey values), "palette" (indices of a P-mode PNG) or "rgb" (colours of `palette`).
         ids: raw mask value -> class id or 255 (ignored); None = identity. Never with "rgb".
         ignore_colours: colours without a class; "rgb" only.
-        images: pattern of image files below the source folder, with `*` and `**`.
+        images: pattern of image files below the source folder, with `*` and `**`; "" = no layout, for `tile` alone.
         mask: pattern of an image's mask, with {stem}, {dir} and {n} = what the n-th star matched;
             None = unlabelled.
         splits: split name -> list file (.txt) or pattern of images, both below the source folder.
@@ -55,6 +52,7 @@ class ClassFile:
         unknown_colours: "nearest" or "ignore" for colours in neither list, "rgb" only; None = they stop the build.
         lossy_masks: "nearest" takes masks of a lossy coding, each value or colour as the nearest known one; None =
             they stop the build.
+        names: value of a vector layer's field -> class id or 255, for values that are neither name nor id of a class.
     """
 
     path: str
@@ -72,6 +70,7 @@ class ClassFile:
     threshold: int | None = None
     unknown_colours: str | None = None
     lossy_masks: str | None = None
+    names: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
@@ -97,45 +96,28 @@ def read_classfile(path: str | os.PathLike[str]) -> ClassFile:
     except ValueError as error:
         raise ValueError(f"{name} is not YAML: {error}") from None
     _check_keys(content, name)
-    layout, (ids, ranges) = content["layout"], parse_ids(content.get("ids"), name)
+    layout, (ids, ranges) = content.get("layout") or _NO_LAYOUT, parse_ids(content.get("ids"), name)
+    classes = parse_names(content["classes"], name)
     classfile = ClassFile(
         path=name,
         name=str(content["name"]),
-        classes=parse_names(content["classes"], name),
+        classes=classes,
         palette=parse_colours(content["palette"], "palette", name),
-        masks=str(content["masks"]),
+        masks=str(content.get("masks") or "ids"),
         ids=ids,
         ignore_colours=parse_colours(content.get("ignore_colours") or [], "ignore_colours", name),
-        images=layout["images"],
+        images=str(layout["images"]),
         mask=layout["masks"],
         splits={str(key): place for key, place in (content.get("splits") or {}).items()},
-        source=str(content["source"]).strip(),
+        source=str(content.get("source") or "").strip(),
         ranges=ranges,
         threshold=parse_threshold(content.get("threshold"), name),
         unknown_colours=parse_choice(content, "unknown_colours", ("nearest", "ignore"), name),
         lossy_masks=parse_choice(content, "lossy_masks", ("nearest",), name),
+        names=parse_value_names(content.get("names"), classes, name),
     )
     _check_consistent(classfile)
     return classfile
-
-
-def glob_to_regex(pattern: str) -> re.Pattern[str]:
-    """Turn a pattern with stars into a regular expression with one group a star.
-
-    Args:
-        pattern: relative path; `*` matches within a folder, `**/` any number of folders.
-
-    Returns:
-        An expression to be used with `fullmatch` on relative POSIX paths.
-
-    Raises:
-        ValueError: `?` or brackets, which are not supported.
-    """
-    if re.search(r"[?\[\]]", pattern):
-        raise ValueError(f"pattern {pattern!r} has '?' or brackets: use only * and **/")
-    parts = {"**/": r"((?:[^/]+/)*)", "*": r"([^/]*)"}
-    pieces = re.split(r"(\*\*/|\*)", pattern)
-    return re.compile("".join(parts.get(piece, re.escape(piece)) for piece in pieces))
 
 
 def mask_name(classfile: ClassFile, image: str) -> str:
@@ -159,35 +141,6 @@ def mask_name(classfile: ClassFile, image: str) -> str:
     return fill_pattern(classfile.mask, fields, f"{classfile.path}: layout.masks")
 
 
-def star_fields(pattern: str, path: str) -> dict[str, str]:
-    """Return what each star of a pattern matched in a path, by its number from 1, in any Unicode form."""
-    match = glob_to_regex(pattern).fullmatch(path)
-    if match is None:
-        forms = (unicodedata.normalize("NFC", text) for text in (pattern, path))
-        match = glob_to_regex(next(forms)).fullmatch(next(forms))
-    return {} if match is None else {str(number): text for number, text in enumerate(match.groups(), 1)}
-
-
-def fill_pattern(pattern: str, fields: Mapping[str, str], where: str) -> str:
-    """Fill placeholders such as {stem} or {1}.
-
-    Args:
-        pattern: with placeholders.
-        fields: what each of them stands for.
-        where: what to call the pattern in an error.
-
-    Raises:
-        ValueError: a placeholder that is not known.
-    """
-
-    def fill(place: re.Match[str]) -> str:
-        if place[1] not in fields:
-            raise ValueError(f"{where} has {{{place[1]}}}, known are {', '.join(sorted(fields))}")
-        return fields[place[1]]
-
-    return re.sub(r"\{([^{}]*)\}", fill, pattern)
-
-
 def _check_keys(content: Any, name: str) -> None:
     if not isinstance(content, dict):
         raise ValueError(f"{name} holds no keys: see configs/datasets/ for examples")
@@ -197,7 +150,7 @@ def _check_keys(content: Any, name: str) -> None:
     missing = [key for key in _REQUIRED if content.get(key) is None]
     if missing:
         raise ValueError(f"{name} lacks {missing}: see configs/datasets/ for examples")
-    layout = content["layout"]
+    layout = content.get("layout", _NO_LAYOUT)
     if not isinstance(layout, dict) or set(layout) != {"images", "masks"}:
         raise ValueError(
             f"{name}: layout needs the two keys images and masks (null = unlabelled), found {layout!r}"
@@ -260,7 +213,7 @@ def content_fields(classfile: ClassFile) -> dict[str, Any]:
         "path",
         "splits",
         "source",
-        *(key for key in _LATER_KEYS if getattr(classfile, key) in (None, ())),
+        *(key for key in _LATER_KEYS if getattr(classfile, key) in (None, (), {})),
     }
     return {key: value for key, value in asdict(classfile).items() if key not in unused}
 
@@ -285,3 +238,16 @@ def unlabelled_classfile(images: str) -> ClassFile:
         splits={},
         source="",
     )
+
+
+def check_layout(classfile: ClassFile) -> None:
+    """Refuse a class file without a layout, which only `tile` can do without.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not classfile.images:
+        raise ValueError(
+            f"{classfile.path} has no layout, which says where images and masks lie: add one, such as layout: "
+            "{images: 'images/*.jpg', masks: 'masks/{stem}.png'}"
+        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mkd.labels import Colour
+from mkd.labels import IGNORE, Colour
 
 _RANGE = re.compile(r"\s*(-?\d+)\s*-\s*(-?\d+)\s*")
 
@@ -93,6 +93,36 @@ def parse_ids(values: Any, name: str) -> tuple[Mapping[int, int] | None, tuple[R
                 f"{name}: ids has the value {value} on its own and in a range: leave one of them out"
             )
     return (ids if ids or not ranges else {}), tuple(ranges)
+
+
+def parse_value_names(values: Any, classes: Sequence[str], name: str) -> dict[str, int]:
+    """Read `names`: what a vector layer calls a class.
+
+    Args:
+        values: value of the layer's field to class name, class id or 255, as YAML has it; None = not given.
+        classes: class names, by id.
+        name: the class file.
+
+    Returns:
+        Class id or 255 by the field's value, as text.
+
+    Raises:
+        ValueError: no such mapping, or a class that is not there.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{name}: names must map values of a layer's field to classes (Acker: field), found {_shorten(values)}"
+        )
+    known: dict[Any, int] = {**dict(zip(classes, range(len(classes)), strict=True)), IGNORE: IGNORE}
+    known |= {number: number for number in range(len(classes))}
+    for value, target in values.items():
+        if isinstance(target, (bool, list, dict)) or target not in known:
+            raise ValueError(
+                f"{name}: names maps {value!r} to {target!r}: give one of {', '.join(classes)}, its id, or 255"
+            )
+    return {str(value): known[target] for value, target in values.items()}
 
 
 def parse_threshold(value: Any, name: str) -> int | None:

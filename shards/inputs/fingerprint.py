@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mkd.cli.arguments import is_utf8
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import glob_to_regex
+from shards.inputs.name_patterns import glob_to_regex
 
 _SUFFIXES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 

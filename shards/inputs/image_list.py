@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mkd.storage.folder import Folder, split_url
-from shards.inputs.class_file import ClassFile, mask_name
+from shards.inputs.class_file import ClassFile, check_layout, mask_name
 from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree, nfc
 from shards.progress import list_first, pluralize
@@ -58,6 +58,7 @@ def list_items(source: FileTree, classfile: ClassFile, selection: ImageSelection
     Raises:
         ValueError: a folder, image, mask, split or list that is not there, or two images with one key.
     """
+    check_layout(classfile)
     split, keys = selection.split, selection.keys
     if split is not None and keys is not None:
         raise ValueError(f"both split {split!r} and keys {keys} are given: choose one of them")

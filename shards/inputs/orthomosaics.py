@@ -6,17 +6,20 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from mkd.geo.band_choice import DTYPES, BandChoice, choose_bands
-from mkd.geo.raster_info import RasterInfo, grid_difference, grid_offset
+from mkd.geo.raster_info import RasterInfo, grid_offset
 from mkd.geo.raster_safety import RasterLimits
-from shards.inputs.class_file import ClassFile, fill_pattern, star_fields
+from mkd.geo.vector.vector_labels import VectorSource, vector_path
+from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import tile_key
+from shards.inputs.labels.label_options import LabelOptions, check_grid, vector_source
 from shards.inputs.mask_file import check_lossy
+from shards.inputs.name_patterns import fill_pattern, star_fields
 from shards.inputs.raster_source import expand_pattern, open_raster, raster_coding, spelled_there
 from shards.progress import pluralize
 
@@ -25,11 +28,12 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Orthomosaic:
-    """An orthomosaic and its label raster, paths or URLs, opened within `limits`.
+    """An orthomosaic and its label raster or vector file, paths or URLs, opened within `limits`.
 
     `name` is the file's stem, `choice` the bands kept, `label_offset` how far the label's corners lie beside the
     image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that
-    the class file allows.
+    the class file allows. `vector` says how a vector file is read; `warped` that the label raster is brought onto the
+    image's grid.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Orthomosaic:
     limits: RasterLimits = RasterLimits()
     label_nodata: float | None = None
     label_coding: str = ""
+    vector: VectorSource | None = None
+    warped: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -50,8 +56,12 @@ class Orthomosaic:
     @property
     def files(self) -> dict[str, str]:
         """Paths or URLs of image and label by a name that no other scene's file has."""
-        both = {f"image {self.name}": self.image, f"label {self.name}": self.label}
-        return {name: path for name, path in both.items() if path is not None}
+        label = self.label if self.vector is None else vector_path(self.vector.path)
+        extent = (
+            None if self.vector is None or self.vector.extent is None else vector_path(self.vector.extent)
+        )
+        named = {f"image {self.name}": self.image, f"label {self.name}": label, f"extent {self.name}": extent}
+        return {name: path for name, path in named.items() if path is not None}
 
 
 def list_scenes(
@@ -60,16 +70,18 @@ def list_scenes(
     classfile: ClassFile,
     bands: Sequence[int] | None = None,
     limits: RasterLimits = RasterLimits(),  # noqa: B008 - frozen
+    options: LabelOptions = LabelOptions(),  # noqa: B008 - frozen
 ) -> list[Orthomosaic]:
     """Pair orthomosaics with their labels and check that they fit, before anything is written.
 
     Args:
         source: paths, URLs, or patterns with stars.
-        labels: one for each source, or a pattern with {stem} or {1}, what the first star of the source matched; None =
-            unlabelled.
+        labels: rasters or vector files, one for each source, or a pattern with {stem} or {1}, what the first star of
+            the source matched; one vector file may serve all; None = unlabelled.
         classfile: how labels are encoded.
         bands: bands to keep, counted from 1; None = all but alpha.
         limits: what is believed of a raster.
+        options: how labels are read.
 
     Returns:
         At least one scene; all have as many bands of the same type.
@@ -87,9 +99,10 @@ def list_scenes(
             f"several rasters are named {double[0]!r}: tiles are named after them, so rename one"
         )
     masks = _pair_labels(images, labels, fields)
-    scenes = [
-        _read_scene(image, mask, classfile, bands, limits) for image, mask in zip(images, masks, strict=True)
-    ]
+    scenes = []
+    for image, mask in zip(images, masks, strict=True):
+        scene = _read_image(image, bands, limits)
+        scenes.append(scene if mask is None else _with_label(scene, mask, classfile, options))
     for scene in scenes[1:]:
         if _pixel_type(scene) != _pixel_type(scenes[0]):
             raise ValueError(
@@ -99,9 +112,7 @@ def list_scenes(
     return scenes
 
 
-def _read_scene(
-    image: str, label: str | None, classfile: ClassFile, bands: Sequence[int] | None, limits: RasterLimits
-) -> Orthomosaic:
+def _read_image(image: str, bands: Sequence[int] | None, limits: RasterLimits) -> Orthomosaic:
     with open_raster(image, limits) as reader:
         info = reader.info
     choice = choose_bands(image, info, bands, "--bands")
@@ -112,21 +123,25 @@ def _read_scene(
             f"blue, ..) of {', '.join(DTYPES[:-1])} or {DTYPES[-1]}; choose with --bands (grey: 1,1,1), or convert it, "
             "such as with gdal_translate -ot Float32"
         )
-    if label is None:
-        return Orthomosaic(_stem(image), image, None, info, choice, limits=limits)
-    with open_raster(label, limits) as reader:
-        _check_label(label, reader.info, image, info, classfile)
-        nodata, offset = reader.info.nodata, grid_offset(info, reader.info)
+    return Orthomosaic(_stem(image), image, None, info, choice, limits=limits)
+
+
+def _with_label(scene: Orthomosaic, label: str, classfile: ClassFile, options: LabelOptions) -> Orthomosaic:
+    """Add the label of a scene, once it is known that it can be read."""
+    if (vector := vector_source(label, options, classfile)) is not None:
+        return replace(scene, label=label, vector=vector)
+    with open_raster(label, scene.limits) as reader:
+        info = reader.info
+    _check_label(label, info, classfile)
+    warped = check_grid(label, info, scene.image, scene.info, options.warp_labels)
     check_lossy(coding := raster_coding(label), label, classfile)
-    return Orthomosaic(_stem(image), image, label, info, choice, offset, limits, nodata, coding)
+    offset = 0.0 if warped else grid_offset(scene.info, info)
+    return replace(
+        scene, label=label, label_offset=offset, label_nodata=info.nodata, label_coding=coding, warped=warped
+    )
 
 
-def _check_label(label: str, info: RasterInfo, image: str, other: RasterInfo, classfile: ClassFile) -> None:
-    difference = grid_difference(other, info)
-    if difference is not None:
-        raise ValueError(
-            f"{image} and its label {label} differ in {difference}: bring the label onto the image's grid"
-        )
+def _check_label(label: str, info: RasterInfo, classfile: ClassFile) -> None:
     bands = 3 if classfile.masks == "rgb" else 1
     if info.bands < bands or np.dtype(info.dtype).kind not in "uif":
         raise ValueError(
@@ -187,6 +202,8 @@ def _pair_labels(
             _resolve_label(image, fill_pattern(given[0], own, f"--labels {given[0]!r}"))
             for image, own in pairs
         ]
+    if len(given) == 1 and vector_path(given[0]) is not None:
+        given *= len(images)
     if len(given) != len(images):
         raise ValueError(
             f"{pluralize(len(given), 'label raster')} for {pluralize(len(images), 'source')}: give one each, in "

@@ -13,6 +13,7 @@ from mkd.geo.picture_header import lossy_coding
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_files import raster_files
 from mkd.geo.raster_safety import RasterLimits
+from mkd.geo.vector.vector_labels import companion_files, vector_path
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.fingerprint import FileTree, Stamp
 
@@ -131,7 +132,8 @@ def _dependencies(path: str) -> dict[str, Stamp]:
     if folder.local is None:
         return _remote_dependencies(folder, name)
     found = {}
-    for file in raster_files(folder.local / name)[1:]:
+    local = str(folder.local / name)
+    for file in companion_files(local) if vector_path(local) else raster_files(local)[1:]:
         label = os.path.relpath(file, folder.local)  # a copy of all of them elsewhere is the same
         try:
             state = os.stat(file)

@@ -23,6 +23,7 @@ from mkd.geo.raster_info import RasterInfo
 from mkd.labels import IGNORE
 
 ENDINGS = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
+_LAYER = "|layername="  # as QGIS writes the layer of a file
 _SHOWN = 10  # values in a message
 
 
@@ -34,13 +35,17 @@ class VectorSource:
         path: GeoPackage, GeoJSON, Shapefile or FlatGeobuf.
         layer: its name; None = the only one.
         field: attribute that names the class.
+        outside: id of the ground outside every feature: 255 (ignored) or a class.
         buffer: metres by which points and lines grow; None = they are refused.
         extent: file whose polygons say which ground was looked at: all else is ignored. None = everywhere.
+
+    A path may name its layer as QGIS does: ``FILE.gpkg|layername=NAME``.
     """
 
     path: str
     layer: str | None = None
     field: str = "class"
+    outside: int = IGNORE
     buffer: float | None = None
     extent: str | None = None
 
@@ -54,7 +59,6 @@ class VectorLabels:
         grid: RasterInfo,
         classes: Sequence[str],
         values: Mapping[str, int],
-        outside: int,
     ) -> None:
         """Read the features that may lie on the image.
 
@@ -63,7 +67,6 @@ class VectorLabels:
             grid: the image's grid; it needs a CRS and a transform.
             classes: class names, by id.
             values: attribute value as text -> class id or 255, for values that are neither name nor id.
-            outside: id of the ground outside every feature: 255 (ignored) or a class.
 
         Raises:
             ValueError: a file, layer or field that cannot be read, no CRS, an unknown value, points without `buffer`.
@@ -73,25 +76,20 @@ class VectorLabels:
                 f"the image for {source.path} has no place on Earth (CRS and transform): polygons cannot be laid on "
                 "it; give it one (gdal_edit.py -a_srs EPSG:N -a_ullr ...), or give label rasters"
             )
-        self.source, self._transform, self._outside = source, grid.transform, outside
-        found, values_found = _read(source, source.path, grid, source.field)
+        self.source, self._transform = source, grid.transform
+        found, values_found = _read(source, grid, source.field)
         ids = _class_ids(values_found, source, classes, values)
         self._features = found
         self._ids = np.array(ids, np.int64)
         self._tree = shapely.STRtree(found)
         self._looked_at = None
         if source.extent is not None:
-            ground, _ = _read(VectorSource(source.extent), source.extent, grid, None)
+            ground, _ = _read(VectorSource(source.extent), grid, None)
             self._looked_at = shapely.union_all(ground)
 
     def __len__(self) -> int:
-        """Return the number of features in the layer."""
+        """Return the number of features that may lie on the image."""
         return len(self._features)
-
-    @property
-    def classes_found(self) -> set[int]:
-        """Return the ids of the features; 255 where a value is ignored."""
-        return set(self._ids.tolist())
 
     def read_ids(self, window: Window) -> NDArray[np.uint8]:
         """Burn the features of a window: a pixel belongs to the feature that its middle lies in.
@@ -112,9 +110,9 @@ class VectorLabels:
         ground = shapely.Polygon([(a * x + b * y + c, d * x + e * y + f) for x, y in corners])
         near = np.sort(self._tree.query(ground))  # in the order of the file
         pairs = [(self._features[n], int(self._ids[n])) for n in near if not self._features[n].is_empty]
-        ids: NDArray[np.uint8] = np.full(shape, self._outside, np.uint8)
+        ids: NDArray[np.uint8] = np.full(shape, self.source.outside, np.uint8)
         if pairs:
-            ids = rasterize(pairs, shape, fill=self._outside, transform=affine, dtype="uint8")
+            ids = rasterize(pairs, shape, fill=self.source.outside, transform=affine, dtype="uint8")
         if self._looked_at is not None:
             seen = np.zeros(shape, np.uint8)
             if self._looked_at.intersects(ground):
@@ -123,63 +121,87 @@ class VectorLabels:
         return ids
 
 
-def _read(
-    source: VectorSource, path: str, grid: RasterInfo, field: str | None
-) -> tuple[NDArray[Any], list[str]]:
-    """Return the features of a file in the image's CRS, as (multi)polygons, and the values of a field as text."""
+def vector_path(path: str) -> str | None:
+    """Return the file of a path that names a vector file, with its layer as QGIS writes it or without; else None."""
+    file = path.partition(_LAYER)[0]
+    return file if file.lower().endswith(ENDINGS) else None
+
+
+def companion_files(file: str) -> list[str]:
+    """List the files that a vector file on a disk consists of beside itself, those that are there."""
+    stem = file[: file.rfind(".")] if file.lower().endswith(".shp") else None
+    beside = [f"{stem}{end}" for end in (".shx", ".dbf", ".prj", ".cpg")] if stem else [f"{file}-wal"]
+    return [name for name in beside if Path(name).is_file()]
+
+
+def _read(source: VectorSource, grid: RasterInfo, field: str | None) -> tuple[NDArray[Any], list[str]]:
+    """Return the features near an image in its CRS, as (multi)polygons, and the values of a field as text."""
+    path, _, named = source.path.partition(_LAYER)
     if not Path(path).exists():
-        raise ValueError(f"no vector file at {path}: give a GeoPackage, GeoJSON or Shapefile")
+        raise ValueError(f"no vector file at {path}: give a GeoPackage, GeoJSON, Shapefile or FlatGeobuf")
     try:
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        layer = _choose_layer(source, path, layers)
-        names = [str(n) for n in pyogrio.read_info(path, layer=layer)["fields"]]
+        layer = _choose_layer(path, named or source.layer, layers)
+        info = pyogrio.read_info(path, layer=layer)
+        names = [str(n) for n in info["fields"]]
         if field is not None and field not in names:
             raise ValueError(
-                f"{path} has no field '{field}' in its layer '{layer}'; it has {_listed(names)}: name one"
+                f"{path} has no field '{field}' in its layer '{layer}'; it has {_listed(names)}: name one with --field"
             )
-        meta, _, geometry, columns = pyogrio.raw.read(path, layer=layer, columns=[field] if field else [])
+        way = _way(info["crs"], path, grid)
+        columns = [field] if field else []
+        bounds = _bounds_there(way, grid, source.buffer or 0.0)
+        meta, _, geometry, values = pyogrio.raw.read(path, layer=layer, columns=columns, bbox=bounds)
     except (DataSourceError, DataLayerError) as error:
         raise ValueError(f"{path} cannot be read as a vector file: {str(error).splitlines()[0]}") from None
     shapes = shapely.force_2d(shapely.from_wkb(geometry))
-    missing = shapely.is_missing(shapes) | shapely.is_empty(shapes)
-    values = [_text(v) for v in columns[0]] if field else [""] * len(shapes)
-    shapes, values = shapes[~missing], [v for v, gone in zip(values, missing, strict=True) if not gone]
-    shapes = _widened(_reprojected(shapes, meta["crs"], path, grid), source, path, grid)
+    there = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+    texts = [_text(v) for v in values[0][there]] if field else [""] * int(there.sum())
+
+    def to_image(xy: Any) -> Any:
+        return np.stack(way.transform(xy[:, 0], xy[:, 1]), axis=1)
+
+    shapes = _widened(shapely.transform(shapes[there], to_image), source, path, grid)
     broken = ~shapely.is_valid(shapes)
     shapes[broken] = shapely.make_valid(shapes[broken])  # bow-ties and the like, as GIS programs draw them
-    return shapes, values
+    return shapes, texts
 
 
-def _choose_layer(source: VectorSource, path: str, layers: list[str]) -> str:
-    if path == source.path and source.layer is not None:
-        if source.layer not in layers:
-            raise ValueError(
-                f"{path} has no layer '{source.layer}'; it has {_listed(layers)}: name one with --layer"
-            )
-        return source.layer
-    if len(layers) != 1:
+def _choose_layer(path: str, asked: str | None, layers: list[str]) -> str:
+    if asked is not None and asked not in layers:
+        raise ValueError(f"{path} has no layer '{asked}'; it has {_listed(layers)}: name one of them")
+    if asked is None and len(layers) != 1:
         raise ValueError(
-            f"{path} has {len(layers)} layers with geometry ({_listed(layers)}): name one with --layer"
+            f"{path} has {len(layers)} layers with geometry ({_listed(layers)}): name one, with --layer or as "
+            f"{path}{_LAYER}NAME"
         )
-    return layers[0]
+    return asked or layers[0]
 
 
-def _reprojected(shapes: NDArray[Any], crs: str | None, path: str, grid: RasterInfo) -> NDArray[Any]:
-    """Bring features into the image's CRS."""
+def _way(crs: str | None, path: str, grid: RasterInfo) -> Transformer:
+    """Return the way from the CRS of a file to that of the image."""
     if crs is None:
         raise ValueError(
             f"{path} has no CRS: set it in your GIS (QGIS: Layer > Set CRS of Layer, then export it)"
         )
     try:
-        way = Transformer.from_crs(CRS.from_user_input(crs), CRS.from_user_input(grid.crs), always_xy=True)
+        return Transformer.from_crs(CRS.from_user_input(crs), CRS.from_user_input(grid.crs), always_xy=True)
     except CRSError as error:
         raise ValueError(f"{path}: its CRS cannot be brought to the image's ({error})") from None
 
-    def to_image(xy: Any) -> Any:
-        return np.stack(way.transform(xy[:, 0], xy[:, 1]), axis=1)
 
-    moved: NDArray[Any] = shapely.transform(shapes, to_image)
-    return moved
+def _bounds_there(
+    way: Transformer, grid: RasterInfo, margin: float
+) -> tuple[float, float, float, float] | None:
+    """Return the image's bounds in the CRS of a vector file, with a margin in metres; None = not known there."""
+    a, b, c, d, e, f = grid.transform or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    ends = [(x, y) for x in (0, grid.width) for y in (0, grid.height)]
+    xs, ys = [a * x + b * y + c for x, y in ends], [d * x + e * y + f for x, y in ends]
+    # Lines between corners bend in another CRS: a tenth of the side more than takes that in.
+    wide = 0.1 * max(max(xs) - min(xs), max(ys) - min(ys)) + margin
+    box = (min(xs) - wide, min(ys) - wide, max(xs) + wide, max(ys) + wide)
+    found = way.transform_bounds(*box, direction="INVERSE")
+    return found if all(np.isfinite(found)) and found[0] < found[2] else None
 
 
 def _widened(shapes: NDArray[Any], source: VectorSource, path: str, grid: RasterInfo) -> NDArray[Any]:

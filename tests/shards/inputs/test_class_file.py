@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mkd.storage.folder import Folder
-from shards.inputs.class_file import glob_to_regex, mask_name, read_classfile
+from shards.inputs.class_file import mask_name, read_classfile
+from shards.inputs.name_patterns import glob_to_regex
 
 FOLDER = Path(__file__).parents[3] / "configs" / "datasets"
 COUNTS = {

@@ -31,8 +31,8 @@ def save(path, shapes, values, crs="EPSG:32633", field="class", **more):
     return str(path)
 
 
-def labels(path, outside=255, values=None, **more):
-    return VectorLabels(VectorSource(path, **more), grid(), CLASSES, values or {}, outside)
+def labels(path, values=None, **more):
+    return VectorLabels(VectorSource(path, **more), grid(), CLASSES, values or {})
 
 
 WHOLE = Window(0, 0, H, W)
@@ -89,7 +89,7 @@ def test_a_rotated_grid(tmp_path):
     turned = RasterInfo(
         W, H, 3, "uint8", "EPSG:32633", (0.0, 0.5, 500000.0, -0.5, 0.0, 5000000.0), None, None, (), (64, 64)
     )
-    found = VectorLabels(VectorSource(path), turned, CLASSES, {}, 255).read_ids(Window(0, 0, W, H))
+    found = VectorLabels(VectorSource(path), turned, CLASSES, {}).read_ids(Window(0, 0, W, H))
     np.testing.assert_array_equal(found.T, labels(path).read_ids(WHOLE))
 
 
@@ -147,9 +147,10 @@ def test_layers_and_fields_are_named(tmp_path):
     """Several layers, a wrong layer, a wrong field, a missing file: each a sentence with what there is."""
     path = save(tmp_path / "m.gpkg", [ground(0, 0, 10, 10)], ["wood"], layer="a")
     save(path, [ground(0, 0, 10, 10)], ["field"], layer="b", append=True)
-    with pytest.raises(ValueError, match="2 layers with geometry \\(a, b\\): name one with --layer"):
+    with pytest.raises(ValueError, match="2 layers with geometry \\(a, b\\): name one, with --layer or as"):
         labels(path)
     assert labels(path, layer="b").read_ids(WHOLE)[5, 5] == 0
+    assert labels(f"{path}|layername=b").read_ids(WHOLE)[5, 5] == 0  # as QGIS copies a path
     with pytest.raises(ValueError, match="no layer 'c'; it has a, b"):
         labels(path, layer="c")
     with pytest.raises(ValueError, match="no field 'kind' in its layer 'a'; it has class"):
@@ -165,7 +166,7 @@ def test_without_a_place_nothing_is_burned(tmp_path):
     """An image without CRS, or a layer without one, is refused."""
     path = save(tmp_path / "m.gpkg", [ground(0, 0, 10, 10)], ["wood"])
     with pytest.raises(ValueError, match="has no place on Earth"):
-        VectorLabels(VectorSource(path), grid(None, None), CLASSES, {}, 255)
+        VectorLabels(VectorSource(path), grid(None, None), CLASSES, {})
     path = save(tmp_path / "n.fgb", [ground(0, 0, 10, 10)], ["wood"], crs=None)
     with pytest.raises(ValueError, match="has no CRS: set it in your GIS"):
         labels(path)
