@@ -61,7 +61,7 @@ PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
 @contextlib.contextmanager
 def for_people():
     """Pass on everything but a ValueError in one short line; and see to time and memory."""
-    begun, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
         yield
     except ValueError as error:
@@ -70,7 +70,7 @@ def for_people():
         assert not isinstance(error, UnicodeError), repr(error)  # noqa: PT017
         assert "\n" not in said.strip(), said
         assert 0 < len(said) < 2000, said
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 2  # of the processor, as the machine may be busy elsewhere
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
 
 

@@ -5,11 +5,14 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mkd.config.schema import EvaluateRun
+from mkd.geo.grid import Window
+from mkd.geo.raster import RasterWriter
 from mkd.recipes import factories
 from mkd.recipes.evaluate import evaluate
 from mkd.recipes.semi import semi
@@ -148,7 +151,8 @@ def test_nan_weights_are_refused(runs, sets, tmp_path, capsys):
     weights[name].view(-1)[0] = float("nan")
     save_file(weights, folder / "model.safetensors")
     typed = {"evaluate": [f"data={sets['val']}", f"out={tmp_path}/r.json"]}
-    (tmp_path / "x.tif").touch()
+    with RasterWriter(tmp_path / "x.tif", 40, 40, 3, "uint8") as raster:
+        raster.write(Window(0, 0, 40, 40), np.zeros((40, 40, 3), np.uint8))
     typed["predict_map"] = [f"input={tmp_path}/x.tif", f"output={tmp_path}/y.tif"]
     for script, words in typed.items():
         assert launch(script, f"model={folder}", *words, "device=cpu") == 2

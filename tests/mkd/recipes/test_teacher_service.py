@@ -199,7 +199,7 @@ def test_the_control_calls_no_service():
     config = schema.SemiRun(teacher=schema.TeacherConfig(kind="service", endpoints=["h:1"]))
     config.semi.weight = 0.0
     run = SimpleNamespace(world=World.single())
-    assert isinstance(_teacher(config, torch.nn.Conv2d(3, 2, 1), None, run, 0.9), LocalTeacher)
+    assert isinstance(_teacher(config, torch.nn.Conv2d(3, 2, 1), None, run, 0.9, None), LocalTeacher)
     assert "no teacher is asked" in _labelled_by(config)
     config.semi.weight = 1.0
     assert _labelled_by(config) == "labelled by h:1"
@@ -236,7 +236,7 @@ def test_several_ranks_cannot_wait_for_longer_than_their_calls():
     config = schema.SemiRun(teacher=schema.TeacherConfig(kind="service", endpoints=["h:1"], patience=3600.0))
     run = SimpleNamespace(world=World(0, 2, torch.device("cpu")))
     with pytest.raises(ValueError, match=r"teacher.patience=3600: .* at most 540 is allowed"):
-        _teacher(config, torch.nn.Identity(), None, run, 0.9)
+        _teacher(config, torch.nn.Identity(), None, run, 0.9, None)
     assert schema.TeacherConfig().patience < 540
 
 

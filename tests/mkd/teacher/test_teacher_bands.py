@@ -12,7 +12,7 @@ from mkd.semi.entropy import TileLimit
 from mkd.teacher import protocol
 from mkd.teacher.client.flight_client import Access, FlightClient, Refused
 from mkd.teacher.local import LocalTeacher
-from tests.helpers.teacher.services import CLASSES, PLAN, remote, same, service, weak_views
+from tests.helpers.teacher.services import CLASSES, PLAN, TOKEN, remote, same, service, weak_views
 
 SCALE = {"bands": 5, "dtype": "uint16", "low": [0.0] * 5, "high": [4000.0] * 5}
 FIVE = protocol.identity({**PLAN, "scale": SCALE}, CLASSES)
@@ -86,7 +86,7 @@ def test_other_bands_are_refused():
     with service(Net(5), identity=FIVE) as server:
         other = protocol.identity({**PLAN, "scale": {**SCALE, "bands": 4}}, CLASSES)
         with pytest.raises(Refused, match="another network: scale"):
-            FlightClient(server.endpoint, Access(other, None, bands=4)).hello()
+            FlightClient(server.endpoint, Access(other, TOKEN, bands=4)).hello()
     for schema, bands in (
         (protocol.image_schema(6, 5, 4), 5),
         (protocol.image_schema(6, 5), 5),

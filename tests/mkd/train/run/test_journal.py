@@ -223,12 +223,12 @@ def test_a_validation_names_each_class(tmp_path, capsys):
 def test_a_long_phase_is_announced_once(tmp_path, capsys, monkeypatch):
     """At the first row, how many hours are left; nothing of a short one."""
     write(tmp_path / "short")
-    assert "hours" not in capsys.readouterr().out
+    assert "are left" not in capsys.readouterr().out
     clock = iter(range(0, 100000, 30))
     monkeypatch.setattr("mkd.train.run.journal.time.monotonic", lambda: next(clock))
     write(tmp_path / "long", steps=1000)
-    said = [line for line in capsys.readouterr().out.splitlines() if "hours" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "are left" in line]
     assert said == [
-        "student: 999 steps of 30.00 s are left, about 8.3 hours; a smaller steps= takes less, a killed or stopped run "
+        "student: 999 steps of 30.00 s are left, about 8 h 20 min; a smaller steps= takes less, a killed or stopped run "
         "goes on by the same command"
     ]
