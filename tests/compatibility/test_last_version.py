@@ -4,6 +4,9 @@ The fixture was written by `make_fixture.py` with that version's own code; nothi
 """
 
 import json
+import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from mkd.teacher import protocol
 from shards.__main__ import main as shards
-from tests.helpers.training.runs import launch, rows
+from tests.helpers.training.runs import ROOT, launch, rows
 
 HERE = Path(__file__).parent
 
@@ -38,16 +41,21 @@ THEN_OF = {
 
 
 @pytest.mark.parametrize("stage", ["supervised", "kd", "semi"])
-def test_a_killed_run_of_the_last_version_goes_on(left, monkeypatch, capsys, stage):
-    """Today's code takes up the checkpoint and gives the losses and validations that the last version gave."""
-    monkeypatch.chdir(left)
+def test_a_killed_run_of_the_last_version_goes_on(left, stage):
+    """Today's code takes up the checkpoint and gives the losses and validations that the last version gave.
+
+    In a process of its own, whose convolutions are those of AVX2, as the fixture's were: newer instructions round
+    otherwise, and after four steps of a young network the loss differs by 4 %.
+    """
     words = json.loads((left / "commands.json").read_text())[stage]
     given = {word.split("=")[0] for word in words} - {"model"}
     words = [w for w in words if w != "model=lite0"]
     words += [w for w in THEN_OF[stage] if w.split("=")[0] not in given]
-    status, said = launch(stage, *words, f"out=runs/{stage}"), capsys.readouterr().out
-    assert status == 0, said
-    assert "going on from step 2 of 6" in said
+    command = [sys.executable, str(ROOT / "launch" / f"{stage}.py"), *words, f"out=runs/{stage}"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ended = subprocess.run(command, cwd=left, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "going on from step 2 of 6" in ended.stdout
     expected = [json.loads(line) for line in (left / "expected" / f"{stage}.jsonl").read_text().splitlines()]
     found = rows(left / "runs" / stage)
     assert len(found) == len(expected) > 6
@@ -59,11 +67,10 @@ def test_a_killed_run_of_the_last_version_goes_on(left, monkeypatch, capsys, sta
             # teacher says of the first resumed step is as it was; losses, and what follows, are not compared.
             kept = ("step", "kept_tiles", "kept_pixels", "tile_entropy") if row == 2 else ()
             theirs = {key: theirs[key] for key in kept}
-        # Another processor rounds otherwise, and each step of a young network makes more of it: with oneDNN held to AVX2
-        # the fixture's figures come to 1e-3 where its newest instructions give 2.5e-3.
-        for key, value in theirs.items():
-            near = pytest.approx(value, rel=1e-2, abs=1e-3) if isinstance(value, float) else value
-            assert mine[key] == near, key
+        for key, value in theirs.items():  # another processor rounds otherwise
+            assert mine[key] == (
+                pytest.approx(value, rel=1e-3, abs=1e-4) if isinstance(value, float) else value
+            ), key
 
 
 def test_data_sets_and_models_of_the_last_version_are_read(left, monkeypatch, capsys):

@@ -229,6 +229,6 @@ def test_a_long_phase_is_announced_once(tmp_path, capsys, monkeypatch):
     write(tmp_path / "long", steps=1000)
     said = [line for line in capsys.readouterr().out.splitlines() if "are left" in line]
     assert said == [
-        "student: 999 steps of 30.00 s are left, about 8 h 20 min; a smaller steps= takes less, a killed or stopped run "
-        "goes on by the same command"
+        "student: 999 steps of 30.00 s are left, about 8 h 20 min; a smaller steps= takes less, a killed or stopped "
+        "run goes on by the same command"
     ]
