@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(PY) launch/demo.py out=$(DEMO_OUT)
 
 test: .venv/installed
-	$(PY) -m pytest -m "not slow" -rs
+	$(PY) -m pytest -m "not slow" -rfs -n auto --dist loadgroup
 
 slow: .venv/installed
 	$(PY) -m pytest -m slow -rs

@@ -67,7 +67,7 @@ def write_areas(path: str | Path, names: Sequence[str], areas: Sequence[ClassAre
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["class_id", "class", "pixels", "hectares", "share", "mean_confidence"])
     for n, (name, area) in enumerate(zip(names, areas, strict=True)):
-        hectares = "" if math.isnan(area.hectares) else f"{area.hectares:.4f}"
+        hectares = "" if math.isnan(area.hectares) else f"{area.hectares:.6f}"
         mean = "" if math.isnan(area.confidence) else f"{area.confidence:.4f}"
         rows.writerow([n, name, area.pixels, hectares, f"{area.pixels / total:.6f}", mean])
     write_text(path, text.getvalue())
