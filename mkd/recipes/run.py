@@ -11,8 +11,6 @@ from torch import Tensor
 from mkd.cli.exit import node
 from mkd.cli.log_lines import route_log_lines
 from mkd.config import schema
-from mkd.config.comparison import difference
-from mkd.config.load import to_yaml
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
@@ -22,7 +20,7 @@ from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
-from mkd.recipes.run_folder import extend_run, notes_of_sets, open_run, versions
+from mkd.recipes.run_folder import enter_run, notes_of_sets, versions
 from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.phase import Phase, Step
@@ -60,6 +58,7 @@ class Run:
         world: this process's place; rank 0 alone writes.
         index: of the labelled tiles: classes and palette of the model.
         timer: of the start-up.
+        given: the config as the run folder keeps it, with plain folders as they were given; None is `config`.
 
     Raises:
         ValueError: the folder belongs to another run, the batch cannot be shared by the ranks, or the ranks were
@@ -67,14 +66,17 @@ class Run:
     """
 
     def __init__(
-        self, config: schema.RunConfig, world: World, index: DatasetIndex, timer: StartupTimer
+        self,
+        config: schema.RunConfig,
+        world: World,
+        index: DatasetIndex,
+        timer: StartupTimer,
+        given: schema.RunConfig | None = None,
     ) -> None:
         """Open the folder; no tile is read yet."""
         self.config, self.world, self.index, self.timer = config, world, index, timer
         factories.micro_batches(config.data, world.ranks)
-        _check_same(config, world)
-        extended = run_on_rank0(world, lambda: extend_run(config))
-        self.folder = Path(run_on_rank0(world, lambda: str(open_run(config))))
+        self.folder, extended = enter_run(given or config, world)
         self.journal = Journal(self.folder, tuple(index.classes), world.is_main)
         if extended:
             self.journal.say(extended)
@@ -270,15 +272,6 @@ def _describe(run: Run, phase: Phase, batches: BatchStream, engine: Engine, unva
         say("weights and their average are compared between the ranks at each checkpoint")
     if unvalidated:
         say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
-
-
-def _check_same(config: schema.RunConfig, world: World) -> None:
-    """Check that all ranks were started with the same config; they wait for rank 0's."""
-    if changed := difference(world.broadcast(to_yaml(config)), config, there="rank 0:"):
-        raise ValueError(
-            f"rank {world.rank} was started with another config than rank 0 ({changed}); "
-            "start all ranks by the same command"
-        )
 
 
 def labelled_index(config: schema.RunConfig) -> DatasetIndex:
