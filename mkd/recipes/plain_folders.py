@@ -58,9 +58,8 @@ def _pack(config: schema.RunConfig, key: str, folder: str, classfile: ClassFile)
     place = f"{config.out.rstrip('/')}.data/{key}"
     options = BuildOptions(place, max_pixels=config.data.max_pixels)
     say_on_stdout(
-        f"data.{key}={folder} is a plain folder: {place} is its data set, which each out= packs anew; for more than "
-        f"some 10,000 tiles, or many runs, pack it once: python -m shards pack --source {folder} --classes "
-        f"{config.data.classes} --out DATASET"
+        f"data.{key}={folder} is a plain folder, packed into {place} for this out= alone; for more than some 10,000 "
+        "tiles, or many runs, pack it once (python -m shards pack) and give that data set"
     )
     try:
         with route_log_lines(say_on_stdout, "shards"):

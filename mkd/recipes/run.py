@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -50,19 +49,17 @@ def join_ranks(config: schema.RunConfig) -> tuple[World, StartupTimer]:
 class Run:
     """One run folder with its journal, and what all phases in it share.
 
-    A context in which this process holds the folder's lock, requests to stop are heard, and log records reach the
-    journal.
+    A context: this process holds the folder's lock, requests to stop are heard, log records reach the journal.
 
     Args:
         config: of the run.
         world: this process's place; rank 0 alone writes.
         index: of the labelled tiles: classes and palette of the model.
         timer: of the start-up.
-        given: the config as the run folder keeps it, with plain folders as they were given; None is `config`.
+        given: the config for the run folder, its plain folders not replaced; None is `config`.
 
     Raises:
-        ValueError: the folder belongs to another run, the batch cannot be shared by the ranks, or the ranks were
-            started with different configs.
+        ValueError: the folder is another run's, the batch cannot be shared, or the ranks have different configs.
     """
 
     def __init__(
@@ -95,7 +92,8 @@ class Run:
             context.enter_context(route_log_lines(self.journal.say, "mkd.train"))
             # All ranks wait until rank 0 has the lock, or end with its message.
             run_on_rank0(self.world, lambda: None if self._has_model() else self.lock.acquire())
-            context.callback(self._release)
+            if self.world.is_main:
+                context.callback(self.lock.release)
             if not run_on_rank0(self.world, self._has_model):
                 self.inputs.check_versions(versions())
                 self.inputs.check_data("data.labelled", self.config.data.labelled, self.index)
@@ -105,10 +103,6 @@ class Run:
             for note in notes_of_sets(self.config.data, self.index):
                 self.journal.say(f"note: {note}")
         return self
-
-    def _release(self) -> None:
-        if self.world.is_main:
-            self.lock.release()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
