@@ -1,4 +1,4 @@
-"""Command line: `python -m shards pack|tile|index|split|info|verify|sample|stats`, in the order of work."""
+"""Command line: `python -m shards pack|tile|adopt|index|split|info|verify|sample|stats`, in the order of work."""
 
 from __future__ import annotations
 
@@ -88,6 +88,10 @@ def _run(args: argparse.Namespace) -> int:
 
             tiling, labels = _fill(TilingOptions, args), _fill(LabelOptions, args)
             tile(args.source, args.classes, _fill(BuildOptions, args), args.labels, tiling, labels)
+        case "adopt":
+            from shards.commands.adopt import MemberNames, adopt
+
+            adopt(args.urls, args.classes, _fill(BuildOptions, args), _fill(MemberNames, args), args.check)
         case "index":
             from shards.output.merge import make_index
 

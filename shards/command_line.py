@@ -14,6 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_pack(commands.add_parser("pack", help="a folder of images, with or without masks -> a data set"))
     _add_tile(commands.add_parser("tile", help="GeoTIFF orthomosaics, with or without labels -> a data set"))
+    _add_adopt(commands.add_parser("adopt", help="WebDataset shards of others, where they lie -> a data set"))
     index = commands.add_parser("index", help="merge the parts of a build (--part) into a data set")
     index.add_argument("out", metavar="OUT", help="folder of the build")
     _add_split(commands.add_parser("split", help="a data set -> train, val, test by place; few-shot subsets"))
@@ -49,14 +50,33 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--slice", dest="image_slice", metavar="A:B", help="slice of the images in file-name order"
     )
-    parser.add_argument(
-        "--check",
-        choices=("ends", "decode"),
-        default="ends",
-        help="images: header and end marker, or everything decoded (ends); masks are always decoded",
-    )
+    _add_check(parser)
     _add_bands(parser)
     _add_common(parser)
+
+
+def _add_adopt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "urls", nargs="+", metavar="'URL'", help="tars, with braces: 's3://bucket/tiles-{000000..000168}.tar'"
+    )
+    parser.add_argument(
+        "--image-ext",
+        type=_extensions,
+        default=_extensions("jpg,jpeg,png,tif,tiff"),
+        metavar="EXT,EXT",
+        help="members that are images; the first one of a tile is taken (jpg,jpeg,png,tif,tiff)",
+    )
+    parser.add_argument(
+        "--label-ext",
+        type=_extensions,
+        default=_extensions("label.png,seg.png,mask.png"),
+        metavar="EXT,EXT",
+        help="members that are labels, grey PNGs of class ids (label.png,seg.png,mask.png)",
+    )
+    parser.add_argument("--labelled-only", action="store_true", help="leave out tiles without a label")
+    _add_check(parser)
+    _add_common(parser, cuts=False)
+    parser.set_defaults(shard_size=256)
 
 
 def _add_tile(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +119,15 @@ def _add_vector_labels(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check",
+        choices=("ends", "decode"),
+        default="ends",
+        help="images: header and end marker, or everything decoded (ends); masks are always decoded",
+    )
+
+
 def _add_bands(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bands", type=_bands, metavar="1,2,3", help="bands to keep, counted from 1: data (all but alpha)"
@@ -130,13 +159,14 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     _add_max_pixels(parser)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, cuts: bool = True) -> None:
     parser.add_argument(
         "--classes", metavar="FILE.yaml", help="one of configs/datasets/, or yours; needed with labels only"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder or URL of the new data set")
     parser.add_argument("--name", help="name of the data set (the class file's)")
-    parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
+    if cuts:
+        parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
     parser.add_argument(
         "--replace", action="store_true", help="drop an unfinished build of something else that lies in --out"
     )
@@ -166,6 +196,13 @@ def _pixels(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, such as {MAX_PIXELS}")
     return int(text)
+
+
+def _extensions(text: str) -> tuple[str, ...]:
+    found = tuple(part.strip().lstrip(".").lower() for part in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of extensions such as jpg,png")
+    return found
 
 
 def _bands(text: str) -> tuple[int, ...]:

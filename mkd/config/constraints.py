@@ -5,17 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def dataset(key: str, path: str) -> None:
-    """Refuse what is no data set folder."""
+def dataset(key: str, path: str, classes: str | None = None) -> None:
+    """Refuse what is no data set folder; with a class file it may be a plain folder."""
     if "://" in path:
         return  # asking a server is the reader's task; its sentence says what is wrong there
     if not Path(path).is_dir():
         raise ValueError(
             f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'"
         )
-    if not (Path(path) / "index.json").is_file():
+    if classes is None and not (Path(path) / "index.json").is_file():
+        plain = "; for a plain folder of images give data.classes=FILE" if key.startswith("data.") else ""
         raise ValueError(
-            f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end"
+            f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end{plain}"
         )
 
 

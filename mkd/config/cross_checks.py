@@ -110,10 +110,11 @@ def _check_run(c: s.RunConfig, later: str | None) -> None:
     on_disk("out", c.out)
     for name in c.accept:
         choice("accept", name, ACCEPTABLE)
-    dataset("data.labelled", c.data.labelled)
-    for key in ("unlabelled", "pseudo", "val"):
+    if c.data.classes is not None and "://" not in c.data.classes and not Path(c.data.classes).is_file():
+        raise ValueError(f"data.classes={c.data.classes}: no such file; give a class file, see docs/data.md")
+    for key in ("labelled", "unlabelled", "pseudo", "val"):
         if (path := getattr(c.data, key)) is not None:
-            dataset(f"data.{key}", path)
+            dataset(f"data.{key}", path, c.data.classes if key != "pseudo" else None)
     offline = isinstance(c, s.SemiRun) and c.teacher.kind == "offline"
     if c.data.pseudo is not None and not offline:
         raise ValueError(

@@ -30,6 +30,9 @@ class DataConfig:
     """Which data sets are read and how tiles become batches."""
 
     labelled: str = MISSING  # data set with labels: a folder or a URL such as s3://bucket/tiles
+    # class file; labelled, unlabelled and val may then be plain folders of images and masks, laid out as it says, which
+    # are packed into OUT.data first
+    classes: str | None = None
     unlabelled: str | None = None  # data set; labels in it are never read
     pseudo: str | None = None  # data set of launch/teacher.py label, for teacher.kind=offline
     val: str | None = None  # labelled data set for model selection; none keeps the last weights

@@ -11,7 +11,7 @@ from typing import Any
 
 from mkd.dataset.band_statistics import BandStatistics
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
-from mkd.dataset.shard_list import ShardList
+from mkd.dataset.shard_list import ShardList, parse_url, shard_sizes, shard_url
 from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.labels import IGNORE, Colour
@@ -21,7 +21,7 @@ from mkd.storage.folder import Folder
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
-_SHARD_KEYS = {field.name for field in fields(ShardInfo)}
+_SHARD_KEYS = {field.name for field in fields(ShardInfo)} - {"url"}  # which adopted shards alone have
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class DatasetIndex:
             "format": FORMAT,
             "version": VERSION,
             **content,
-            "shards": [vars(shard) for shard in self.shards],
+            "shards": [shard.to_json() for shard in self.shards],
         }
 
     def sha256(self) -> str:
@@ -95,7 +95,7 @@ class DatasetIndex:
 
 
 def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> DatasetIndex:
-    """Read the index of a data set, and check by one listing that its shards exist in full size.
+    """Read the index of a data set, and check by one listing of each folder that its shards exist in full size.
 
     Args:
         folder: the data set, a path or URL, holding `index.json` and its shards.
@@ -121,8 +121,9 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from None
     index = _parse(content, path)
+    found = shard_sizes(place, index.shards, sizes) if shards else {}
     for shard in index.shards if shards else ():
-        if fault := shard_fault(place.url_of(shard.file), shard, sizes.get(shard.file)):
+        if fault := shard_fault(shard_url(place, shard), shard, found.get(shard.file)):
             raise ValueError(fault)
     return index
 
@@ -146,7 +147,7 @@ def _content(text: bytes) -> Any:
     shards = ShardList()
 
     def append_if_shard(decoded: dict[str, Any]) -> dict[str, Any] | None:
-        if decoded.keys() != _SHARD_KEYS:
+        if decoded.keys() - {"url"} != _SHARD_KEYS:
             return decoded
         try:
             shards.append(_shard(decoded))
@@ -224,8 +225,8 @@ def _shard(content: dict[str, Any]) -> ShardInfo:
     samples, labelled, size = (
         whole(content[key], f"a shard's {key}") for key in ("samples", "labelled", "bytes")
     )
-    sha256 = one_line(content["sha256"], "a shard's sha256")
-    return ShardInfo(file_name(content["file"], "a shard's file"), samples, labelled, size, sha256)
+    sha256, url = one_line(content["sha256"], "a shard's sha256"), parse_url(content.get("url", ""))
+    return ShardInfo(file_name(content["file"], "a shard's file"), samples, labelled, size, sha256, url)
 
 
 def _check_sums(index: DatasetIndex, path: str) -> None:
@@ -245,11 +246,11 @@ def _check_sums(index: DatasetIndex, path: str) -> None:
 
 def shard_fault(path: str, shard: ShardInfo, size: int | None) -> str:
     """Return "", or what is wrong with the size of a shard's file: None when there is none."""
+    advice = "copy it here again, or pack the data set again"
+    if shard.url:
+        advice = "put it back, or adopt the shards again, into another folder"
     if size is None:
-        return f"shard {path} is missing: copy it here again, or pack the data set again"
+        return f"shard {path} is missing: {advice}"
     if size != shard.bytes:
-        return (
-            f"shard {path} has {size} bytes, the index says {shard.bytes}: "
-            "copy it again, or pack the data set again"
-        )
+        return f"shard {path} has {size} bytes, the index says {shard.bytes}: {advice.replace(' here', '')}"
     return ""

@@ -78,7 +78,7 @@ class LocalShards:
         if len(self._files) >= self._max_files:
             os.close(self._files.popitem(last=False)[1])
         info = self._index.shards[shard]
-        file = self._files[shard] = os.open(f"{self._folder}/{info.file}", os.O_RDONLY)
+        file = self._files[shard] = os.open(info.url or f"{self._folder}/{info.file}", os.O_RDONLY)
         size = os.fstat(file).st_size
         if size != info.bytes:
             os.close(self._files.pop(shard))

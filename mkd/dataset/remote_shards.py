@@ -12,6 +12,7 @@ from mkd.dataset.index import DatasetIndex
 from mkd.dataset.prefetch import Prefetcher, Span
 from mkd.dataset.record_cache import RecordCache
 from mkd.dataset.shard_cache import ShardCache
+from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.dataset.shard_record import Content, Member, Members, TileRecord, member_fault
 from mkd.storage.folder import Folder
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class RemoteShards:
-    """The shards of a data set behind a URL; used by one thread, which the prefetcher's threads read for.
+    """Shards of which some lie behind a URL; used by one thread, which the prefetcher's threads read for.
 
     Args:
         folder: of the data set.
@@ -74,7 +75,7 @@ class RemoteShards:
         span = self._prefetcher.pop(sample) or self._read_range(shard, start, stop)
         contents, fault = _cut(span, kinds, members)
         if fault:
-            file = self._folder.url_of(self._index.shards[shard].file)
+            file = shard_url(self._folder, self._index.shards[shard])
             log.warning("%s:%s: %s; reading it again", file, record.key, fault)
             contents, fault = _cut(self._read_again(shard, start, stop), kinds, members)
         return contents, fault
@@ -95,9 +96,10 @@ class RemoteShards:
     def _read_range(self, shard: int, start: int, stop: int) -> Span:
         """Read a piece of a shard from its copy, or from the server where there is none."""
         info = self._index.shards[shard]
+        place, name = shard_place(self._folder, info)
         copy = self._cache.open(self._folder, info) if self._cache is not None else None
         if copy is None:
-            return Span(start, self._folder.read(info.file, start, stop))
+            return Span(start, place.read(name, start, stop))
         try:
             return Span(start, os.pread(copy, stop - start, start))
         finally:
@@ -108,7 +110,8 @@ class RemoteShards:
         info = self._index.shards[shard]
         if self._cache is not None:
             self._cache.drop(info)
-        return Span(start, self._folder.read(info.file, start, stop))
+        place, name = shard_place(self._folder, info)
+        return Span(start, place.read(name, start, stop))
 
     def _mean_tile_bytes(self, shard: int) -> int:
         info = self._index.shards[shard]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.storage.folder import Folder
 
 CHUNK = 16 << 20  # bytes a request
@@ -57,8 +58,8 @@ class ShardCache:
         """Open the copy of a shard, made now if needed; it stays readable when it is removed meanwhile.
 
         Args:
-            origin: where the shard is.
-            info: which one.
+            origin: the data set.
+            info: which of its shards.
 
         Returns:
             Its descriptor, to be closed by the caller; None when no copy can be made.
@@ -81,7 +82,7 @@ class ShardCache:
                 self._logged.add(reason)
                 log.warning(
                     "%s: no copy in %s (%s); it is read from the server, slower",
-                    origin.url_of(info.file), self.folder, reason,
+                    shard_url(origin, info), self.folder, reason,
                 )  # fmt: skip
             return None
 
@@ -153,9 +154,9 @@ class ShardCache:
 
 def _copy_bytes(origin: Folder, info: ShardInfo, file: BinaryIO) -> None:
     """Copy a shard, and compare its SHA-256 with the index's."""
-    digest = hashlib.sha256()
+    digest, (place, name) = hashlib.sha256(), shard_place(origin, info)
     for start in range(0, info.bytes, CHUNK):
-        data = origin.read(info.file, start, min(start + CHUNK, info.bytes))
+        data = place.read(name, start, min(start + CHUNK, info.bytes))
         digest.update(data)
         file.write(data)
     file.flush()

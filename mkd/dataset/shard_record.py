@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_list import parse_url, shard_url
 from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.pixel_scale import MAX_BANDS
@@ -52,6 +53,7 @@ class ShardRecord:
         unit: fingerprint of the inputs and options this shard was made of; another one means that it is built again.
         quarantine: bad tiles left out: {"source", "reason", "labelled"}.
         left_out: other counts, such as {"no_data": 3, "blank": 1}.
+        named: examples of what was counted, the first ones of each reason.
     """
 
     info: ShardInfo
@@ -64,17 +66,19 @@ class ShardRecord:
     quarantine: tuple[Mapping[str, Any], ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     missing_pixels: int = 0
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the record's file."""
         tiles = [[entry.key, *entry.size, entry.members] for entry in self.tiles]
-        info = {key: getattr(self.info, key) for key in ("file", "samples", "labelled", "bytes", "sha256")}
         rest = {"histogram": self.histogram, "ignored_pixels": self.ignored_pixels, "bands": self.bands}
         rest |= {"dtype": self.dtype, "unit": self.unit, "quarantine": list(self.quarantine)}
         if self.missing_pixels:  # left out where there are none, as earlier versions wrote it
             rest |= {"missing_pixels": self.missing_pixels}
+        if self.named:
+            rest |= {"named": {reason: list(names) for reason, names in self.named.items()}}
         rest |= {"left_out": dict(self.left_out), "tiles": tiles}
-        return {"format": FORMAT, "version": VERSION, **info, **rest}
+        return {"format": FORMAT, "version": VERSION, **self.info.to_json(), **rest}
 
 
 def record_name(shard_file: str) -> str:
@@ -130,7 +134,7 @@ def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
     record = read_record(folder, info.file)
     if record.info != info:
         raise ValueError(
-            f"{folder.url_of(info.file)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
+            f"{shard_url(folder, info)} has a record of another build (SHA-256 {record.info.sha256[:12]}, "
             f"{record.info.samples} tiles; the index says {info.sha256[:12]}, {info.samples} tiles): "
             "copy the whole data set again, or build it again"
         )
@@ -142,6 +146,12 @@ def read_matching_record(folder: Folder, info: ShardInfo) -> ShardRecord:
                     f"{offset + size:,} of {info.bytes:,}): build the data set again"
                 )
     return record
+
+
+def adopted_meta(tile: TileRecord) -> bytes:
+    """Return the KEY.json of an adopted tile, which has none of ours: its source is its key, and it has no place."""
+    meta = {"source": tile.key, "window": None, "size": list(tile.size), "crs": None, "transform": None}
+    return json.dumps({**meta, "labelled": "label.png" in tile.members}).encode()
 
 
 def member_fault(kind: str, content: Content, member: tuple[int, int, int]) -> str:
@@ -169,7 +179,7 @@ def _parse(content: dict[str, Any]) -> ShardRecord:
     """
     samples, labelled, size = (whole(content[key], key) for key in ("samples", "labelled", "bytes"))
     file, sha256 = file_name(content["file"], "file"), one_line(content["sha256"], "sha256")
-    info = ShardInfo(file, samples, labelled, size, sha256)
+    info = ShardInfo(file, samples, labelled, size, sha256, parse_url(content.get("url", "")))
     tiles = tuple(_tile(entry) for entry in sequence(content["tiles"], "tiles"))
     if len(tiles) != info.samples:
         raise ValueError(f"{len(tiles)} tiles, but 'samples' is {info.samples}")
@@ -188,6 +198,10 @@ def _parse(content: dict[str, Any]) -> ShardRecord:
         quarantine=tuple(mapping(bad, "a bad tile") for bad in sequence(content["quarantine"], "quarantine")),
         left_out={reason: whole(count, "a count of left_out") for reason, count in left_out.items()},
         missing_pixels=whole(content.get("missing_pixels", 0), "missing_pixels"),
+        named={
+            reason: tuple(one_line(name, "a name of 'named'") for name in sequence(names, "named"))
+            for reason, names in mapping(content.get("named", {}), "named").items()
+        },
     )
 
 

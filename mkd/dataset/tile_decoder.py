@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import LABEL, VALID, decode_image, decode_label, image_kind
 from mkd.dataset.index import DatasetIndex
+from mkd.dataset.shard_list import shard_url
 from mkd.dataset.shard_record import Content
 from mkd.dataset.tile_source import DamagedTile, TileRequest, TileSource
 from mkd.labels import IGNORE
@@ -215,5 +216,5 @@ class TileDecoder:
         yield from range(start, sample)
 
     def _damaged_tile(self, shard: int, key: str, fault: str) -> DamagedTile:
-        file = self.source.folder.url_of(self.index.shards[shard].file)
+        file = shard_url(self.source.folder, self.index.shards[shard])
         return DamagedTile(f"{file}:{key}: {fault}; run 'python -m shards verify {self.source.folder}'")

@@ -10,7 +10,8 @@ from mkd.dataset.index import DatasetIndex
 from mkd.dataset.local_shards import LocalShards
 from mkd.dataset.record_cache import RecordCache
 from mkd.dataset.remote_shards import RemoteShards
-from mkd.dataset.shard_record import Member, Members, TileRecord
+from mkd.dataset.shard_list import shard_url
+from mkd.dataset.shard_record import Member, Members, TileRecord, adopted_meta
 from mkd.storage.folder import Folder
 
 
@@ -58,7 +59,7 @@ class TileSource:
         self.folder, self.index = folder, index
         self._records = RecordCache(folder, index)
         self._shards: LocalShards | RemoteShards
-        if folder.local is not None:
+        if folder.local is not None and not index.shards.any_remote:
             self._shards = LocalShards(folder.local, index)
         else:
             self._shards = RemoteShards(folder, index, self._records, cache, cache_bytes)
@@ -90,7 +91,7 @@ class TileSource:
 
         Args:
             sample: 0 <= sample < samples of the data set.
-            kinds: extensions, such as "jpg" and "label.png".
+            kinds: extensions, such as "jpg" and "label.png"; the "json" of an adopted tile is made up.
 
         Returns:
             The members' bytes by extension.
@@ -100,13 +101,18 @@ class TileSource:
             ValueError: no record, or a server that refuses or does not answer.
         """
         shard, record = self.find(sample)
+        made: dict[str, bytes] = {}
+        if "json" in kinds and "json" not in record.members and self.index.shards[shard].url:
+            made, kinds = {"json": adopted_meta(record)}, [kind for kind in kinds if kind != "json"]
+        if not kinds:
+            return made
         missing = [kind for kind in kinds if kind not in record.members]
         if missing:
             raise self._damaged_tile(shard, record.key, f"holds {sorted(record.members)}, no {missing[0]!r}")
         (members,) = self.read_all([TileRequest(sample, shard, record, kinds)])
         if isinstance(members, DamagedTile):
             raise members
-        return {kind: bytes(content) for kind, content in members.items()}
+        return made | {kind: bytes(content) for kind, content in members.items()}
 
     def read_all(self, requests: Sequence[TileRequest | DamagedTile]) -> list[Members | DamagedTile]:
         """Read members of some tiles.
@@ -135,7 +141,7 @@ class TileSource:
 
     def _damaged_tile(self, shard: int, key: str, fault: str) -> DamagedTile:
         """Return the error of a tile whose shard should be copied or built again."""
-        file = self.folder.url_of(self.index.shards[shard].file)
+        file = shard_url(self.folder, self.index.shards[shard])
         advice = f"run 'python -m shards verify {self.folder}', copy the shard again or build it again"
         return DamagedTile(f"{file}:{key}: {fault}; {advice}")
 

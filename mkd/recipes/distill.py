@@ -28,6 +28,7 @@ from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
+from mkd.recipes.plain_folders import pack_plain_folders
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
 from mkd.train.input_bands import band_fields, check_kind, other_bands
@@ -40,6 +41,7 @@ FISHER = "fisher.safetensors"  # in a run folder
 def kd(config: schema.KdRun) -> Path:
     """Run one stage: M -> new classifier -> M_T, frozen -> student M_S; return the run folder."""
     world, timer = join_ranks(config)
+    given, config = config, pack_plain_folders(config, world)
     index = labelled_index(config)
     keeps = config.kd.ewc_weight > 0 or config.kd.student_init == "teacher"  # the source's own network
     from_source = None if config.kd.source is None or not keeps else read_card(config.kd.source).architecture
@@ -59,7 +61,7 @@ def kd(config: schema.KdRun) -> Path:
             data = factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
             assert origin is not None
             check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
-    with Run(config, world, index, timer) as run:
+    with Run(config, world, index, timer, given) as run:
         if not run.ended():
             if fault := factories.unfit_rates(
                 arch if source is None else source.architecture, config.data.crop

@@ -123,6 +123,11 @@ class _Sets:
 
     def check(self, run: RunConfig, test: str | None) -> None:
         """Refuse tiles without labels where labels are needed, and sets of other classes than the labelled one."""
+        if run.data.classes is not None:
+            raise ValueError(
+                f"data.classes={run.data.classes}: an experiment reads its sets many times: pack plain folders first, "
+                "by python -m shards pack"
+            )
         labelled = self._read(run.data.labelled)
         for key, path in (("data.labelled", run.data.labelled), ("data.val", run.data.val), ("test", test)):
             if path is None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from pathlib import Path
 from types import TracebackType
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 from mkd.cli.exit import node
 from mkd.cli.log_lines import route_log_lines
 from mkd.config import schema
-from mkd.config.comparison import difference
-from mkd.config.load import to_yaml
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
@@ -22,7 +19,7 @@ from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.pixel_scale import PixelScale
 from mkd.recipes import factories
-from mkd.recipes.run_folder import extend_run, notes_of_sets, open_run, versions
+from mkd.recipes.run_folder import enter_run, notes_of_sets, versions
 from mkd.train.batches import BatchStream
 from mkd.train.loop import fit
 from mkd.train.phase import Phase, Step
@@ -52,29 +49,31 @@ def join_ranks(config: schema.RunConfig) -> tuple[World, StartupTimer]:
 class Run:
     """One run folder with its journal, and what all phases in it share.
 
-    A context in which this process holds the folder's lock, requests to stop are heard, and log records reach the
-    journal.
+    A context: this process holds the folder's lock, requests to stop are heard, log records reach the journal.
 
     Args:
         config: of the run.
         world: this process's place; rank 0 alone writes.
         index: of the labelled tiles: classes and palette of the model.
         timer: of the start-up.
+        given: the config for the run folder, its plain folders not replaced; None is `config`.
 
     Raises:
-        ValueError: the folder belongs to another run, the batch cannot be shared by the ranks, or the ranks were
-            started with different configs.
+        ValueError: the folder is another run's, the batch cannot be shared, or the ranks have different configs.
     """
 
     def __init__(
-        self, config: schema.RunConfig, world: World, index: DatasetIndex, timer: StartupTimer
+        self,
+        config: schema.RunConfig,
+        world: World,
+        index: DatasetIndex,
+        timer: StartupTimer,
+        given: schema.RunConfig | None = None,
     ) -> None:
         """Open the folder; no tile is read yet."""
         self.config, self.world, self.index, self.timer = config, world, index, timer
         factories.micro_batches(config.data, world.ranks)
-        _check_same(config, world)
-        extended = run_on_rank0(world, lambda: extend_run(config))
-        self.folder = Path(run_on_rank0(world, lambda: str(open_run(config))))
+        self.folder, extended = enter_run(given or config, world)
         self.journal = Journal(self.folder, tuple(index.classes), world.is_main)
         if extended:
             self.journal.say(extended)
@@ -93,7 +92,8 @@ class Run:
             context.enter_context(route_log_lines(self.journal.say, "mkd.train"))
             # All ranks wait until rank 0 has the lock, or end with its message.
             run_on_rank0(self.world, lambda: None if self._has_model() else self.lock.acquire())
-            context.callback(self._release)
+            if self.world.is_main:
+                context.callback(self.lock.release)
             if not run_on_rank0(self.world, self._has_model):
                 self.inputs.check_versions(versions())
                 self.inputs.check_data("data.labelled", self.config.data.labelled, self.index)
@@ -103,10 +103,6 @@ class Run:
             for note in notes_of_sets(self.config.data, self.index):
                 self.journal.say(f"note: {note}")
         return self
-
-    def _release(self) -> None:
-        if self.world.is_main:
-            self.lock.release()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -270,15 +266,6 @@ def _describe(run: Run, phase: Phase, batches: BatchStream, engine: Engine, unva
         say("weights and their average are compared between the ranks at each checkpoint")
     if unvalidated:
         say(f"{phase.name}: data.val is not given, so the last weights are kept, not the best")
-
-
-def _check_same(config: schema.RunConfig, world: World) -> None:
-    """Check that all ranks were started with the same config; they wait for rank 0's."""
-    if changed := difference(world.broadcast(to_yaml(config)), config, there="rank 0:"):
-        raise ValueError(
-            f"rank {world.rank} was started with another config than rank 0 ({changed}); "
-            "start all ranks by the same command"
-        )
 
 
 def labelled_index(config: schema.RunConfig) -> DatasetIndex:

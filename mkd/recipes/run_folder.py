@@ -18,6 +18,8 @@ from mkd.config.load import to_yaml
 from mkd.config.schema import DataConfig, RunConfig
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.label_notes import label_notes
+from mkd.distributed.rank0 import run_on_rank0
+from mkd.distributed.world import World
 from mkd.documents import mapping, parse_yaml, whole
 from mkd.models.architecture import published_rates
 
@@ -88,6 +90,24 @@ def _steps_done(folder: Path) -> int:
             row = json.loads(line)
             done = max(done, int(row["step"]) if row["phase"] in ("student", "semi") else 0)
     return done
+
+
+def enter_run(config: RunConfig, world: World) -> tuple[Path, str]:
+    """Open the run folder of a config that is the same on all ranks, which wait for rank 0.
+
+    Returns:
+        The folder; and what is to be said of a new length, see `extend_run`.
+
+    Raises:
+        ValueError: ranks with different configs, or the folder of another run.
+    """
+    if changed := difference(world.broadcast(to_yaml(config)), config, there="rank 0:"):
+        raise ValueError(
+            f"rank {world.rank} was started with another config than rank 0 ({changed}); "
+            "start all ranks by the same command"
+        )
+    extended: str = run_on_rank0(world, lambda: extend_run(config))
+    return Path(run_on_rank0(world, lambda: str(open_run(config)))), extended
 
 
 def is_run(config: RunConfig) -> bool:

@@ -18,6 +18,7 @@ from mkd.loader.augment import StrongView, strong_view
 from mkd.model_folder import ModelCard
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
+from mkd.recipes.plain_folders import pack_plain_folders
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import Teacher
@@ -33,13 +34,14 @@ from mkd.train.steps.semi import SemiStep
 def semi(config: schema.SemiRun) -> Path:
     """Train the semi-supervised stage; return the run folder."""
     world, timer = join_ranks(config)
+    given, config = config, pack_plain_folders(config, world)
     index, start = labelled_index(config), config.semi.start
     model, card = factories.load_checked("semi.start", start)
     factories.check_classes("data.labelled", config.data.labelled, card.classes, f"semi.start={start}")
     if config.data.pseudo is not None:
         factories.check_classes("data.pseudo", config.data.pseudo, card.classes, f"semi.start={start}")
     # What the threads of the teachers' side report is about this rank alone.
-    with Run(config, world, index, timer) as run, route_log_lines(run.say, "mkd.teacher"):
+    with Run(config, world, index, timer, given) as run, route_log_lines(run.say, "mkd.teacher"):
         if not run.ended():
             if fault := factories.unfit_rates(model.architecture, config.data.crop):
                 run.journal.say(f"warning: {fault}")

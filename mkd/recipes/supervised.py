@@ -8,6 +8,7 @@ from mkd.config import schema
 from mkd.model_folder import read_card
 from mkd.models.build import build
 from mkd.recipes import factories
+from mkd.recipes.plain_folders import pack_plain_folders
 from mkd.recipes.run import Run, join_ranks, labelled_index
 from mkd.recipes.run_folder import is_run
 from mkd.train.input_bands import band_fields
@@ -17,6 +18,7 @@ from mkd.train.steps.supervised import SupervisedStep
 def supervised(config: schema.SupervisedRun) -> Path:
     """Train the baseline without distillation; return the run folder."""
     world, timer = join_ranks(config)
+    given, config = config, pack_plain_folders(config, world)
     index = labelled_index(config)
     scratch = config.student_init in ("random", "imagenet")
     source = None if scratch else read_card(config.student_init).architecture
@@ -30,7 +32,7 @@ def supervised(config: schema.SupervisedRun) -> Path:
         model, card = factories.load_checked("student_init", config.student_init, arch)
         if card.classes != tuple(index.classes):  # transfer learning: the classes are this data set's
             model.reset_classifier(index.num_classes, torch.Generator().manual_seed(config.seed))
-    with Run(config, world, index, timer) as run:
+    with Run(config, world, index, timer, given) as run:
         if run.ended():
             return run.folder
         if config.student_init == "random":

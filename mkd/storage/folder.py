@@ -45,6 +45,7 @@ class Folder:
     def __init__(self, url: str | os.PathLike[str], patience: float = PATIENCE) -> None:
         self.url, self.patience = _normalise(str(url)), patience
         self.local: Path | None = None
+        self._elsewhere: dict[str, Folder] = {}
         if "://" not in self.url or self.url.startswith("file://"):
             self.local = Path(self.url.removeprefix("file://"))
             return
@@ -79,6 +80,12 @@ class Folder:
     def child(self, name: str) -> Folder:
         """Return a folder inside this one."""
         return Folder(self.url_of(name), self.patience)
+
+    def elsewhere(self, url: str) -> Folder:
+        """Return another folder, of the same patience: the same one each time, as it holds connections."""
+        if url not in self._elsewhere:  # two threads may both make one; all then use the first that was set
+            self._elsewhere.setdefault(url, Folder(url, self.patience))
+        return self._elsewhere[url]
 
     def exists(self, name: str) -> bool:
         """Say whether a file exists."""

@@ -69,7 +69,7 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: in
         if record is None or record.info != info:
             record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(_card(read_tile(place, info.file, tile, max_pixels), index))
+        cards.append(_card(read_tile(place, info, tile, max_pixels), index))
     return cards
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index, shard_fault
+from mkd.dataset.shard_list import shard_sizes
 from mkd.geo.place.footprints import OVERLAP
 from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
@@ -42,11 +43,14 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
         ValueError: no data set there at all, or a place that does not answer.
     """
     place = Folder(folder)
-    index, sizes = read_index(place, shards=False), place.sizes()
-    known = {shard.file for shard in index.shards}
-    foreign = sorted(name for name in sizes if name.endswith(".tar") and name not in known)
+    index, own = read_index(place, shards=False), place.sizes()
+    known, sizes = {shard.file for shard in index.shards}, shard_sizes(place, index.shards, own)
+    foreign = sorted(name for name in own if name.endswith(".tar") and name not in known)
     problems = [f"{name} is not in the index: remove it" for name in foreign if not name.startswith(".")]
-    faults = {shard.file: shard_fault(shard.file, shard, sizes.get(shard.file)) for shard in index.shards}
+    faults = {
+        shard.file: shard_fault(shard.url or shard.file, shard, sizes.get(shard.file))
+        for shard in index.shards
+    }
     tasks = [
         ShardTask(place.url, shard, index.num_classes, index.bands, index.dtype, max_pixels)
         for shard in index.shards

@@ -150,7 +150,9 @@ def _is_complete(folder: Folder, file: str, fingerprint: str) -> bool:
         record = read_record(folder, file)
         if any(bad.get("unread") for bad in record.quarantine):  # the disk may be well again
             return False
-        return record.unit == fingerprint and (not record.tiles or _matches_record(folder, record))
+        # The size and time of an adopted tar are part of the fingerprint: it is not read again.
+        same = not record.tiles or bool(record.info.url) or _matches_record(folder, record)
+        return record.unit == fingerprint and same
     except (ValueError, FileNotFoundError):  # a damaged record or no tar: it is made again
         return False
 

@@ -82,7 +82,10 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock, workers: in
     _write_quarantine(folder, bad, sizes)
     _check_budget(folder, manifest, totals, bad)
     if not totals.shards:
-        left_out = ", ".join(f"{number} {name}" for name, number in sorted(totals.left_out.items()))
+        left_out = ", ".join(
+            f"{number} {name}{f' ({list_first(names)})' if (names := totals.named.get(name)) else ''}"
+            for name, number in sorted(totals.left_out.items())
+        )
         raise ValueError(
             f"not a single tile for {folder} (left out: {left_out or 'none'}): choose other options"
         )
@@ -93,7 +96,9 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock, workers: in
     files = [manifest.file(number) for number in range(len(manifest.units))]
     lock.confirm()
     remove_stale_files(folder, manifest.name, {*files, *map(record_name, files)})
-    counts = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
+    counts: dict[str, Any] = {"left_out": dict(sorted(totals.left_out.items())), "quarantined": totals.bad}
+    if totals.named:
+        counts["named"] = totals.named
     index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **counts})
     index = replace(index, statistics=band_statistics(folder, index, workers))
     write_index(folder, index)
@@ -110,7 +115,7 @@ def _read_records(
         if record_name(file) not in sizes:
             return file, None
         record = read_record(folder, file)
-        whole = not record.tiles or sizes.get(file) == record.info.bytes
+        whole = not record.tiles or bool(record.info.url) or sizes.get(file) == record.info.bytes
         return file, record if whole and record.unit == manifest.units[number] else None
 
     with ThreadPoolExecutor(_PARALLEL_READS) as pool:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, write_record
@@ -19,13 +20,14 @@ from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile, UnknownCounts
 from shards.output.tar_format import encode_members, ending, header, padding
 
+MAX_EXAMPLES = 10  # of what is counted
 _WRITE_BYTES = 4 << 20  # bytes gathered for one hash and one write
 
 
 class ShardWriter:
     """One shard being written: a context; its tar and then its record are in place after a clean exit.
 
-    The same tiles in the same order give the same bytes.
+    The same tiles in the same order give the same bytes. Of a shard that is adopted only the record is written.
 
     Args:
         folder: where to write; None = only count and hash, to compare with a shard that exists.
@@ -51,6 +53,10 @@ class ShardWriter:
         self._kind: tuple[int, str] | None = None
         self._quarantine: list[dict[str, Any]] = []
         self._left_out: Counter[str] = Counter()
+        self._named: dict[str, list[str]] = {}
+        self._adopted: tuple[str, int, str] | None = (
+            None  # URL, bytes and SHA-256 of a tar that stays where it is
+        )
 
     def __enter__(self) -> ShardWriter:
         """Return the shard itself."""
@@ -81,19 +87,7 @@ class ShardWriter:
             ValueError: a key that is there already, or an image of another kind than the shard's first.
             OSError: a full disk, with the path.
         """
-        if tile.key in self._tiles:
-            raise ValueError(f"key {tile.key} occurs twice in {self.file}: give the files different names")
-        if self._kind is not None and self._kind != (tile.bands, tile.dtype):
-            bands, dtype = self._kind
-            raise ValueError(
-                f"tile {tile.key} has {tile.bands} bands of {tile.dtype}, those before it in {self.file} have {bands} "
-                f"of {dtype}: build one data set of each kind"
-            )
-        self._kind = (tile.bands, tile.dtype)
-        # Count label pixels.
-        if tile.counts is not None:
-            assert not tile.counts[self._classes : IGNORE].any(), "ids are checked before they are packed"
-            self._counts += tile.counts
+        self._check(tile.key, (tile.bands, tile.dtype))
         # Append the members, and note where each lies for range requests.
         found = {}
         for extension, data in encode_members(tile):
@@ -101,11 +95,31 @@ class ShardWriter:
             found[extension] = Member(self._size, len(data), zlib.crc32(data))
             self._append(data)
             self._append(padding(len(data)))
-        self._tiles[tile.key] = TileRecord(tile.key, tile.size, found)
-        self._labelled += tile.label is not None
+        self._enter(TileRecord(tile.key, tile.size, found), tile.counts)
         self._missing += tile.missing
         if self._waiting >= _WRITE_BYTES:
             self._flush()
+
+    def enter(self, tile: TileRecord, counts: NDArray[np.int64] | None, kind: tuple[int, str]) -> None:
+        """Enter a tile of an adopted tar; raises ValueError as `add` does.
+
+        Args:
+            tile: its key, size, and where its members lie in that tar.
+            counts: (256,) pixels of each label id; None when it has no label.
+            kind: bands and type of the image.
+        """
+        self._check(tile.key, kind)
+        self._enter(tile, counts)
+
+    def adopt(self, url: str, size: int, sha256: str) -> None:
+        """Take a tar that others wrote for this shard, after its tiles were entered; it stays where it is.
+
+        Args:
+            url: its full path or URL.
+            size: bytes.
+            sha256: of all of it, hex.
+        """
+        self._adopted = (url, size, sha256)
 
     def quarantine(
         self,
@@ -134,9 +148,36 @@ class ShardWriter:
             bad["classes"] = list(classes)
         self._quarantine.append(bad)
 
-    def left_out(self, name: str, number: int = 1) -> None:
-        """Count tiles left out for a reason such as "blank"; a number of 0 makes the reason appear in the index."""
+    def left_out(self, name: str, number: int = 1, example: str = "") -> None:
+        """Count tiles left out for a reason such as "blank"; a number of 0 makes the reason appear in the index.
+
+        Args:
+            name: the reason.
+            number: of tiles.
+            example: what one of them is called; the first ones of a reason are kept.
+        """
         self._left_out[name] += number
+        if example and example not in (examples := self._named.setdefault(name, [])):
+            examples += [example] if len(examples) < MAX_EXAMPLES else []
+
+    def _check(self, key: str, kind: tuple[int, str]) -> None:
+        """Refuse a key that is there already, or an image of another kind than the shard's first."""
+        if key in self._tiles:
+            raise ValueError(f"key {key} occurs twice in {self.file}: give the files different names")
+        if self._kind is not None and self._kind != kind:
+            raise ValueError(
+                f"tile {key} has {kind[0]} bands of {kind[1]}, those before it in {self.file} have {self._kind[0]} "
+                f"of {self._kind[1]}: build one data set of each kind"
+            )
+        self._kind = kind
+
+    def _enter(self, tile: TileRecord, counts: NDArray[np.int64] | None) -> None:
+        """Note a tile, and count its label pixels."""
+        if counts is not None:
+            assert not counts[self._classes : IGNORE].any(), "ids are checked before"
+            self._counts += counts
+        self._tiles[tile.key] = tile
+        self._labelled += counts is not None
 
     def _append(self, data: bytes) -> None:
         self._parts.append(data)
@@ -159,12 +200,13 @@ class ShardWriter:
             ) from None
 
     def _close(self) -> None:
-        if self._tiles:
+        url, size, digest = self._adopted or ("", 0, "")
+        if self._tiles and not url:
             self._append(ending(self._size))
             self._flush()
-        digest = self._digest.hexdigest() if self._tiles else ""
+            size, digest = self._size, self._digest.hexdigest()
         self.record = ShardRecord(
-            info=ShardInfo(self.file, len(self._tiles), self._labelled, self._size, digest),
+            info=ShardInfo(self.file, len(self._tiles), self._labelled, size, digest, url),
             tiles=tuple(self._tiles.values()),
             histogram=tuple(np.trim_zeros(self._counts[:IGNORE], "b").tolist()),
             ignored_pixels=int(self._counts[IGNORE]),
@@ -174,6 +216,7 @@ class ShardWriter:
             quarantine=tuple(self._quarantine),
             left_out=dict(sorted(self._left_out.items())),
             missing_pixels=self._missing,
+            named={reason: tuple(names) for reason, names in sorted(self._named.items())},
         )
         # The tar is put in place before its record: a record tells of a whole tar.
         if self._folder is not None:

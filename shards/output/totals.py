@@ -10,6 +10,7 @@ from mkd.dataset.index import DatasetIndex, ShardInfo
 from mkd.dataset.shard_list import ShardList
 from mkd.dataset.shard_record import ShardRecord
 from mkd.labels import IGNORE, Colour
+from shards.output.shard_writer import MAX_EXAMPLES
 
 
 class DatasetTotals:
@@ -18,6 +19,7 @@ class DatasetTotals:
     def __init__(self) -> None:
         self.shards: list[ShardInfo] = []
         self.left_out: Counter[str] = Counter()
+        self.named: dict[str, list[str]] = {}
         self.bad = {"labelled": 0, "unlabelled": 0}
         self._counts = [0] * IGNORE
         self._ignored = self._missing = 0
@@ -31,6 +33,9 @@ class DatasetTotals:
             ValueError: images of other bands or another type than those of the shards before.
         """
         self.left_out.update(record.left_out)
+        for reason, names in record.named.items():
+            known = self.named.setdefault(reason, [])
+            known += [name for name in names if name not in known][: MAX_EXAMPLES - len(known)]
         for bad in record.quarantine:
             self.bad["labelled" if bad["labelled"] else "unlabelled"] += 1
         if not record.tiles:

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import tarfile
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo
-from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, read_record
+from mkd.dataset.shard_list import shard_place
+from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, adopted_meta, read_record
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import meta_of
+from shards.reading.tar_stream import Contents, HashingReader, group_members, recorded_members
 
 IMAGES = {"jpg", "png", "tif"}
 
@@ -33,6 +31,11 @@ class ShardTask(NamedTuple):
     bands: int
     dtype: str
     max_pixels: int
+
+    @property
+    def name(self) -> str:
+        """What the shard is called in a problem."""
+        return self.info.url or self.info.file
 
 
 @dataclass
@@ -51,22 +54,6 @@ class ShardCheck:
     labelled: int = 0
 
 
-class _HashingReader(io.RawIOBase):
-    """A file that is hashed while it is read."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.size = file, hashlib.sha256(), 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self.digest.update(data)
-        self.size += len(data)
-        return data
-
-
-Contents = dict[str, tuple[Member, bytes]]
-
-
 def check_shard(task: ShardTask) -> ShardCheck:
     """Read a shard once, from end to end.
 
@@ -79,12 +66,12 @@ def check_shard(task: ShardTask) -> ShardCheck:
         digest = _check_tiles(folder, task, record, found)
     except OSError as error:
         found.problems.append(
-            f"{info.file} cannot be read ({error.strerror or error}): check the disk, or copy it again"
+            f"{task.name} cannot be read ({error.strerror or error}): check the disk, or copy it again"
         )
         return found
     if digest != info.sha256:
         found.problems.append(
-            f"{info.file} has SHA-256 {digest[:12]}..., the index says {info.sha256[:12]}...: copy it again"
+            f"{task.name} has SHA-256 {digest[:12]}..., the index says {info.sha256[:12]}...: copy it again"
         )
     _check_counts(found, info, record)
     return found
@@ -92,18 +79,25 @@ def check_shard(task: ShardTask) -> ShardCheck:
 
 def _check_tiles(folder: Folder, task: ShardTask, record: ShardRecord | None, found: ShardCheck) -> str:
     """Check the tiles of a shard, one after the other; return the SHA-256 of the whole file."""
-    info = task.info
-    with folder.open(info.file, info.bytes) as plain:
-        file = _HashingReader(plain)
-        for number, (key, contents) in enumerate(_group_members(file, info.file, info.bytes, found.problems)):
+    info, (place, name) = task.info, shard_place(folder, task.info)
+    if info.url and record is None:  # nobody knows its tiles
+        return info.sha256
+    with place.open(name, info.bytes) as plain:
+        file = HashingReader(plain)
+        if info.url and record is not None:
+            tiles = recorded_members(file, record)
+        else:
+            tiles = group_members(file, info.file, info.bytes, found.problems)
+        for number, (key, contents) in enumerate(tiles):
             entry = record.tiles[number] if record is not None and number < len(record.tiles) else None
-            _check_place(key, contents, entry, info.file, found.problems)
+            _check_place(key, contents, entry, task.name, found.problems)
+            if info.url and entry is not None:
+                contents = {**contents, "json": (Member(0, 0, 0), adopted_meta(entry))}
             try:
                 _check_tile(key, contents, entry, task, found)
             except ValueError as error:
                 found.problems.append(str(error))
-        while file.read(1 << 20):  # the end of the tar, or all behind a damage
-            pass
+        file.drain()
     return file.digest.hexdigest()
 
 
@@ -123,31 +117,6 @@ def _read_matching_record(folder: Folder, task: ShardTask, problems: list[str]) 
             f"{task.dtype}: build it again"
         )
     return record
-
-
-def _group_members(
-    file: _HashingReader, name: str, limit: int, problems: list[str]
-) -> Iterator[tuple[str, Contents]]:
-    """Yield the members of a tar of ``limit`` bytes, those of a tile together, with offsets; note a damaged tar."""
-    key, contents = "", Contents()
-    try:
-        with tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                stem, _, extension = member.name.partition(".")
-                if stem != key and contents:
-                    yield key, contents
-                    contents = {}
-                if not member.isreg() or member.issparse() or member.size > limit:
-                    raise tarfile.TarError(f"its member {member.name!r} is no plain file that fits into it")
-                key, stream = stem, tar.extractfile(member)
-                data = b"" if stream is None else stream.read()
-                place = Member(member.offset_data, len(data), zlib.crc32(data))
-                contents[extension] = (place, data)
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        problems.append(f"shard {name} cannot be read ({error}): copy it again, or pack it again")
-        return
-    if contents:
-        yield key, contents
 
 
 def _check_place(
@@ -171,7 +140,7 @@ def _check_tile(
     Raises:
         ValueError: the first problem of this tile.
     """
-    name = f"{task.info.file}, {key}"
+    name = f"{task.name}, {key}"
     images = sorted(IMAGES & set(contents))
     if (
         set(contents) - {*IMAGES, "label.png", "valid.png", "json"}
@@ -196,7 +165,7 @@ def _check_tile(
             f"{name}: the image is {height} x {width}, its shard's record says {entry.size[0]} x {entry.size[1]} "
             "(height x width): training would not read it; copy the record again, or build the data set again"
         )
-    meta = meta_of(key, {"json": contents["json"][1]}, task.info.file)
+    meta = meta_of(key, {"json": contents["json"][1]}, task.name)
     _check_meta(meta, [height, width], "label.png" in contents, name)
     if "valid.png" in contents:
         _check_valid(contents["valid.png"][1], pixels, name)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.index import ShardInfo, read_index
-from mkd.dataset.shard_record import Member, member_fault, read_matching_record
+from mkd.dataset.shard_list import shard_place, shard_url
+from mkd.dataset.shard_record import Member, adopted_meta, member_fault, read_matching_record
 from mkd.documents import mapping, parse_json
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
@@ -24,6 +25,8 @@ _IMAGES = ("jpg", "png", "tif")
 def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[Group]:
     """Give the members of one shard, those of a tile together; each is compared with the shard's record.
 
+    A tile of an adopted shard gets a KEY.json.
+
     Args:
         folder: the data set.
         info: what its index says of the shard.
@@ -35,17 +38,20 @@ def read_groups(folder: Folder, info: ShardInfo, wanted: str = "") -> Iterator[G
     Raises:
         ValueError: a record of another build, or a member that is not what was packed, naming shard and key.
     """
-    name, record = folder.url_of(info.file), read_matching_record(folder, info)
+    name, record = shard_url(folder, info), read_matching_record(folder, info)
+    place, file_name = shard_place(folder, info)
     advice = f"run 'python -m shards verify {folder}', copy the shard again or build it again"
     try:
-        with folder.open(info.file, info.bytes) as file:
-            for key, _, members in record.tiles:
-                group = {}
-                for kind, member in members.items():
+        with place.open(file_name, info.bytes) as file:
+            for tile in record.tiles:
+                key, group = tile.key, dict[str, bytes]()
+                for kind, member in tile.members.items():
                     read = wanted in ("", kind)
                     group[kind] = _content(file, member) if read else b""
                     if fault := member_fault(kind, group[kind], member) if read else "":
                         raise ValueError(f"{name}, {key}: {fault}; {advice}")
+                if info.url and "json" not in group:
+                    group["json"] = adopted_meta(tile)
                 yield key, group
     except OSError as error:
         raise ValueError(f"shard {name} cannot be read ({error.strerror or error}): {advice}") from None
@@ -100,14 +106,14 @@ def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]
     index = read_index(place)
     for shard in index.shards:
         for key, group in read_groups(place, shard):
-            yield tile_of(key, group, place.url_of(shard.file), (index.bands, index.dtype))
+            yield tile_of(key, group, shard_url(place, shard), (index.bands, index.dtype))
 
 
 def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:
     """Give key, KEY.json and whether there is a label, of each tile in some shards; images are skipped."""
     for shard in shards:
         for key, group in read_groups(folder, shard, wanted="json"):
-            yield key, meta_of(key, group, folder.url_of(shard.file)), "label.png" in group
+            yield key, meta_of(key, group, shard_url(folder, shard)), "label.png" in group
 
 
 def _counts(label: bytes | None, key: str, shard: str) -> NDArray[np.int64] | None:

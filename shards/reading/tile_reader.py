@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
+from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.dataset.shard_record import TileRecord, member_fault
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
@@ -22,19 +24,19 @@ class TileImage(NamedTuple):
     label: NDArray[np.uint8] | None
 
 
-def read_tile(place: Folder, file: str, tile: TileRecord, max_pixels: int = MAX_PIXELS) -> TileImage:
+def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int = MAX_PIXELS) -> TileImage:
     """Read and decode one tile.
 
     Args:
         place: the data set.
-        file: the tile's shard.
+        shard: the tile's.
         tile: what the shard's record says of the tile.
         max_pixels: larger tiles are refused before they are decoded.
 
     Raises:
         ValueError: a damaged tile, naming shard and key.
     """
-    members, name = _read_members(place, file, tile), f"{place.url_of(file)}, {tile.key}"
+    members, name = _read_members(place, shard, tile), f"{shard_url(place, shard)}, {tile.key}"
     kind = image_kind(members)
     if not kind:
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
@@ -54,13 +56,13 @@ def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
     return bytes_
 
 
-def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
-    read = {}
+def _read_members(place: Folder, shard: ShardInfo, tile: TileRecord) -> dict[str, bytes]:
+    read, (folder, file) = {}, shard_place(place, shard)
     for kind, member in tile.members.items():
-        data = read[kind] = place.read(file, member.offset, member.offset + member.size)
+        data = read[kind] = folder.read(file, member.offset, member.offset + member.size)
         if fault := member_fault(kind, data, member):
             raise ValueError(
-                f"{place.url_of(file)}, {tile.key}: {fault}; "
+                f"{shard_url(place, shard)}, {tile.key}: {fault}; "
                 f"run 'python -m shards verify {place}', copy the shard again or build it again"
             )
     return read

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import ShardInfo
+from mkd.dataset.shard_list import shard_url
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels
 from shards.reading.shard_reader import read_groups
@@ -49,7 +50,7 @@ def hash_shard(task: HashTask) -> ShardHashes:
     folder, file = Folder(task.url), task.info.file
     keys, hashes, flat = [], np.zeros((task.info.samples, BITS // 8), np.uint8), []
     for number, (key, group) in enumerate(read_groups(folder, task.info)):
-        found = image_hash(_grey_pixels(group, f"{folder.url_of(file)}, {key}"))
+        found = image_hash(_grey_pixels(group, f"{shard_url(folder, task.info)}, {key}"))
         keys.append(key)
         flat.append(found is None)
         if found is not None:

@@ -134,9 +134,8 @@ def draw_pairs(shards: Shards, found: NearDuplicates) -> bytes:
         for tile in (one, other):
             folder, infos = shards[tile.part]
             record = read_matching_record(folder, infos[tile.shard])
-            images.append(
-                stretch_to_rgb8(read_tile(folder, infos[tile.shard].file, record.tiles[tile.row]).image)
-            )
+            found_tile = read_tile(folder, infos[tile.shard], record.tiles[tile.row])
+            images.append(stretch_to_rgb8(found_tile.image))
         title, line = f"{one.part} {one.key}", f"{other.part} {other.key} · {distance} of {BITS} bits differ"
         cards.append(Card(title, line, images[0], None, images[1]))
     counted = [f"{pluralize(n, 'tile')} of {a} like one of {b}" for (a, b), n in found.counts.items() if n]
