@@ -84,7 +84,7 @@ def _run(args: argparse.Namespace) -> int:
         case "tile":
             from shards.commands.tile import tile
             from shards.inputs.labels.label_options import LabelOptions
-            from shards.inputs.tiling import TilingOptions
+            from shards.inputs.scenes.tiling import TilingOptions
 
             tiling, labels = _fill(TilingOptions, args), _fill(LabelOptions, args)
             tile(args.source, args.classes, _fill(BuildOptions, args), args.labels, tiling, labels)

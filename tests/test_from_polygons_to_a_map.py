@@ -59,6 +59,38 @@ def draw(folder, ids, place):
     pyogrio.raw.write(folder / "plots.gpkg", geometry, columns, ["class"], geometry_type="Polygon", crs=CRS)
 
 
+def check_map():
+    """Read the map by GDAL and rio-cogeo: place, colours, names, no data; return its class ids."""
+    assert cog_validate("map.tif")[0]
+    with rasterio.open("map.tif") as file:
+        found, colours = file.read(1), file.colormap(1)
+        assert (file.crs, file.nodata) == (rasterio.crs.CRS.from_string(CRS), 255)
+        assert file.transform.almost_equals(Affine(EDGE, 0, LEFT + 100, 0, -EDGE, TOP))
+    assert [colours[n][:3] for n in range(len(CLASSES))] == [tuple(colour) for colour in PALETTE]
+    names = re.findall("<Category>([^<]*)</Category>", (tmp_path / "map.tif.aux.xml").read_text())
+    assert names[: len(CLASSES)] == list(CLASSES)
+    assert (found[:12] == 255).all()
+    assert (found[12:] != 255).all()
+    return found
+
+
+def check_products(found):
+    """Read polygons by OGR and areas by a spreadsheet's reader: they cover the ground that was flown, once."""
+    meta, _, geometry, values = pyogrio.raw.read("map.gpkg", layer="land_cover")
+    polygons = shapely.from_wkb(geometry)
+    fields = dict(zip(meta["fields"], values, strict=True))
+    flown = SIDE * (SIDE - 12) * EDGE**2
+    assert sum(shapely.area(polygons)) == pytest.approx(flown, rel=1e-3)
+    assert shapely.area(shapely.union_all(polygons)) == pytest.approx(flown, rel=1e-3)
+    assert set(fields["class"]) <= set(CLASSES)
+    with open("areas.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == list(CLASSES)
+    assert sum(float(row["hectares"]) for row in rows) == pytest.approx(flown / 1e4, rel=1e-3)
+    for row in rows:
+        assert int(row["pixels"]) == (found == int(row["class_id"])).sum()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_polygons_to_a_map(tmp_path, monkeypatch, capfd, kind):
     """Tiles, 30 steps of fine-tuning, map with names, polygons, hectares, preview and ONNX; each read by others."""
@@ -82,35 +114,11 @@ def test_from_polygons_to_a_map(tmp_path, monkeypatch, capfd, kind):
     assert launch("export", "model=runs/a/model", "output=model.onnx", "resolution=10") == 0
     assert "Traceback" not in capfd.readouterr().err
 
-    # The map, by GDAL and rio-cogeo.
-    assert cog_validate("map.tif")[0]
-    with rasterio.open("map.tif") as file:
-        found, colours = file.read(1), file.colormap(1)
-        assert (file.crs, file.nodata) == (rasterio.crs.CRS.from_string(CRS), 255)
-        assert file.transform.almost_equals(Affine(EDGE, 0, LEFT + 100, 0, -EDGE, TOP))
-    assert [colours[n][:3] for n in range(len(CLASSES))] == [tuple(colour) for colour in PALETTE]
-    names = re.findall("<Category>([^<]*)</Category>", (tmp_path / "map.tif.aux.xml").read_text())
-    assert names[: len(CLASSES)] == list(CLASSES)
-    assert (found[:12] == 255).all()
-    assert (found[12:] != 255).all()
+    found = check_map()
     # What it says: better than the commonest class everywhere.
     right = (found[12:] == truth[12:]).mean()
     assert right > np.bincount(truth[12:].ravel()).max() / truth[12:].size + 0.05
-    # The polygons, by OGR: they cover the ground that was flown, once.
-    meta, _, geometry, values = pyogrio.raw.read("map.gpkg", layer="land_cover")
-    polygons = shapely.from_wkb(geometry)
-    fields = dict(zip(meta["fields"], values, strict=True))
-    flown = SIDE * (SIDE - 12) * EDGE**2
-    assert sum(shapely.area(polygons)) == pytest.approx(flown, rel=1e-3)
-    assert shapely.area(shapely.union_all(polygons)) == pytest.approx(flown, rel=1e-3)
-    assert set(fields["class"]) <= set(CLASSES)
-    # The hectares, by a spreadsheet's reader.
-    with open("areas.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["class"] for row in rows] == list(CLASSES)
-    assert sum(float(row["hectares"]) for row in rows) == pytest.approx(flown / 1e4, rel=1e-3)
-    for row in rows:
-        assert int(row["pixels"]) == (found == int(row["class_id"])).sum()
+    check_products(found)
     # The model, by onnxruntime.
     session = onnxruntime.InferenceSession("model.onnx")
     assert session.get_inputs()[0].shape[1] == {"rgba": 3, "five": 5}[kind]

@@ -19,7 +19,7 @@ from mkd.report.terminal_table import show
 from mkd.synth.landscape import draw_scenes, render, write_orthomosaic
 from shards.commands.split import split
 from shards.commands.tile import tile
-from shards.inputs.tiling import TilingOptions
+from shards.inputs.scenes.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
 from shards.splitting.assignment import SplitOptions
 

@@ -20,8 +20,8 @@ from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree, nfc
 from shards.inputs.mask_file import ids_from_values
 from shards.inputs.name_patterns import glob_to_regex
-from shards.inputs.orthomosaics import Orthomosaic, PathLike
-from shards.inputs.windows import grid_size
+from shards.inputs.scenes.orthomosaics import Orthomosaic, PathLike
+from shards.inputs.scenes.windows import grid_size
 from shards.progress import list_first, pluralize
 
 _log = logging.getLogger(__name__)

@@ -20,11 +20,11 @@ from shards.inputs.class_file import ClassFile, content_fields, read_classfile, 
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.labels.label_options import LabelOptions
 from shards.inputs.labels.label_reader import polygon_notes
-from shards.inputs.orthomosaics import Orthomosaic, PathLike, band_notes, list_scenes
-from shards.inputs.places import warn_of_places
 from shards.inputs.raster_source import dependency_stamps, raster_stamps
-from shards.inputs.tiling import TilingOptions, resolve_tiling
-from shards.inputs.windows import uncovered_pixels
+from shards.inputs.scenes.orthomosaics import Orthomosaic, PathLike, band_notes, list_scenes
+from shards.inputs.scenes.places import warn_of_places
+from shards.inputs.scenes.tiling import TilingOptions, resolve_tiling
+from shards.inputs.scenes.windows import uncovered_pixels
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build

@@ -15,10 +15,10 @@ from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import encode_png, encode_tile, tile_key, without_missing
 from shards.inputs.labels.label_reader import LabelReader, open_labels
 from shards.inputs.mask_file import class_ids
-from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
-from shards.inputs.tiling import EXTENSIONS, TileSpec
-from shards.inputs.windows import WindowGrid
+from shards.inputs.scenes.orthomosaics import Orthomosaic
+from shards.inputs.scenes.tiling import EXTENSIONS, TileSpec
+from shards.inputs.scenes.windows import WindowGrid
 from shards.output.shard_writer import ShardWriter
 from shards.output.unknown_values import list_unknown
 

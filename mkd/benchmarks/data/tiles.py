@@ -16,7 +16,7 @@ from PIL import Image
 from mkd.config.load import CONFIGS
 from mkd.synth.landscape import render, write_orthomosaic
 from shards.commands.tile import tile
-from shards.inputs.tiling import TilingOptions
+from shards.inputs.scenes.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
 
 QUALITY = 90

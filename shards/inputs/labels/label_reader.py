@@ -15,8 +15,8 @@ from mkd.geo.vector.vector_labels import VectorLabels
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 from shards.inputs.mask_file import MaskIds, ids_from_values
-from shards.inputs.orthomosaics import Orthomosaic
 from shards.inputs.raster_source import open_raster
+from shards.inputs.scenes.orthomosaics import Orthomosaic
 from shards.progress import list_first, pluralize
 
 _MOST_NAMES = 10

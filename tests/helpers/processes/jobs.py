@@ -8,7 +8,7 @@ from pathlib import Path
 from shards.commands.pack import pack
 from shards.commands.tile import tile
 from shards.inputs.image_list import ImageSelection
-from shards.inputs.tiling import TilingOptions
+from shards.inputs.scenes.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
 
 

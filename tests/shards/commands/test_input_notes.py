@@ -12,7 +12,7 @@ from shards.commands.pack import pack
 from shards.commands.tile import tile
 from shards.commands.verify import verify
 from shards.inputs.image_list import ImageSelection
-from shards.inputs.tiling import TilingOptions
+from shards.inputs.scenes.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
 from tests.helpers.shards import read_dataset
 

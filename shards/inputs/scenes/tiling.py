@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shards.inputs.orthomosaics import Orthomosaic
+from shards.inputs.scenes.orthomosaics import Orthomosaic
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "tif": "tif"}
 QUALITY = 90

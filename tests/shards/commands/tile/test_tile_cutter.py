@@ -145,7 +145,7 @@ def test_a_raster_larger_than_memory(folder, tmp_path):
     code = f"""
 import resource
 from shards.commands.tile import tile
-from shards.inputs.tiling import TilingOptions
+from shards.inputs.scenes.tiling import TilingOptions
 from shards.output.build_options import BuildOptions
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (360 << 20),) * 2)

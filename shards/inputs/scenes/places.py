@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from mkd.geo.raster_info import GRID_TOLERANCE
-from shards.inputs.orthomosaics import Orthomosaic
+from shards.inputs.scenes.orthomosaics import Orthomosaic
 from shards.progress import pluralize
 
 _log = logging.getLogger(__name__)

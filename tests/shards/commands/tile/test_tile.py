@@ -10,7 +10,7 @@ from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
 from shards.commands.tile_cutter import tile_transform
 from shards.commands.verify import verify
-from shards.inputs.windows import uncovered_pixels
+from shards.inputs.scenes.windows import uncovered_pixels
 from shards.output.merge import make_index
 from tests.helpers.processes.jobs import tile_into
 from tests.helpers.shards import read_dataset

@@ -1,0 +1,1 @@
+"""Orthomosaics: which there are, where they lie, and how they are cut."""
