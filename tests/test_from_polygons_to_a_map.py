@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -67,7 +68,7 @@ def check_map():
         assert (file.crs, file.nodata) == (rasterio.crs.CRS.from_string(CRS), 255)
         assert file.transform.almost_equals(Affine(EDGE, 0, LEFT + 100, 0, -EDGE, TOP))
     assert [colours[n][:3] for n in range(len(CLASSES))] == [tuple(colour) for colour in PALETTE]
-    names = re.findall("<Category>([^<]*)</Category>", (tmp_path / "map.tif.aux.xml").read_text())
+    names = re.findall("<Category>([^<]*)</Category>", Path("map.tif.aux.xml").read_text())
     assert names[: len(CLASSES)] == list(CLASSES)
     assert (found[:12] == 255).all()
     assert (found[12:] != 255).all()
