@@ -7,8 +7,8 @@ from hypothesis import settings
 
 from tests.helpers.processes.s3 import S3Server
 
-# One thread a process, before anything imports torch: tests run side by side and start processes of their own, and threads
-# of OpenMP that share a core wait for each other by spinning, ten times longer than the work takes.
+# One thread a process, before anything imports torch: tests run side by side and start processes of their own, and
+# threads of OpenMP that share a core wait for each other by spinning, ten times longer than the work takes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples on every run and machine: a red run is then the change's, and is repeated by running it again.
