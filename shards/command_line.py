@@ -27,7 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_workers(verify)
     _add_max_pixels(verify)
-    _add_sample(commands.add_parser("sample", help="a picture of some tiles, with their labels"))
+    _add_sample(
+        commands.add_parser("sample", help="some tiles as a picture, or as a folder to label in a GIS")
+    )
     stats = commands.add_parser("stats", help="mean and spread of each band, pixels and tiles of each class")
     stats.add_argument("data", metavar="DATASET")
     stats.add_argument("--json", metavar="FILE", help="path or URL; write the numbers there too")
@@ -154,7 +156,12 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DATASET")
     parser.add_argument("--n", dest="number", type=int, default=12, help="how many tiles (12)")
-    parser.add_argument("--out", required=True, metavar="PNG", help="where the picture goes")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="picture (.png), or a new folder to label the tiles in a GIS",
+    )
     parser.add_argument("--seed", type=int, default=0)
     _add_max_pixels(parser)
 

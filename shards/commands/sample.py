@@ -1,11 +1,13 @@
-"""A picture of some tiles of a data set, beside their labels, for a person to look at."""
+"""Some tiles of a data set for a person: a picture beside their labels, or a folder to label them in a GIS."""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
+from collections.abc import Iterator
 from itertools import accumulate
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.shard_record import ShardRecord, read_matching_record
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder, split_url
+from shards.output.gis_folder import FILE, write_gis_folder
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
 from shards.reading.tile_reader import TileImage, read_tile, stretch_to_rgb8
@@ -27,22 +30,27 @@ def sample(
     seed: int = 0,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Draw tiles at random into one PNG: image, label over the image, class shares; a legend below.
+    """Choose tiles at random; draw them into one PNG, or write them into a folder that a GIS opens.
+
+    The picture shows image, label over the image and class shares, with a legend below. The folder has the tiles as
+    GeoTIFFs and a GeoPackage to draw labels into, see `shards.output.gis_folder`.
 
     Args:
         data: a data set, path or URL; only the chosen tiles are read.
-        out: where the picture goes, path or URL.
+        out: a PNG, path or URL; or a folder that is not there yet.
         number: how many tiles, >= 1; all of them when there are fewer.
         seed: another seed, other tiles.
         max_pixels: greatest number of pixels of a tile.
 
     Raises:
-        ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, or no PNG's name.
+        ValueError: no data set, no tile in it, a damaged one, a number below 1, a seed below 0, another kind of
+            file, or tiles that a GIS cannot place.
         OSError: a place that cannot be written.
     """
     place, (where, name) = Folder(data), split_url(str(out))
-    if not name.lower().endswith(".png"):
-        raise ValueError(f"--out {out}: the picture is a PNG, give a file name that ends in .png")
+    ending = PurePosixPath(name).suffix.lower()
+    if ending not in ("", ".png"):
+        raise ValueError(f"--out {out}: give a picture's name that ends in .png, or a folder for a GIS")
     if seed < 0:
         raise ValueError(f"--seed {seed}: give a whole number from 0 on")
     index = read_index(place)
@@ -51,7 +59,18 @@ def sample(
             f"{data} has {pluralize(index.samples, 'tile')}, --n is {number}: both must be at least 1"
         )
     chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
-    cards = _cards(place, index, sorted(int(row) for row in chosen), max_pixels)
+    tiles = _tiles(place, index, sorted(int(row) for row in chosen), max_pixels)
+    if not ending:
+        count = write_gis_folder(str(out), index, tiles)
+        _log.info(
+            "%s of %s written into %s, with %s to draw labels into",
+            pluralize(count, "tile"),
+            index.name,
+            out,
+            FILE,
+        )
+        return
+    cards = [_card(tile, index) for tile in tiles]
     picture = draw_contact_sheet(_sheet(index, len(cards), seed), cards)
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -59,9 +78,8 @@ def sample(
     _log.info("%s of %s drawn into %s", pluralize(len(cards), "tile"), index.name, out)
 
 
-def _cards(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: int) -> list[Card]:
+def _tiles(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: int) -> Iterator[TileImage]:
     ends = list(accumulate(index.shards.samples))
-    cards: list[Card] = []
     record: ShardRecord | None = None
     for row in chosen:
         number = int(np.searchsorted(ends, row, side="right"))
@@ -69,8 +87,7 @@ def _cards(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: in
         if record is None or record.info != info:
             record = read_matching_record(place, info)
         tile = record.tiles[row - ends[number]]
-        cards.append(_card(read_tile(place, info, tile, max_pixels), index))
-    return cards
+        yield read_tile(place, info, tile, max_pixels)
 
 
 def _card(tile: TileImage, index: DatasetIndex) -> Card:

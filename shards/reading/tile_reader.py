@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,17 +13,19 @@ from mkd.dataset.codec import image_kind
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.dataset.shard_record import TileRecord, member_fault
+from mkd.documents import parse_json
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 
 
 class TileImage(NamedTuple):
-    """A decoded tile: key, image (H, W, C) uint8 or uint16, label (H, W) uint8 or None."""
+    """A decoded tile: key, image (H, W, C), label (H, W) uint8 or None, and what its KEY.json says."""
 
     key: str
     image: NDArray[Any]
     label: NDArray[np.uint8] | None
+    meta: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int = MAX_PIXELS) -> TileImage:
@@ -42,7 +46,9 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
     label = members.get("label.png")
     ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels)
-    return TileImage(tile.key, image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels), ids)
+    image = image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels)
+    meta = parse_json(members["json"]) if "json" in members else {}
+    return TileImage(tile.key, image, ids, meta if isinstance(meta, dict) else {})
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

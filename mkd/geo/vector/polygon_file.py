@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
 import warnings
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pyogrio
@@ -18,6 +16,7 @@ from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
 from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster_info import RasterInfo
+from mkd.geo.vector.gis_style import store_style
 from mkd.geo.vector.polygons import ClassPolygon
 
 LAYER = "land_cover"
@@ -71,7 +70,7 @@ def write_polygons(
             count += len(chunk)
             if not chunk:
                 break
-        _add_style(aside, legend)
+        store_style(aside, LAYER, legend, "class_id", list(range(len(legend.names))))
     return count
 
 
@@ -92,40 +91,3 @@ def _placed(polygons: list[ClassPolygon], info: RasterInfo) -> list[ClassPolygon
         ClassPolygon(p.class_id, shapely.transform(p.geometry, to_ground), p.pixels, p.confidence)
         for p in polygons
     ]
-
-
-def _add_style(path: Path, legend: Legend) -> None:
-    """Store the colours as the layer's default style, where QGIS looks for it (table layer_styles)."""
-    categories = "".join(
-        f'<category value="{n}" symbol="{n}" label={quoteattr(name)} render="true" type="long"/>'
-        for n, name in enumerate(legend.names)
-    )
-    symbols = "".join(
-        f'<symbol type="fill" name="{n}"><layer class="SimpleFill"><Option type="Map">'
-        f'<Option name="color" type="QString" value="{r},{g},{b},255"/>'
-        '<Option name="outline_color" type="QString" value="60,60,60,255"/>'
-        '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>'
-        for n, (r, g, b) in enumerate(legend.palette)
-    )
-    style = (
-        '<!DOCTYPE qgis><qgis styleCategories="Symbology"><renderer-v2 type="categorizedSymbol" attr="class_id">'
-        f"<categories>{categories}</categories><symbols>{symbols}</symbols></renderer-v2></qgis>"
-    )
-    with sqlite3.connect(path) as db:
-        db.execute(
-            "CREATE TABLE layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), "
-            "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
-            "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-            "update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
-        )
-        db.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, styleName, "
-            "styleQML, styleSLD, useAsDefault, description, owner) "
-            "VALUES ('', '', ?, 'geom', 'classes', ?, '', 1, ?, '')",
-            (LAYER, style, escape(", ".join(legend.names))),
-        )
-        db.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES "
-            "('layer_styles', 'attributes', 'layer_styles')"
-        )
-    db.close()

@@ -1,0 +1,69 @@
+"""Tiles of a data set as a folder that a GIS opens: GeoTIFFs, and a GeoPackage to draw their labels into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mkd.dataset.index import DatasetIndex
+from mkd.geo.class_map import Legend
+from mkd.geo.grid import Window
+from mkd.geo.raster import RasterWriter
+from mkd.geo.vector.drawing_layers import write_drawing_layers
+from shards.progress import pluralize
+from shards.reading.tile_reader import TileImage
+
+FILE = "labels.gpkg"
+
+
+def write_gis_folder(out: str, index: DatasetIndex, tiles: Iterable[TileImage]) -> int:
+    """Write ``tiles/KEY.tif`` and ``labels.gpkg``; return the number of tiles.
+
+    Args:
+        out: a folder that is not there yet.
+        index: of the data set; it needs class names.
+        tiles: with their places on Earth, all in one CRS.
+
+    Raises:
+        ValueError: a URL, a folder that is there, no classes, or tiles without a place or of several CRS.
+        OSError: a place that cannot be written.
+    """
+    folder = Path(out)
+    if "://" in out:
+        raise ValueError(f"--out {out} is a URL: a folder for a GIS lies on a disk")
+    if folder.exists():
+        raise ValueError(f"--out {out} is there already: labels may be drawn in it; name another folder")
+    if not index.classes:
+        raise ValueError(
+            f"{index.name} has no classes, which the labels need: build it again with --classes FILE.yaml, with the "
+            "same --source; a class file without labels is allowed"
+        )
+    placed = list(tiles)
+    crs = _common_crs(placed, index.name)
+    (folder / "tiles").mkdir(parents=True)
+    for tile in placed:
+        height, width, count = tile.image.shape
+        place = {"crs": crs, "transform": tuple(tile.meta["transform"])}
+        target = folder / "tiles" / f"{tile.key}.tif"
+        with RasterWriter(target, height, width, count, str(tile.image.dtype), **place) as raster:
+            raster.write(Window(0, 0, height, width), tile.image)
+    outlines = {t.key: (tuple(t.meta["transform"]), *t.image.shape[:2]) for t in placed}
+    write_drawing_layers(folder / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines)
+    return len(placed)
+
+
+def _common_crs(tiles: list[TileImage], name: str) -> str:
+    lost = [tile.key for tile in tiles if not tile.meta.get("crs") or not tile.meta.get("transform")]
+    if lost:
+        raise ValueError(
+            f"{pluralize(len(lost), 'tile')} of {name} {'has' if len(lost) == 1 else 'have'} no place on Earth, such as "
+            f"{lost[0]}: a GIS needs one; tiles that were cut from georeferenced rasters have it"
+        )
+    systems: dict[Any, str] = {tile.meta["crs"]: tile.key for tile in tiles}
+    if len(systems) > 1:
+        first, second = list(systems.values())[:2]
+        raise ValueError(
+            f"the tiles lie in {len(systems)} CRS, such as {first} and {second}: sample the data set of one CRS at a time"
+        )
+    return str(next(iter(systems)))
