@@ -97,6 +97,7 @@ def _predict(
         batch=config.batch,
         bands=config.bands,
         scale=card.architecture.scale,
+        tta=config.tta,
         names=card.classes,
         device=world.device,
         autocast=world.device.type == "cuda",
@@ -121,6 +122,8 @@ def _settings(config: PredictRun, card: ModelCard) -> dict[str, Any]:
     keys = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
     if config.bands is None:  # so that maps of earlier versions are the same
         del keys["bands"]
+    if config.tta == "none":
+        del keys["tta"]
     return keys | {"tile": tile, "overlap": overlap}
 
 
