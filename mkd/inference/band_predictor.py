@@ -16,14 +16,14 @@ from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
-from mkd.inference.symmetry import mean_softmax
+from mkd.inference.symmetry import SYMMETRIES, mean_softmax
 from mkd.labels import NODATA
 from mkd.loader.batch import scaled, to_unit
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.pixel_scale import PixelScale
 
 
-class WindowGrid(NamedTuple):
+class PredictionGrid(NamedTuple):
     """How a raster is cut: side and least overlap of windows, pixels, and windows in a forward pass."""
 
     tile: int
@@ -73,7 +73,12 @@ class WindowNetwork:
             device: where it runs.
             autocast: bfloat16 for the forward pass.
             tta: views that are averaged, see `mkd.inference.symmetry`.
+
+        Raises:
+            ValueError: a tta that is not known.
         """
+        if tta not in SYMMETRIES:
+            raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout).eval()
         self.classes, self.device, self.autocast, self.scale = classes, device, autocast, scale
@@ -105,6 +110,12 @@ class WindowNetwork:
         return logits
 
 
+def first_rows(height: int, width: int, grid: PredictionGrid) -> list[int]:
+    """Return the first row of each band of a raster of this size, pixels: where rows of windows begin."""
+    windows = covering_windows(height, width, grid.tile, grid.overlap)
+    return list(dict.fromkeys(window.row for window in windows))
+
+
 class BandPredictor:
     """Predicts bands of rows of a raster: a band reaches from one row of windows to the next.
 
@@ -113,12 +124,11 @@ class BandPredictor:
     """
 
     def __init__(
-        self, network: WindowNetwork, reader: RasterReader, choice: BandChoice, grid: WindowGrid
+        self, network: WindowNetwork, reader: RasterReader, choice: BandChoice, grid: PredictionGrid
     ) -> None:
         self.network, self.reader, self.choice, self.grid = network, reader, choice, grid
         self.size = (reader.info.height, reader.info.width)
-        starts = dict.fromkeys(window.row for window in self._windows())
-        self.edges = [*starts, self.size[0]]  # first row of each band, and the end of the last
+        self.edges = [*first_rows(*self.size, grid), self.size[0]]  # and the end of the last
 
     @property
     def count(self) -> int:
@@ -169,7 +179,7 @@ class BandPredictor:
     def _predictions(
         self, first: int, stop: int, empty: dict[int, int], advance: Callable[[int], None]
     ) -> Iterator[tuple[Window, Floats]]:
-        """Predict the windows of some bands in their order, a batch at a time; one without data costs no forward pass."""
+        """Predict the windows of some bands in order, a batch at a time; one without data costs no forward pass."""
         rows = (self.edges[self._reaching(first)], self.edges[stop - 1])
         windows = islice(self._windows(), *self._needed(first, stop))
         while group := list(islice(windows, self.grid.batch)):

@@ -16,8 +16,7 @@ from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
 from mkd.inference.band_match import bands_for
-from mkd.inference.band_predictor import BandPredictor, MapBand, WindowGrid, WindowNetwork
-from mkd.inference.symmetry import SYMMETRIES
+from mkd.inference.band_predictor import BandPredictor, MapBand, PredictionGrid, WindowNetwork
 from mkd.inference.window_progress import window_progress
 from mkd.labels import NODATA, Colour
 from mkd.pixel_scale import PLAIN, PixelScale
@@ -62,7 +61,7 @@ def predict_map(
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
-    p = blend of mean softmax(model(window)) over views;  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
+    p = blend of mean_softmax(model, window, tta);  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
     Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
@@ -91,17 +90,15 @@ def predict_map(
         ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
             logits that are not finite.
     """
-    path = Path(input.path if isinstance(input, RasterReader) else input)
-    _check(class_palette, path, Path(output), tile, overlap, batch)
-    if tta not in SYMMETRIES:
-        raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
-    place = torch.device(device)
-    network = WindowNetwork(model, len(class_palette), scale, place, autocast=autocast, tta=tta)
-    classes = tuple(names or (f"class {n}" for n in range(len(class_palette))))
-    legend = Legend(classes, tuple(class_palette), tags or {})
+    grid = PredictionGrid(tile, overlap, batch)
+    check_map(class_palette, input, Path(output), grid)
+    network = WindowNetwork(
+        model, len(class_palette), scale, torch.device(device), autocast=autocast, tta=tta
+    )
+    classes = names or [f"class {n}" for n in range(len(class_palette))]
+    legend = Legend(tuple(classes), tuple(class_palette), tags or {})
     with _opened(input) as reader:
-        choice = bands_for(reader, bands, scale)
-        predictor = BandPredictor(network, reader, choice, WindowGrid(tile, overlap, batch))
+        predictor = BandPredictor(network, reader, bands_for(reader, bands, scale), grid)
         with window_progress(predictor.windows_of(0, predictor.count), title) as advance:
             return write_map(Path(output), legend, reader, predictor.bands(0, predictor.count, advance))
 
@@ -152,14 +149,22 @@ def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
     return {"crs": info.crs, "transform": info.transform, "control": info.control}
 
 
-def _check(palette: Sequence[Colour], input: Path, output: Path, tile: int, overlap: int, batch: int) -> None:
+def check_map(
+    palette: Sequence[Colour], input: str | Path | RasterReader, output: Path, grid: PredictionGrid
+) -> None:
+    """Refuse a grid, a number of classes or a place that no map can be made with; see `predict_map`.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    (tile, overlap, batch), path = grid, Path(input.path if isinstance(input, RasterReader) else input)
     if tile < 1 or batch < 1:
         raise ValueError(f"tile is {tile} and batch is {batch}: both must be at least 1")
     if not 0 <= overlap < tile:
         raise ValueError(f"overlap is {overlap}: it must be at least 0 and less than tile, which is {tile}")
     if not 1 <= len(palette) <= NODATA:
         raise ValueError(f"the palette has {len(palette)} colours: a map holds 1 to {NODATA} classes")
-    if input.resolve() == output.resolve():
-        raise ValueError(f"output is the input, {input}: give the map another name")
+    if path.resolve() == output.resolve():
+        raise ValueError(f"output is the input, {path}: give the map another name")
     if not output.absolute().parent.is_dir():
         raise ValueError(f"the folder of output={output} does not exist: create it, or name another")
