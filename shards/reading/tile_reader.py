@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
 from mkd.dataset.shard_record import TileRecord, member_fault
+from mkd.geo.band_choice import shown_bands
+from mkd.geo.palette import screen_values
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 
 
 class TileImage(NamedTuple):
-    """A decoded tile: key, image (H, W, C) uint8 or uint16, label (H, W) uint8 or None."""
+    """A decoded tile: key, image (H, W, C) as stored, label (H, W) uint8 or None."""
 
     key: str
     image: NDArray[Any]
@@ -44,14 +46,9 @@ def read_tile(place: Folder, file: str, tile: TileRecord, max_pixels: int = MAX_
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
-    colours: NDArray[Any] = image[..., :3]
-    if colours.dtype == np.uint8:
-        return colours.astype(np.uint8)
-    low, high = np.percentile(colours, (2, 98), axis=(0, 1))
-    stretched: NDArray[Any] = (colours - low) / np.maximum(high - low, 1)
-    bytes_: NDArray[np.uint8] = (np.clip(stretched, 0, 1) * 255).astype(np.uint8)
-    return bytes_
+    """Make three bands of 8 bits of any image, see `shown_bands` and `screen_values`; fewer than three are grey."""
+    colours = image[..., list(shown_bands((), image.shape[2]))]
+    return screen_values(colours, eight_bits=image.dtype == np.uint8)
 
 
 def _read_members(place: Folder, file: str, tile: TileRecord) -> dict[str, bytes]:
