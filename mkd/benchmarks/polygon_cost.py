@@ -49,19 +49,12 @@ def write_sparse_map(path: Path, side: int) -> None:
 
 def measure(folder: str) -> None:
     """Make the polygons of the map in a folder; print what that took."""
-    before, began = _peak(), time.perf_counter()
+    began = time.perf_counter()
     with RasterReader(Path(folder) / "map.tif") as reader:
         count = write_polygons(class_polygons(reader), Path(folder) / "map.gpkg", LEGEND, reader.info)
         side = reader.info.height
-    took = time.perf_counter() - began
-    print(
-        f"{side} x {side} pixels: {count:,} polygons in {took:.0f} s; peak memory {_peak():.0f} MiB, before {before:.0f} MiB"
-    )
-
-
-def _peak() -> float:
-    """Return the largest resident memory of this process so far, MiB."""
-    return getrusage(RUSAGE_SELF).ru_maxrss / 1024
+    took, peak = time.perf_counter() - began, getrusage(RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{side} x {side} pixels: {count:,} polygons in {took:.0f} s; peak memory {peak:.0f} MiB")
 
 
 if __name__ == "__main__":

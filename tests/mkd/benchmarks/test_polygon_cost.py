@@ -9,9 +9,9 @@ def test_a_small_map_is_measured(tmp_path, capfd):
     """Size, polygons, seconds and memory; map and polygons are removed."""
     main("1000", str(tmp_path))
     said = re.fullmatch(
-        r"1000 x 1000 pixels: ([\d,]+) polygons in \d+ s; peak memory (\d+) MiB, before (\d+) MiB\n",
+        r"1000 x 1000 pixels: ([\d,]+) polygons in \d+ s; peak memory (\d+) MiB\n",
         capfd.readouterr().out,
     )
     assert int(said[1].replace(",", "")) > 500
-    assert int(said[2]) >= int(said[3]) > 0
+    assert int(said[2]) > 30
     assert not list(tmp_path.iterdir())
