@@ -79,6 +79,7 @@ def _check_predict(c: s.PredictRun) -> None:
         at_least("tile", c.tile, 1)
     if c.overlap is not None:
         at_least("overlap", c.overlap, 0)
+    choice("tta", c.tta, ("none", "flips", "d4"))
     if not c.input:
         raise ValueError("input=[]; give a GeoTIFF, a folder or a pattern")
     for path in c.input:

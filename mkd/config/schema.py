@@ -221,6 +221,9 @@ class PredictRun:
     overlap: int | None = None  # least overlap of neighbouring windows, pixels; none: a quarter of the window
     # numbers from 1, or names, of the bands to use: data, even where the raster calls one alpha; none: all but alpha
     bands: list[str] | None = None
+    # views of each window whose probabilities are averaged: none, flips (4), d4 (8, with quarter turns); as many times
+    # the time
+    tta: str = "none"
     batch: int = 4  # windows in a forward pass
     trust_vrt: bool = False  # let the input name any other files, on the network too
     device: str | None = None  # none: cuda when there is one, else cpu

@@ -1,4 +1,7 @@
-"""Which bands of a raster are data: those asked for, or all but alpha; colour tables become red, green and blue."""
+"""Which bands of a raster are data: those asked for, or all but alpha; colour tables become red, green and blue.
+
+And which three of them are shown to people.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -91,6 +94,22 @@ def choose_bands(path: str, info: RasterInfo, asked: Sequence[int] | None, optio
     if table is not None:
         return BandChoice(numbers, "uint8", info.alpha, table)
     return BandChoice(numbers, info.dtype, tuple(b for b in info.alpha if b not in numbers))
+
+
+def shown_bands(names: Sequence[str], count: int) -> tuple[int, int, int]:
+    """Return the positions, from 0, of the bands that are shown as red, green and blue.
+
+    Those that are named red, green and blue, whatever their capitals; else the first three; of one or two bands the
+    first, as grey.
+
+    Args:
+        names: of the bands in their order, "" or none at all where they are not known.
+        count: of the bands, >= 1.
+    """
+    known = [name.strip().casefold() for name in names]
+    if all(known.count(colour) == 1 for colour in ("red", "green", "blue")):
+        return known.index("red"), known.index("green"), known.index("blue")
+    return (0, 1, 2) if count >= 3 else (0, 0, 0)
 
 
 def _table(colormap: dict[int, tuple[int, ...]]) -> NDArray[np.uint8]:

@@ -61,17 +61,18 @@ class BandBlender:
     Memory is (C + 1) * rows * width float32, where `rows` is the tallest window, for any raster height.
     """
 
-    def __init__(self, height: int, width: int, channels: int, rows: int) -> None:
+    def __init__(self, height: int, width: int, channels: int, rows: int, top: int = 0) -> None:
         """Start with empty sums.
 
         Args:
-            height: raster height, pixels.
+            height: of the raster, pixels; less ends the rows that are emitted there, whatever windows reach below.
             width: raster width, pixels.
             channels: C, values a pixel.
             rows: height of the tallest window that will come, pixels; as many rows are held at once.
+            top: raster row to begin with, that of the first window.
         """
         self.height, self.channels, self.rows_held = height, channels, rows
-        self.top = 0  # raster row of the buffer's first row; all rows above have been emitted
+        self.top = top  # raster row of the buffer's first row; all rows above have been emitted
         self._sum: Floats = np.zeros((channels, rows, width), np.float32)
         self._weight: Floats = np.zeros((rows, width), np.float32)
 

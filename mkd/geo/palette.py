@@ -1,9 +1,10 @@
-"""Class ids from colours and colours from class ids, with table look-ups instead of loops over pixels."""
+"""Class ids from colours, colours from class ids by table look-ups, and pixels as they are shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,3 +99,33 @@ def _table(palette: tuple[Colour, ...], ignored: tuple[Colour, ...]) -> NDArray[
         table[(r << 16) | (g << 8) | b] = IGNORE
     table.setflags(write=False)
     return table
+
+
+def screen_values(
+    pixels: NDArray[Any],
+    known: NDArray[np.bool_] | None = None,
+    *,
+    eight_bits: bool,
+    ends: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> NDArray[np.uint8]:
+    """Return pixels for the screen: 8 bits as they are, others stretched, band by band.
+
+    v = 255 clip((x - low) / (high - low), 0, 1), low and high the 2nd and 98th percentile over the known pixels: a few
+    hot or dead pixels do not darken the rest. A band of one value is 0.
+
+    Args:
+        pixels: (H, W, C) of any type; means of 8 bits may be float.
+        known: (H, W), where there is data; None: everywhere. What is not known, or not finite, is 0.
+        eight_bits: the values are those of 8 bits already.
+        ends: low and high of each band, (C,), in place of the percentiles.
+    """
+    finite = np.isfinite(pixels).all(axis=2)
+    valid = finite if known is None else finite & known
+    if not valid.any():
+        return np.zeros(pixels.shape, np.uint8)
+    values = np.where(valid[..., None], pixels, 0).astype(np.float64)
+    if not eight_bits:
+        low, high = ends if ends is not None else np.percentile(values[valid], (2, 98), axis=0)
+        values = np.clip((values - low) / np.where(high > low, high - low, 1), 0, 1) * 255
+    shown: NDArray[np.uint8] = np.where(valid[..., None], np.rint(values), 0).astype(np.uint8)
+    return shown

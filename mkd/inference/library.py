@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mkd.inference.symmetry import SYMMETRIES
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import scaled, to_unit
 from mkd.model_folder import ModelCard, load_model
@@ -52,7 +53,7 @@ def load(folder: str | Path, device: str | None = None) -> LoadedModel:
 
 
 @torch.inference_mode()
-def predict(model: LoadedModel, image: NDArray[Any]) -> Prediction:
+def predict(model: LoadedModel, image: NDArray[Any], tta: str = "none") -> Prediction:
     """Predict the classes of one image, in windows of the size that the model was trained on.
 
     The whole image is in memory; for orthomosaics use launch/predict_map.py, which reads by windows.
@@ -61,10 +62,13 @@ def predict(model: LoadedModel, image: NDArray[Any]) -> Prediction:
         model: of `load`.
         image: (H, W, bands) of the type that the model was trained on: in most cases uint8 (H, W, 3), red, green, blue;
             NaN where a pixel of float32 is missing.
+        tta: "flips" or "d4" averages over four or eight views of each window, in as many times the time.
 
     Raises:
-        ValueError: another type or shape.
+        ValueError: another type or shape, or a tta that is not known.
     """
+    if tta not in SYMMETRIES:
+        raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
     scale = model.card.architecture.scale
     if image.ndim != 3 or (image.shape[2], str(image.dtype)) != scale.kind:
         raise ValueError(
@@ -75,5 +79,5 @@ def predict(model: LoadedModel, image: NDArray[Any]) -> Prediction:
     known = np.isfinite(image).all(axis=2)
     valid = None if known.all() else torch.from_numpy(known).to(model.device)[None]
     images = to_unit(scaled(pixels.permute(2, 0, 1)[None], valid, scale))
-    confidence, ids = probabilities(model.network, images, model.card.crop)[0].max(dim=0)
+    confidence, ids = probabilities(model.network, images, model.card.crop, tta)[0].max(dim=0)
     return Prediction(ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mkd.geo.blend import window_weight
 from mkd.geo.grid import covering_windows
+from mkd.inference.symmetry import mean_softmax
 
 UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card
 
@@ -14,7 +15,7 @@ def default_overlap(window: int) -> int:
     return window // 4
 
 
-def probabilities(model: nn.Module, images: Tensor, window: int | None) -> Tensor:
+def probabilities(model: nn.Module, images: Tensor, window: int | None, tta: str = "none") -> Tensor:
     """Return softmax(model), blended over overlapping windows where the images are larger than one.
 
     ::
@@ -29,21 +30,21 @@ def probabilities(model: nn.Module, images: Tensor, window: int | None) -> Tenso
         model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W).
         images: float (B,3,H,W) in [0,1].
         window: side of a window, pixels; None takes the images whole.
+        tta: views of each window whose probabilities are averaged, see `mkd.inference.symmetry`.
 
     Returns:
         float32 (B,C,H,W).
     """
     height, width = images.shape[2:]
     if window is None or max(height, width) <= window:
-        whole: Tensor = model(images)
-        return whole.float().softmax(dim=1)
+        return mean_softmax(model, images, tta)
     # All windows of an image have one size, and so one weight.
     weight = torch.tensor(window_weight(min(window, height), min(window, width)), device=images.device)
     blended: Tensor | None = None
     weights = torch.zeros(height, width, device=images.device)
     for row, col, tall, wide in covering_windows(height, width, window, default_overlap(window)):
         rows, cols = slice(row, row + tall), slice(col, col + wide)
-        found = model(images[:, :, rows, cols]).float().softmax(dim=1)
+        found = mean_softmax(model, images[:, :, rows, cols], tta)
         if blended is None:
             blended = torch.zeros(*found.shape[:2], height, width, device=images.device)
         blended[:, :, rows, cols] += found * weight

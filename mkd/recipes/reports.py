@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from mkd.config.schema import EvaluateRun, Experiment
 from mkd.dataset.index import read_index
+from mkd.geo.band_choice import shown_bands
+from mkd.geo.palette import screen_values
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet
@@ -111,15 +113,16 @@ def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
 
 
 def _colours(item: Batch, tiles: TileSet) -> NDArray[np.uint8]:
-    """Return a tile (H,W,3) for people: bands 1, 2 and 3; beyond 8 bits from the low to the high of its data set."""
-    stored: NDArray[Any] = item.images[0, :3].permute(1, 2, 0).contiguous().numpy()
+    """Return a tile (H,W,3) for people, see `shown_bands`; beyond 8 bits from the low to the high of its data set."""
+    stored: NDArray[Any] = item.images[0].permute(1, 2, 0).contiguous().numpy()
+    bands = list(shown_bands((), stored.shape[2]))
+    known = None if item.valid is None else item.valid[0].numpy() != 0
     if stored.dtype == np.uint8:
-        return stored.astype(np.uint8)
+        return screen_values(stored[..., bands], known, eight_bits=True)
     statistics = tiles.index.statistics
     assert statistics is not None, "the models were trained with them"
-    low, high = np.array(statistics.low[:3]), np.array(statistics.high[:3])
-    shown: NDArray[np.uint8] = (np.clip((stored - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return shown
+    ends = np.array(statistics.low)[bands], np.array(statistics.high)[bands]
+    return screen_values(stored[..., bands], known, eight_bits=False, ends=ends)
 
 
 def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mkd.geo.band_choice import BandChoice, choose_bands, shown_bands
 from mkd.geo.grid import Window
+from mkd.geo.palette import screen_values
 from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA
 from mkd.report.content import Bytes, MapView
@@ -24,8 +27,8 @@ def map_view(
     s = ceil(longest side / max_side).
 
     Args:
-        raster: the orthomosaic (bands 1 to 3 are shown, of other types than uint8 stretched), or None. An open reader
-            is left open.
+        raster: the orthomosaic, or None; an open reader is left open. Its bands named red, green and blue are shown,
+            else the first three that are data; other types than uint8 are stretched, see `screen_values`.
         map: the two-band GeoTIFF that `predict_map` wrote.
         max_side: longest side of the result, pixels, >= 1.
         caption: a sentence for the page.
@@ -41,7 +44,7 @@ def map_view(
         if reader.info.bands != 2:
             raise ValueError(f"{map} has {reader.info.bands} band(s), a map has 2 (class, confidence)")
         step = math.ceil(max(size) / max_side)
-        means, known, middles = _shrunk(reader, (1, 2), step)
+        means, known, middles = _shrunk(reader, BandChoice((1, 2), reader.info.dtype), step)
     confidence = np.where(known, np.minimum(np.rint(means[..., 1]), NODATA - 1), NODATA).astype(np.uint8)
     if raster is None:
         return MapView(None, middles[..., 0], confidence, caption)
@@ -51,29 +54,32 @@ def map_view(
                 f"{reader.path} has {reader.info.height} x {reader.info.width} pixels, its map {map} has "
                 f"{size[0]} x {size[1]}: give the raster that the map was made from"
             )
-        bands = (1, 2, 3) if reader.info.bands >= 3 else (1, 1, 1)
-        means, known, _ = _shrunk(reader, bands, step)
-        means = _eight_bits(means, known, reader.info.dtype)
-    image = np.where(known[..., None], np.rint(means), 255).astype(np.uint8)
+        data = choose_bands(reader.path, reader.info, None, "bands=")
+        names = [reader.info.names[n - 1] for n in data.numbers] if data.table is None else []
+        shown = [data.numbers[n] for n in shown_bands(names, len(data.numbers))]
+        choice = replace(data, numbers=tuple(shown))
+        means, known, _ = _shrunk(reader, choice, step)
+        image = screen_values(means, known, eight_bits=choice.dtype == "uint8")
+    image[~known] = 255
     return MapView(image, middles[..., 0], confidence, caption)
 
 
 def _shrunk(
-    reader: RasterReader, bands: tuple[int, ...], step: int
+    reader: RasterReader, choice: BandChoice, step: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Bytes]:
     """Return means over the squares' valid pixels, where there are any, and each square's middle pixel."""
     height, width = reader.info.height, reader.info.width
     rows = step * max(1, 256 // step)  # whole squares, and about one row of the file's blocks
     windows = (Window(top, 0, min(rows, height - top), width) for top in range(0, height, rows))
-    parts = [_squares(reader, window, bands, step) for window in windows]
+    parts = [_squares(reader, window, choice, step) for window in windows]
     means, known, middles = (np.concatenate(group) for group in zip(*parts, strict=True))
     return means, known, middles
 
 
 def _squares(
-    reader: RasterReader, window: Window, bands: tuple[int, ...], step: int
+    reader: RasterReader, window: Window, choice: BandChoice, step: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], Bytes]:
-    pixels, valid = reader.read(window, bands), reader.valid(window)[..., None]
+    pixels, valid = choice.pixels(reader, window), choice.valid(reader, window)[..., None]
     sums: Any = np.int64
     if pixels.dtype.kind == "f":
         valid = valid & np.isfinite(pixels).all(axis=2, keepdims=True)
@@ -90,12 +96,3 @@ def _squares(
     middle_row = np.minimum(rows + step // 2, window.height - 1)
     middle_column = np.minimum(columns + step // 2, window.width - 1)
     return means, count[..., 0] > 0, pixels[np.ix_(middle_row, middle_column)]
-
-
-def _eight_bits(means: NDArray[np.float64], known: NDArray[np.bool_], dtype: str) -> NDArray[np.float64]:
-    """Return values for the screen: those of 8 bits as they are, others from the 2nd to the 98th percentile."""
-    if dtype == "uint8" or not known.any():
-        return means
-    low, high = np.percentile(means[known], (2, 98), axis=0)
-    shown: NDArray[np.float64] = np.clip((means - low) / np.where(high > low, high - low, 1), 0, 1) * 254
-    return shown

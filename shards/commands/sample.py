@@ -111,8 +111,10 @@ def _sheet(index: DatasetIndex, number: int, seed: int) -> Sheet:
     ]
     if index.bands > 3:
         facts.append(f"bands 1, 2, 3 of {index.bands}")
+    if index.bands < 3:
+        facts.append(f"band 1 of {index.bands}, grey")
     if index.dtype != "uint8":
-        facts.append("16 bits, each tile stretched from its 2nd to its 98th percentile")
+        facts.append(f"{index.dtype}, each tile stretched from its 2nd to its 98th percentile")
     total = sum(index.histogram)
     shares = [f"{pixels / total:.1%}" if total else "" for pixels in index.histogram]
     return Sheet(index.name, " · ".join(facts), index.classes, index.palette, shares, index.labelled > 0)

@@ -44,9 +44,9 @@ def write_gis_folder(out: str, index: DatasetIndex, tiles: Iterable[TileImage]) 
     (folder / "tiles").mkdir(parents=True)
     for tile in placed:
         height, width, count = tile.image.shape
-        place = {"crs": crs, "transform": tuple(tile.meta["transform"])}
-        target = folder / "tiles" / f"{tile.key}.tif"
-        with RasterWriter(target, height, width, count, str(tile.image.dtype), **place) as raster:
+        target, place = folder / "tiles" / f"{tile.key}.tif", tuple(tile.meta["transform"])
+        kind = str(tile.image.dtype)
+        with RasterWriter(target, height, width, count, kind, crs=crs, transform=place) as raster:
             raster.write(Window(0, 0, height, width), tile.image)
     outlines = {t.key: (tuple(t.meta["transform"]), *t.image.shape[:2]) for t in placed}
     write_drawing_layers(folder / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines)
@@ -57,13 +57,13 @@ def _common_crs(tiles: list[TileImage], name: str) -> str:
     lost = [tile.key for tile in tiles if not tile.meta.get("crs") or not tile.meta.get("transform")]
     if lost:
         raise ValueError(
-            f"{pluralize(len(lost), 'tile')} of {name} {'has' if len(lost) == 1 else 'have'} no place on Earth, such as "
-            f"{lost[0]}: a GIS needs one; tiles that were cut from georeferenced rasters have it"
+            f"{pluralize(len(lost), 'tile')} of {name} without a place on Earth, such as {lost[0]}: a GIS needs one; tiles "
+            "that were cut from georeferenced rasters have it"
         )
     systems: dict[Any, str] = {tile.meta["crs"]: tile.key for tile in tiles}
     if len(systems) > 1:
         first, second = list(systems.values())[:2]
         raise ValueError(
-            f"the tiles lie in {len(systems)} CRS, such as {first} and {second}: sample the data set of one CRS at a time"
+            f"the tiles lie in {len(systems)} CRS, such as {first} and {second}: sample data sets of one CRS each"
         )
     return str(next(iter(systems)))

@@ -14,13 +14,15 @@ from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.dataset.shard_record import TileRecord, member_fault
 from mkd.documents import parse_json
+from mkd.geo.band_choice import shown_bands
+from mkd.geo.palette import screen_values
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 
 
 class TileImage(NamedTuple):
-    """A decoded tile: key, image (H, W, C), label (H, W) uint8 or None, and what its KEY.json says."""
+    """A decoded tile: key, image (H, W, C) as stored, label (H, W) uint8 or None, and what its KEY.json says."""
 
     key: str
     image: NDArray[Any]
@@ -52,14 +54,9 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Make three bands of 8 bits of any image; 16 bits are stretched, as their range is anyone's guess."""
-    colours: NDArray[Any] = image[..., :3]
-    if colours.dtype == np.uint8:
-        return colours.astype(np.uint8)
-    low, high = np.percentile(colours, (2, 98), axis=(0, 1))
-    stretched: NDArray[Any] = (colours - low) / np.maximum(high - low, 1)
-    bytes_: NDArray[np.uint8] = (np.clip(stretched, 0, 1) * 255).astype(np.uint8)
-    return bytes_
+    """Make three bands of 8 bits of any image, see `shown_bands` and `screen_values`; fewer than three are grey."""
+    colours = image[..., list(shown_bands((), image.shape[2]))]
+    return screen_values(colours, eight_bits=image.dtype == np.uint8)
 
 
 def _read_members(place: Folder, shard: ShardInfo, tile: TileRecord) -> dict[str, bytes]:

@@ -20,6 +20,7 @@ from mkd.geo.raster import RasterReader
 from mkd.labels import NODATA
 
 STRIP = 1024  # rows polygonised at once
+_COUNTED = 64  # rows counted at once: numpy makes 16 bytes of each of their pixels
 
 
 @dataclass
@@ -95,14 +96,17 @@ def _sieved(
 
 def _polygonise(
     ids: NDArray[np.uint8], confidence: NDArray[np.uint8], row: int, tolerance: float
-) -> tuple[list[ClassPolygon], NDArray[np.int64]]:
+) -> tuple[list[ClassPolygon], NDArray[np.int32]]:
     """Return a strip's polygons, and the (rows, width) number of the polygon at each pixel, -1 without data."""
     pairs = [(shapely.geometry.shape(g), int(v)) for g, v in shapes(ids, connectivity=4)]
     geometries = np.array([g for g, _ in pairs], dtype=object)
     values = np.array([v for _, v in pairs])
     labels = rasterize(zip(geometries, range(len(pairs)), strict=True), ids.shape, fill=0, dtype="int32")
-    pixels = np.bincount(labels.ravel(), minlength=len(pairs))
-    sums = np.bincount(labels.ravel(), confidence.ravel().astype(np.float64), len(pairs))
+    pixels, sums = np.zeros(len(pairs), np.int64), np.zeros(len(pairs))
+    for top in range(0, len(labels), _COUNTED):
+        part = labels[top : top + _COUNTED].ravel()
+        pixels += np.bincount(part, minlength=len(pairs))
+        sums += np.bincount(part, confidence[top : top + _COUNTED].ravel(), len(pairs))
     if tolerance > 0:
         # A vertex at each pixel's corner: neighbours then have the same vertices along their common edge, which the
         # simplification needs. No-data areas take part, so that the edge to them is simplified too. The strip's own
@@ -111,15 +115,13 @@ def _polygonise(
         geometries = shapely.coverage_simplify(geometries, tolerance, simplify_boundary=False)
     geometries = shapely.transform(geometries, lambda xy: xy + (0, row))
     kept = np.flatnonzero(values != NODATA)
-    number = np.full(len(pairs), -1)
+    number = np.full(len(pairs), -1, np.int32)  # 64 bits would take twice a strip's memory
     number[kept] = np.arange(len(kept))
     found = [ClassPolygon(int(values[n]), geometries[n], int(pixels[n]), float(sums[n])) for n in kept]
     return found, number[labels]
 
 
-def _merged(
-    polygons: dict[int, ClassPolygon], above: NDArray[np.int64], below: NDArray[np.int64]
-) -> list[list[int]]:
+def _merged(polygons: dict[int, ClassPolygon], above: NDArray[Any], below: NDArray[Any]) -> list[list[int]]:
     """Group the polygons that continue each other across a seam, by union-find over its columns.
 
     Args:

@@ -150,15 +150,25 @@ def is_whole(output: Path, made_of: str, files: Sequence[str]) -> bool:
                 return False
     except ValueError:
         return False
+    return newest_change(files) <= output.stat().st_mtime_ns
+
+
+def newest_change(files: Sequence[str]) -> int:
+    """Return when files on a disk changed last, ns since the epoch; 0 without any."""
     times = [Path(name).stat() for name in files]  # of a file moved here the ctime is new
-    newest = max((max(file.st_mtime_ns, file.st_ctime_ns) for file in times), default=0)
-    return newest <= output.stat().st_mtime_ns
+    return max((max(file.st_mtime_ns, file.st_ctime_ns) for file in times), default=0)
 
 
 def _remove_leftovers(outputs: set[Path]) -> None:
-    """Remove what killed commands left: half-written maps of these names, and others that nobody writes any more."""
+    """Remove what killed commands left: half-written maps of these names, and others that nobody writes any more.
+
+    Finished rows of these names stay: this command may go on with them, see `RowParts`.
+    """
     for folder in {output.parent for output in outputs}:
-        for left in (*folder.glob(".tmp-*.tif"), *folder.glob(".tmp-*.tif.parts")):
+        kept = {folder / f".tmp-{output.name}.rows" for output in outputs}
+        for left in {
+            path for end in ("", ".parts", ".rows") for path in folder.glob(f".tmp-*.tif{end}")
+        } - kept:
             mine = folder / left.name.removeprefix(".tmp-").removesuffix(".parts") in outputs
             with contextlib.suppress(OSError):
                 if not mine and time.time() - left.stat().st_mtime < ABANDONED_SECONDS:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,24 @@ from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.geo.class_map import Legend
 from mkd.geo.raster import RasterReader
-from mkd.inference.map_writer import MapSummary, predict_map
+from mkd.inference.band_match import bands_for, check_scene
+from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork, first_rows
+from mkd.inference.map_writer import MapSummary, check_map, predict_map
+from mkd.inference.row_parts import RowParts
 from mkd.inference.windowed import UNKNOWN_CROP, default_overlap
 from mkd.model_folder import ModelCard, read_card, weights_digest
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.recipes import factories
-from mkd.recipes.mapping.map_inputs import MADE_OF, content_of, is_whole, open_scene, plan_maps
+from mkd.recipes.mapping.map_inputs import (
+    MADE_OF,
+    content_of,
+    is_whole,
+    newest_change,
+    open_scene,
+    plan_maps,
+)
 from mkd.recipes.mapping.map_products import plan_products, write_products
+from mkd.recipes.mapping.map_rows import RowPlan, predict_rows
 from mkd.recipes.run_folder import commit
 from shards.inputs.fingerprint import identity
 
@@ -34,7 +46,8 @@ _ELSEWHERE = (
 def predict(config: PredictRun) -> str:
     """Write the maps that are not there yet, and what is made of each; return a line about each.
 
-    Each map appears when it is whole. Several ranks share the rasters, each by itself.
+    Each map appears when it is whole. Several ranks share the rasters, each by itself; where there are fewer rasters
+    than ranks, they share the rows of each, and rank 0 writes the map.
 
     Raises:
         ValueError: an input or output that does not do; nothing has been predicted then.
@@ -42,30 +55,49 @@ def predict(config: PredictRun) -> str:
     world = find_world(config.device)
     # Rank 0 looks at all inputs before any is predicted; the others wait for its list.
     pairs: list[list[str]] = run_on_rank0(world, lambda: _plan(config))
+    by_rows: bool = run_on_rank0(world, lambda: len(pairs) < world.ranks or any(map(_rows_left, pairs)))
     model, card = factories.load_checked("model", config.model)
-    made_by = {"model_sha256": weights_digest(config.model), **_settings(config, card)}
-    legend = Legend(card.classes, card.palette)
-    lines = list[str]()
+    task = _Task(config, model, card, world, weights_digest(config.model), len(pairs) > 1)
     with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
-        for source, output in pairs[world.rank :: world.ranks]:
-            with open_scene(source, config, card.architecture.scale) as reader:
-                made_of = identity(made_by | {"input": content_of(source, reader)})
-                if is_whole(Path(output), made_of, () if "://" in source else reader.info.files):
-                    lines.append(f"{output}: this map is there already, of the same model and input")
-                else:
-                    title = Path(output).name if len(pairs) > 1 else "map"
-                    done = _predict(
-                        config, model, card, world, reader, output, tags=_tags(config, made_of), title=title
-                    )
-                    lines.append(f"{output}: {_summary(card, done)}")
-                lines[-1] = "\n".join(
-                    [lines[-1], *write_products(config, reader, output, legend, len(pairs) > 1)]
-                )
-            if len(pairs) > 1:
-                log.info(lines[-1])
+        if by_rows:
+            plans: list[list[Any]] = run_on_rank0(world, lambda: [_plan_rows(task, *pair) for pair in pairs])
+            # From here on no rank waits for another but rank 0, for files.
+            lines = [line for plan in plans if (line := _map_by_rows(task, RowPlan(*plan))) is not None]
+        else:
+            lines = [_map_whole(task, *pair) for pair in pairs[world.rank :: world.ranks]]
     if len(pairs) == 1:
-        return lines[0] if lines else f"{pairs[0][1]}: made by rank 0"
-    return f"{len(lines)} maps in {Path(pairs[0][1]).parent}" + ("" if world.ranks == 1 else " by rank 0")
+        return lines[0] if lines else ""
+    shared = world.ranks > 1 and not by_rows
+    return f"{len(lines)} maps in {Path(pairs[0][1]).parent}" + (" by rank 0" if shared else "")
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is the same for all rasters of a command."""
+
+    config: PredictRun
+    model: SegmentationNetwork
+    card: ModelCard
+    world: World
+    weights: str
+    several: bool
+
+    def made_of(self, source: str, reader: RasterReader) -> str:
+        """Return the hash of what a map is made of."""
+        made_by = {"model_sha256": self.weights, **_settings(self.config, self.card)}
+        return identity(made_by | {"input": content_of(source, reader)})
+
+    def legend(self, made_of: str) -> Legend:
+        """Return names, colours and tags of a map."""
+        return Legend(self.card.classes, self.card.palette, _tags(self.config, made_of))
+
+    def finish(self, reader: RasterReader, output: str, line: str) -> str:
+        """Write the products of a map that is whole; return its line with theirs, logged where there are several."""
+        legend = Legend(self.card.classes, self.card.palette)
+        line = "\n".join([line, *write_products(self.config, reader, output, legend, self.several)])
+        if self.several:
+            log.info(line)
+        return line
 
 
 def _plan(config: PredictRun) -> list[list[str]]:
@@ -75,32 +107,92 @@ def _plan(config: PredictRun) -> list[list[str]]:
     return pairs
 
 
-def _predict(
-    config: PredictRun,
-    model: SegmentationNetwork,
-    card: ModelCard,
-    world: World,
-    reader: RasterReader,
-    output: str,
-    *,
-    tags: dict[str, str],
-    title: str,
-) -> MapSummary:
+def _rows_left(pair: Sequence[str]) -> bool:
+    """Whether a killed command of several ranks left finished rows of a map."""
+    return RowParts(Path(pair[1]), "").folder.is_dir()
+
+
+def _is_there(source: str, output: str, made_of: str, reader: RasterReader) -> bool:
+    """Whether a map need not be made."""
+    return is_whole(Path(output), made_of, () if "://" in source else reader.info.files)
+
+
+def _kept(output: str) -> str:
+    return f"{output}: this map is there already, of the same model and input"
+
+
+def _map_whole(task: _Task, source: str, output: str) -> str:
+    """Make one map in this process, where it is not there yet; return its line."""
+    with open_scene(source, task.config, task.card.architecture.scale) as reader:
+        made_of = task.made_of(source, reader)
+        if _is_there(source, output, made_of, reader):
+            return task.finish(reader, output, _kept(output))
+        title = Path(output).name if task.several else "map"
+        done = _predict(task, reader, output, made_of, title)
+        return task.finish(reader, output, f"{output}: {_summary(task.card, done)}")
+
+
+def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
+    """Return the fields of the `RowPlan` of one raster, as JSON has them; remove rows that are of no use."""
+    with open_scene(source, task.config, task.card.architecture.scale) as reader:
+        made_of, grid = task.made_of(source, reader), _grid(task.config, task.card)
+        check_map(task.card.palette, reader, Path(output), grid)
+        parts = RowParts(Path(output), made_of)
+        if _is_there(source, output, made_of, reader):
+            parts.remove()
+            return [source, output, made_of, None]
+        rows = first_rows(reader.info.height, reader.info.width, grid)
+        newest = 0 if "://" in source else newest_change(reader.info.files)
+        return [source, output, made_of, parts.prepare(rows, newest)]
+
+
+def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
+    """Make this rank's part of one map; return the map's line on rank 0, None elsewhere."""
+    if plan.missing is None and not task.world.is_main:
+        return None
+    config, card, world = task.config, task.card, task.world
+    scale = card.architecture.scale
+    with open_scene(plan.source, config, scale) as reader:
+        if plan.missing is None:
+            return task.finish(reader, plan.output, _kept(plan.output))
+        choice = (bands_for if world.is_main else check_scene)(reader, config.bands, scale)
+        network = WindowNetwork(
+            *(task.model, len(card.classes), scale, world.device),
+            autocast=world.device.type == "cuda",
+            tta=config.tta,
+        )
+        predictor = BandPredictor(network, reader, choice, _grid(config, card))
+        title = Path(plan.output).name if task.several else "map"
+        done = predict_rows(predictor, plan, world, task.legend(plan.made_of), title)
+        return (
+            None
+            if done is None
+            else task.finish(reader, plan.output, f"{plan.output}: {_summary(card, done)}")
+        )
+
+
+def _grid(config: PredictRun, card: ModelCard) -> PredictionGrid:
     settings = _settings(config, card)
+    return PredictionGrid(settings["tile"], settings["overlap"], config.batch)
+
+
+def _predict(task: _Task, reader: RasterReader, output: str, made_of: str, title: str) -> MapSummary:
+    config, card, grid = task.config, task.card, _grid(task.config, task.card)
     return predict_map(
-        model,
+        task.model,
         card.palette,
         reader,
         output,
-        tile=settings["tile"],
-        overlap=settings["overlap"],
-        batch=config.batch,
+        tile=grid.tile,
+        overlap=grid.overlap,
+        batch=grid.batch,
         bands=config.bands,
         scale=card.architecture.scale,
+        tta=config.tta,
         names=card.classes,
-        device=world.device,
-        autocast=world.device.type == "cuda",
-        tags=tags,
+        device=task.world.device,
+        autocast=task.world.device.type == "cuda",
+        tags=_tags(config, made_of),
         title=title,
     )
 
@@ -121,6 +213,8 @@ def _settings(config: PredictRun, card: ModelCard) -> dict[str, Any]:
     keys = {k: v for k, v in asdict(config).items() if k not in _ELSEWHERE}
     if config.bands is None:  # so that maps of earlier versions are the same
         del keys["bands"]
+    if config.tta == "none":
+        del keys["tta"]
     return keys | {"tile": tile, "overlap": overlap}
 
 

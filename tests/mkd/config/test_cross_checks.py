@@ -247,6 +247,7 @@ def test_other_scripts(folders):
     ask = [f"model={f['model']}", f"input={f['scene.tif']}", "output=map.tif"]
     assert load(PredictRun, "predict_map", ask).tile is None
     assert "GeoTIFF" in refusal(PredictRun, "predict_map", [*ask, f"input={f['gone']}"])
+    assert refusal(PredictRun, "predict_map", [*ask, "tta=all"]).endswith("choose one of none, flips, d4")
     assert refusal(CostRun, "cost", ["size=8"]).startswith("size=8;")
     assert refusal(CostRun, "cost", ["classes=0"]).startswith("classes=0;")
 

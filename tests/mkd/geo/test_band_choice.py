@@ -5,7 +5,7 @@ import pytest
 import rasterio
 from rasterio.enums import ColorInterp
 
-from mkd.geo.band_choice import choose_bands
+from mkd.geo.band_choice import choose_bands, shown_bands
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 
@@ -109,3 +109,20 @@ def test_a_band_in_the_middle_may_be_alpha(tmp_path):
     choice, _, valid = look(write(tmp_path / "a.tif", array, [red, alpha, gray, gray, gray]))
     assert choice.numbers == (1, 3, 4, 5)
     assert np.array_equal(valid, array[1] != 0)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "shown"),
+    [
+        ((), 5, (0, 1, 2)),
+        (("", "", ""), 3, (0, 1, 2)),
+        (("blue", "green", "red", "nir"), 4, (2, 1, 0)),
+        (("NIR", "Red ", "GREEN", "Blue", "swir"), 5, (1, 2, 3)),
+        (("red", "red", "green", "blue"), 4, (0, 1, 2)),
+        (("nir", "red"), 2, (0, 0, 0)),
+        (("gray",), 1, (0, 0, 0)),
+    ],
+)
+def test_what_is_shown_as_red_green_and_blue(names, count, shown):
+    """Bands by their names, where each is there once; else the first three, or one as grey."""
+    assert shown_bands(names, count) == shown

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkd.geo.palette import ids_from_rgb, rgb_from_ids
+from mkd.geo.palette import ids_from_rgb, rgb_from_ids, screen_values
 
 PALETTE = ((0, 0, 255), (255, 0, 0), (1, 2, 3))
 IGNORED = ((0, 0, 0), (9, 9, 9))
@@ -57,3 +57,35 @@ def test_grey_pixels_are_refused():
     """A two-dimensional array is no picture in colours."""
     with pytest.raises(ValueError, match="convert to RGB"):
         ids_from_rgb(np.zeros((2, 2), np.uint8), PALETTE)
+
+
+def test_eight_bits_are_shown_as_they_are():
+    """Values stay, means are rounded, and what is not known is black."""
+    pixels = np.array([[[0, 7, 255], [1, 2, 3]]], np.uint8)
+    known = np.array([[True, False]])
+    assert screen_values(pixels, eight_bits=True).tolist() == pixels.tolist()
+    assert screen_values(pixels + 0.4, known, eight_bits=True).tolist() == [[[0, 7, 255], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32"])
+def test_other_types_are_stretched_between_percentiles(dtype):
+    """2nd to 98th percentile of the known pixels of each band, whatever its unit; hot pixels and NaN do not count."""
+    ramp = np.linspace(0, 1, 10_000).reshape(100, 100)
+    scales = {"uint16": (900, 100), "int16": (900, -500), "float32": (0.02, 0.4)}[dtype]
+    pixels = np.stack([ramp * scales[0] + scales[1], ramp * scales[0], np.full_like(ramp, 7)], 2).astype(
+        dtype
+    )
+    pixels[0, :3] = np.nan if dtype == "float32" else 30_000
+    known = np.ones((100, 100), bool)
+    known[0, :3] = dtype == "float32"  # not finite is enough there
+    shown = screen_values(pixels, known, eight_bits=False)
+    assert shown.dtype == np.uint8
+    assert (shown[0, :3] == 0).all()
+    expected = 255 * np.clip((ramp - 0.02) / 0.96, 0, 1)
+    for band in (0, 1):
+        assert np.abs(shown[1:, :, band] - expected[1:]).max() < 2
+    assert (shown[..., 2] == 0).all()
+    ends = np.zeros(3), np.array([float(scales[0])] * 3)
+    given = screen_values(pixels, known, eight_bits=False, ends=ends)
+    assert np.abs(given[1:, :, 1] - 255 * ramp[1:]).max() < 2
+    assert not screen_values(pixels, ~np.ones((100, 100), bool), eight_bits=False).any()

@@ -102,6 +102,24 @@ def test_deep_images_are_stretched(tmp_path):
     assert card[128, -3].min() > 245
 
 
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (2, "uint16"), (5, "uint16"), (4, "float32")])
+def test_any_bands_are_drawn(tmp_path, bands, dtype):
+    """A ramp in the first bands is drawn from black to white whatever its type and unit; one or two bands are grey."""
+    ramp = np.tile(np.linspace(0, 1, 256), (256, 1))
+    top = {"uint8": 255, "uint16": 4000, "float32": 0.03}[dtype]
+    image = np.stack([ramp * top] * bands, 2).astype(dtype)
+    image[..., 3:] = image[..., :1].max() - image[..., :1]  # which are not shown
+    meta = {"source": "s", "window": None, "size": [256, 256], "crs": None, "transform": None}
+    with DatasetWriter(tmp_path / "set", "ramp", CLASSES, PALETTE, 2) as writer:
+        writer.add(encode_tile("t0", encode_tiff(image), "tif", None, meta, bands=bands, dtype=dtype))
+        writer.finish({})
+    (card,) = cards(drawn(tmp_path / "set", tmp_path / "s.png"), 1, labelled=False)
+    row = card[128].astype(int)
+    assert row[4].max() < 12
+    assert row[-5].min() > 243
+    assert np.abs(np.diff(row, axis=1)).max() <= 1  # grey
+
+
 def test_only_the_chosen_tiles_are_read(s3, tmp_path, monkeypatch):
     """From S3 come index, records and byte ranges, never a whole shard; the picture may go to S3 as well."""
     write_dataset(s3, pictures(40), shard_size=20)

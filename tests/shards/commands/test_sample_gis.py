@@ -12,7 +12,7 @@ from rasterio import Affine
 
 from mkd.dataset.index import read_index
 from shards.__main__ import main
-from tests.helpers.shards import read_dataset, write_dataset
+from tests.helpers.shards import pictures, read_dataset, write_dataset
 
 CRS = "EPSG:32633"
 PALETTE = [[200, 180, 60], [20, 110, 30]]
@@ -85,7 +85,7 @@ def test_a_folder_for_a_gis_and_back(data, tmp_path):
 
 def test_what_a_gis_cannot_open_is_refused(data, tmp_path, capsys):
     """A folder that is there, a URL, another file, tiles without a place or classes: one sentence each."""
-    plain = write_dataset(tmp_path / "plain", [(np.zeros((8, 8, 3), np.uint8) + n, None) for n in range(2)])
+    plain = write_dataset(tmp_path / "plain", pictures(2))
     for source, out, text in (
         (data, tmp_path, "is there already"),
         (data, "s3://b/x", "is a URL"),

@@ -109,9 +109,9 @@ def test_a_virtual_raster(model, tmp_path):
     assert map_of(model, tmp_path / "in" / "all.vrt", tmp_path / "map.tif") != first
 
 
-@pytest.mark.parametrize("change", ["none", "raster", "moved raster", "window", "damage"])
+@pytest.mark.parametrize("change", ["none", "raster", "moved raster", "window", "tta", "damage"])
 def test_what_is_there_is_not_made_again(model, tmp_path, change):
-    """A whole map of the same model, raster and window is kept; after any change it is made again."""
+    """A whole map of the same model, raster, window and views is kept; after any change it is made again."""
     first, other = scene(tmp_path / "s.tif"), scene(tmp_path / "other.tif", seed=9)
     map_of(model, first, tmp_path / "map.tif")
     before = (tmp_path / "map.tif").stat().st_mtime_ns
@@ -122,7 +122,8 @@ def test_what_is_there_is_not_made_again(model, tmp_path, change):
             os.replace(other, first)
         case "damage":
             (tmp_path / "map.tif").write_bytes(b"II*")
-    said = map_of(model, first, tmp_path / "map.tif", *(["tile=16"] if change == "window" else []))
+    more = {"window": ["tile=16"], "tta": ["tta=flips"]}
+    said = map_of(model, first, tmp_path / "map.tif", *more.get(change, []))
     assert ("there already" in said) == (change == "none")
     assert ((tmp_path / "map.tif").stat().st_mtime_ns == before) == (change == "none")
 
