@@ -116,7 +116,7 @@ def test_the_fisher_is_the_source_models_on_source_tiles(runs):
 
 def consolidation(config, folder, monkeypatch):
     """Make EWC's constants anew in an ended run's folder, without touching it."""
-    monkeypatch.setattr("mkd.recipes.run.open_run", lambda config: folder)
+    monkeypatch.setattr("mkd.recipes.run_folder.open_run", lambda config: folder)
     if not (folder / "config.yaml").exists():
         shutil.copy(Path(config.out) / "config.yaml", folder)
     run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
