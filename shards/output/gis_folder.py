@@ -57,8 +57,8 @@ def _common_crs(tiles: list[TileImage], name: str) -> str:
     lost = [tile.key for tile in tiles if not tile.meta.get("crs") or not tile.meta.get("transform")]
     if lost:
         raise ValueError(
-            f"{pluralize(len(lost), 'tile')} of {name} without a place on Earth, such as {lost[0]}: a GIS needs one; tiles "
-            "that were cut from georeferenced rasters have it"
+            f"{pluralize(len(lost), 'tile')} of {name} without a place on Earth, such as {lost[0]}: a GIS needs one; "
+            "tiles that were cut from georeferenced rasters have it"
         )
     systems: dict[Any, str] = {tile.meta["crs"]: tile.key for tile in tiles}
     if len(systems) > 1:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
 import shapely
+from numpy.typing import NDArray
 
 from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
@@ -36,7 +38,7 @@ def write_drawing_layers(
     outlines = [_outline(*place) for place in tiles.values()]
     with written_aside(Path(path)) as aside:
         aside.unlink(missing_ok=True)
-        layers = (
+        layers: tuple[tuple[str, str, NDArray[Any], list[shapely.Polygon]], ...] = (
             (LABELS, FIELD, np.array([], object), []),
             (OUTLINES, "tile", np.array(list(tiles), object), outlines),
         )
