@@ -1,4 +1,4 @@
-"""How much a map depends on where its windows begin, and what tta= gains: python tests/mkd/inference/measure_seams.py MODEL [SIDE].
+"""How much a map depends on where its windows begin, and what tta= gains: python FILE MODEL [SIDE].
 
 The scene is a landscape of the demo's target domain that no data set holds (seed 1000). It is mapped whole and without
 its first k rows and columns; the two maps are compared a window away from the border.
