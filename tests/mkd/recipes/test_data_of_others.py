@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture
 def classfile(tmp_path):
-    """Give a class file of colours, which `pack` maps; adopted labels are ids already."""
+    """Give a class file whose masks are class ids."""
     content = {"name": "toy", "classes": list(CLASSES), "palette": [list(c) for c in PALETTE], "masks": "ids"}
     content |= {"layout": {"images": "images/*.*", "masks": "masks/{stem}.png"}, "source": "made for a test"}
     path = tmp_path / "classes.yaml"
