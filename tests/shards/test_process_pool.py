@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from shards.process_pool import map_in_processes
-from tests.helpers.training.runs import ROOT
+
+# Not from a helper: each worker process imports this file, and helpers import torch.
+ROOT = Path(__file__).parents[2]
 
 
 def square(number):
