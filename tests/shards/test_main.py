@@ -96,7 +96,10 @@ def test_numbers_may_go_to_a_url(folder, tmp_path, s3):
         (["info", "s3://"], "mkd-shards: s3://: a URL needs a bucket"),
         (["stats", "nowhere", "--json", "s3://bkt"], "mkd-shards: 's3://bkt' names no file"),
         (["sample", "nowhere", "--out", "s3://bkt"], "mkd-shards: 's3://bkt' names no file"),
-        (["sample", "nowhere", "--out", "a.jpg"], "mkd-shards: --out a.jpg: the picture is a PNG"),
+        (
+            ["sample", "nowhere", "--out", "a.jpg"],
+            "mkd-shards: --out a.jpg: give a picture's name that ends in .png, or a folder",
+        ),
         (
             ["sample", "nowhere", "--out", "a.png", "--seed", "-1"],
             "mkd-shards: --seed -1: give a whole number",

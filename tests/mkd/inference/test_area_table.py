@@ -58,6 +58,6 @@ def test_each_class_has_its_line(tmp_path):
     write_areas(tmp_path / "areas.csv", ("field", "wood, old", "water"), areas)
     found = rows(tmp_path / "areas.csv")
     assert [r["class"] for r in found] == ["field", "wood, old", "water"]
-    assert [r["hectares"] for r in found] == ["0.7500", "", "0.0000"]
+    assert [r["hectares"] for r in found] == ["0.750000", "", "0.000000"]
     assert [float(r["share"]) for r in found] == [0.75, 0.25, 0.0]
     assert [r["mean_confidence"] for r in found] == ["0.5000", "0.7500", ""]

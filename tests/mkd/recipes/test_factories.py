@@ -34,7 +34,8 @@ def test_every_model_file_is_an_architecture(name):
 
 def test_the_feed_is_the_configs(sets, tmp_path):
     """Crop, scale, turns, batch, seed and workers arrive; the unlabelled stream only where it is asked for."""
-    data = DataConfig(sets["labelled"], sets["unlabelled"], crop=48, batch=3, scale=(1.0, 1.5), aerial=False)
+    sources = {"labelled": sets["labelled"], "unlabelled": sets["unlabelled"]}
+    data = DataConfig(**sources, crop=48, batch=3, scale=(1.0, 1.5), aerial=False)
     feed = factories.batch_stream(data, 9, CPU, True, tmp_path)
     assert (feed.batch, feed.seed, feed.workers) == (3, 9, 2)
     assert (feed.geometry.crop, feed.geometry.scale, feed.geometry.aerial) == (48, (1.0, 1.5), False)
