@@ -36,7 +36,7 @@ def demo(config: DemoRun) -> None:
     print(
         f"mkd demo: draws landscapes, packs shards, distils ImageNet -> intermediate -> target with "
         f"{config.labelled} labelled tiles, adds unlabelled tiles, maps an unseen orthomosaic; "
-        f"about 10 minutes on 2 CPU cores ({cores} here).",
+        f"about 8 minutes on 2 CPU cores ({cores} here).",
         flush=True,
     )
     with PeakMemory() as memory:
