@@ -61,20 +61,17 @@ def _add_adopt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "urls", nargs="+", metavar="'URL'", help="tars, with braces: 's3://bucket/tiles-{000000..000168}.tar'"
     )
-    parser.add_argument(
-        "--image-ext",
-        type=_extensions,
-        default=_extensions("jpg,jpeg,png,tif,tiff"),
-        metavar="EXT,EXT",
-        help="members that are images; the first one of a tile is taken (jpg,jpeg,png,tif,tiff)",
-    )
-    parser.add_argument(
-        "--label-ext",
-        type=_extensions,
-        default=_extensions("label.png,seg.png,mask.png"),
-        metavar="EXT,EXT",
-        help="members that are labels, grey PNGs of class ids (label.png,seg.png,mask.png)",
-    )
+    for option, default, text in (
+        ("image", "jpg,jpeg,png,tif,tiff", "members that are images; the first one of a tile is taken"),
+        ("label", "label.png,seg.png,mask.png", "members that are labels, grey PNGs of class ids"),
+    ):
+        parser.add_argument(
+            f"--{option}-ext",
+            type=_extensions,
+            default=_extensions(default),
+            metavar="EXT,EXT",
+            help=f"{text} ({default})",
+        )
     parser.add_argument("--labelled-only", action="store_true", help="leave out tiles without a label")
     _add_check(parser)
     _add_common(parser, cuts=False)

@@ -4,7 +4,7 @@ Shapes: B windows in a batch, C classes, H W pixels of a window, K rows of a fin
 """
 
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
-from mkd.inference.symmetry import SYMMETRIES, mean_softmax
+from mkd.inference.symmetry import mean_softmax, symmetries
 from mkd.labels import NODATA
 from mkd.loader.batch import scaled, to_unit
 from mkd.models.segmentation import SegmentationNetwork
@@ -77,8 +77,7 @@ class WindowNetwork:
         Raises:
             ValueError: a tta that is not known.
         """
-        if tta not in SYMMETRIES:
-            raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
+        symmetries(tta)  # refused here, before anything is read
         self.layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = model.to(device).to(memory_format=self.layout).eval()
         self.classes, self.device, self.autocast, self.scale = classes, device, autocast, scale
@@ -129,6 +128,7 @@ class BandPredictor:
         self.network, self.reader, self.choice, self.grid = network, reader, choice, grid
         self.size = (reader.info.height, reader.info.width)
         self.edges = [*first_rows(*self.size, grid), self.size[0]]  # and the end of the last
+        self.across = sum(1 for _ in takewhile(lambda window: window.row == 0, self._windows()))
 
     @property
     def count(self) -> int:
@@ -156,10 +156,9 @@ class BandPredictor:
             top=self.edges[top],
         )
         empty = dict.fromkeys(self.edges, 0)  # by their first row
-        across = sum(1 for window in self._windows() if window.row == 0)
         for band in blender.blend(self._predictions(first, stop, empty, advance)):
             if band.row >= self.edges[first]:  # those above lack the windows that begin higher up
-                yield self._finished(band, across - empty[band.row], empty[band.row])
+                yield self._finished(band, self.across - empty[band.row], empty[band.row])
 
     def _windows(self) -> Iterator[Window]:
         return covering_windows(*self.size, self.grid.tile, self.grid.overlap)
@@ -171,10 +170,8 @@ class BandPredictor:
 
     def _needed(self, first: int, stop: int) -> tuple[int, int]:
         """Return the range of the windows of some bands, widened to whole batches of the raster."""
-        rows = (self.edges[self._reaching(first)], self.edges[stop - 1])
-        numbers = [n for n, window in enumerate(self._windows()) if rows[0] <= window.row <= rows[1]]
-        batch, last = self.grid.batch, sum(1 for _ in self._windows())
-        return numbers[0] // batch * batch, min(last, (numbers[-1] // batch + 1) * batch)
+        batch, begin, end = self.grid.batch, self._reaching(first) * self.across, stop * self.across
+        return begin // batch * batch, min(self.count * self.across, -(-end // batch) * batch)
 
     def _predictions(
         self, first: int, stop: int, empty: dict[int, int], advance: Callable[[int], None]

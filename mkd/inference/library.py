@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mkd.inference.symmetry import SYMMETRIES
+from mkd.inference.symmetry import symmetries
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import scaled, to_unit
 from mkd.model_folder import ModelCard, load_model
@@ -67,8 +67,7 @@ def predict(model: LoadedModel, image: NDArray[Any], tta: str = "none") -> Predi
     Raises:
         ValueError: another type or shape, or a tta that is not known.
     """
-    if tta not in SYMMETRIES:
-        raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
+    symmetries(tta)  # refused here, before anything is predicted
     scale = model.card.architecture.scale
     if image.ndim != 3 or (image.shape[2], str(image.dtype)) != scale.kind:
         raise ValueError(

@@ -14,6 +14,11 @@ from mkd.inference.band_predictor import MapBand
 _LOOK_AGAIN = 0.2  # seconds between two looks for a band that another process makes
 
 
+def rows_folder(output: Path) -> Path:
+    """Return the folder of a map's finished rows."""
+    return output.parent / f".tmp-{output.name}.rows"
+
+
 class RowParts:
     """The folder ``.tmp-NAME.rows`` beside a map, with one file for each finished band of rows.
 
@@ -28,7 +33,7 @@ class RowParts:
             output: the map.
             made_of: hash of model, settings and scene, hex.
         """
-        self.folder, self._made_of = output.parent / f".tmp-{output.name}.rows", made_of[:32]
+        self.folder, self._made_of = rows_folder(output), made_of[:32]
 
     def prepare(self, rows: Sequence[int], newest: int) -> list[int]:
         """Make the folder, remove what is no band of this map, and return the rows whose bands are missing.

@@ -34,6 +34,17 @@ SYMMETRIES: dict[str, tuple[Symmetry, ...]] = {
 }
 
 
+def symmetries(tta: str) -> tuple[Symmetry, ...]:
+    """Return the views of an image that a tta averages.
+
+    Raises:
+        ValueError: a tta that is not known.
+    """
+    if tta not in SYMMETRIES:
+        raise ValueError(f"tta is {tta!r}: give one of {', '.join(SYMMETRIES)}")
+    return SYMMETRIES[tta]
+
+
 def mean_softmax(model: Callable[[Tensor], Tensor], images: Tensor, tta: str = "none") -> Tensor:
     """Return the mean over symmetries g of the softmax of what the model gives for g(images), turned back.
 
@@ -55,7 +66,7 @@ def mean_softmax(model: Callable[[Tensor], Tensor], images: Tensor, tta: str = "
     Source: the mean over a group's elements, which makes any model equivariant to it: for h in G the terms of h(images)
     are those of images in another order.
     """
-    views = SYMMETRIES[tta]
+    views = symmetries(tta)
     total = views[0].undo(model(views[0].apply(images)).float().softmax(dim=1))
     for view in views[1:]:
         total = total + view.undo(model(view.apply(images)).float().softmax(dim=1))

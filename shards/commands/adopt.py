@@ -11,7 +11,7 @@ from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.dataset.shard_record import TileRecord
-from mkd.image_header import BYTES_A_PIXEL, MAX_PIXELS
+from mkd.image_header import BYTES_A_PIXEL
 from mkd.labels import IGNORE
 from mkd.storage.folder import split_url
 from shards.commands.input_notes import note_labels
@@ -230,9 +230,8 @@ def _plan_units(
     stamps: Mapping[str, Stamp], asked: Mapping[str, Any], options: BuildOptions
 ) -> tuple[list[Unit], str]:
     """Make a unit of work of each tar; also return what identifies all of them."""
-    limit = () if options.max_pixels == MAX_PIXELS else (options.max_pixels,)
     units = [
-        Unit(number, unit_fingerprint(asked, {tar.url: stamps[tar.url]}, *limit), tar)
+        Unit(number, unit_fingerprint(asked, {tar.url: stamps[tar.url]}, *options.limit_given), tar)
         for number, tar in enumerate(named_tars(stamps))
     ]
     return units, identity(asked, stamps)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mkd.dataset.index import DatasetIndex
 from mkd.geo.picture_header import picture_orientation
-from mkd.image_header import BYTES_A_PIXEL, MAX_PIXELS
+from mkd.image_header import BYTES_A_PIXEL
 from mkd.storage.folder import Folder
 from shards.commands.input_notes import note_labels, note_unpacked_files, split_pattern
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
@@ -278,12 +278,10 @@ def _plan_units(
 ) -> tuple[list[Unit], str]:
     """Cut the images into shards; also return what identifies all of them."""
     stamps, units = tree.stamps(file for item in items for file in item.files), []
-    # With another limit a shard may have other bad tiles, so it is built again; its tiles are the same.
-    limit = () if options.max_pixels == MAX_PIXELS else (options.max_pixels,)
     for number, start in enumerate(range(0, len(items), options.shard_size)):
         own_items = items[start : start + options.shard_size]
         own_stamps = {file: stamps[file] for item in own_items for file in item.files}
-        units.append(Unit(number, unit_fingerprint(asked, own_stamps, *limit), own_items))
+        units.append(Unit(number, unit_fingerprint(asked, own_stamps, *options.limit_given), own_items))
     return units, identity(asked, stamps)
 
 

@@ -36,6 +36,11 @@ class BuildOptions:
     max_bad: float = 0.001
     max_pixels: int = MAX_PIXELS
 
+    @property
+    def limit_given(self) -> tuple[int, ...]:
+        """What of `max_pixels` a shard depends on: with another limit it may have other bad tiles."""
+        return () if self.max_pixels == MAX_PIXELS else (self.max_pixels,)
+
 
 def parse_part(part: str | None) -> tuple[int, int] | None:
     """Read "I/N": part I, counted from 1, of N.

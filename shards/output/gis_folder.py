@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from mkd.dataset.index import DatasetIndex
+from mkd.documents import file_name
 from mkd.geo.class_map import Legend
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
 from mkd.geo.vector.drawing_layers import write_drawing_layers
 from shards.progress import pluralize
 from shards.reading.tile_reader import TileImage
+from shards.splitting.neighbours import Placement, place_of
 
 FILE = "labels.gpkg"
 
@@ -39,31 +41,35 @@ def write_gis_folder(out: str, index: DatasetIndex, tiles: Iterable[TileImage]) 
             f"{index.name} has no classes, which the labels need: build it again with --classes FILE.yaml, with the "
             "same --source; a class file without labels is allowed"
         )
-    placed = list(tiles)
-    crs = _common_crs(placed, index.name)
-    (folder / "tiles").mkdir(parents=True)
-    for tile in placed:
+    chosen = [(tile, place_of(tile.key, tile.meta).placement) for tile in tiles]
+    crs = _common_crs(chosen, index.name)
+    aside = folder.with_name(f".tmp-{folder.name}")  # a killed command leaves no folder that looks whole
+    shutil.rmtree(aside, ignore_errors=True)
+    (aside / "tiles").mkdir(parents=True)
+    outlines = {}
+    for tile, place in chosen:
+        assert place is not None, "tiles without a place are refused"
         height, width, count = tile.image.shape
-        target, place = folder / "tiles" / f"{tile.key}.tif", tuple(tile.meta["transform"])
-        kind = str(tile.image.dtype)
-        with RasterWriter(target, height, width, count, kind, crs=crs, transform=place) as raster:
+        target = aside / "tiles" / file_name(f"{tile.key}.tif", "a tile's file")
+        kind, outlines[tile.key] = str(tile.image.dtype), (place.transform, height, width)
+        with RasterWriter(target, height, width, count, kind, crs=crs, transform=place.transform) as raster:
             raster.write(Window(0, 0, height, width), tile.image)
-    outlines = {t.key: (tuple(t.meta["transform"]), *t.image.shape[:2]) for t in placed}
-    write_drawing_layers(folder / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines)
-    return len(placed)
+    write_drawing_layers(aside / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines)
+    aside.rename(folder)
+    return len(chosen)
 
 
-def _common_crs(tiles: list[TileImage], name: str) -> str:
-    lost = [tile.key for tile in tiles if not tile.meta.get("crs") or not tile.meta.get("transform")]
+def _common_crs(tiles: list[tuple[TileImage, Placement | None]], name: str) -> str:
+    lost = [tile.key for tile, place in tiles if place is None]
     if lost:
         raise ValueError(
             f"{pluralize(len(lost), 'tile')} of {name} without a place on Earth, such as {lost[0]}: a GIS needs one; "
             "tiles that were cut from georeferenced rasters have it"
         )
-    systems: dict[Any, str] = {tile.meta["crs"]: tile.key for tile in tiles}
+    systems = {place.crs: tile.key for tile, place in tiles if place is not None}
     if len(systems) > 1:
         first, second = list(systems.values())[:2]
         raise ValueError(
             f"the tiles lie in {len(systems)} CRS, such as {first} and {second}: sample data sets of one CRS each"
         )
-    return str(next(iter(systems)))
+    return next(iter(systems))

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import shard_place, shard_url
-from mkd.dataset.shard_record import TileRecord, member_fault
-from mkd.documents import parse_json
+from mkd.dataset.shard_record import TileRecord, adopted_meta, member_fault
 from mkd.geo.band_choice import shown_bands
 from mkd.geo.palette import screen_values
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
+from shards.reading.shard_reader import meta_of
 
 
 class TileImage(NamedTuple):
@@ -49,8 +49,9 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
     label = members.get("label.png")
     ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels)
     image = image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels)
-    meta = parse_json(members["json"]) if "json" in members else {}
-    return TileImage(tile.key, image, ids, meta if isinstance(meta, dict) else {})
+    if shard.url:
+        members.setdefault("json", adopted_meta(tile))
+    return TileImage(tile.key, image, ids, meta_of(tile.key, members, shard_url(place, shard)))
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

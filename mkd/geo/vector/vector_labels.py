@@ -121,6 +121,11 @@ class VectorLabels:
         return ids
 
 
+def classes_by_text(classes: Sequence[str]) -> dict[str, int]:
+    """Return the class ids by what a user may write for them: the id, or the name, which wins."""
+    return {str(n): n for n in range(len(classes))} | {name: n for n, name in enumerate(classes)}
+
+
 def vector_path(path: str) -> str | None:
     """Return the file of a path that names a vector file, with its layer as QGIS writes it or without; else None."""
     file = path.partition(_LAYER)[0]
@@ -229,9 +234,7 @@ def _class_ids(
     found: Sequence[str], source: VectorSource, classes: Sequence[str], values: Mapping[str, int]
 ) -> list[int]:
     """Return the class id of each value: by `values`, by name, or as an id."""
-    known = (
-        {str(n): n for n in range(len(classes))} | {name: n for n, name in enumerate(classes)} | dict(values)
-    )
+    known = classes_by_text(classes) | dict(values)
     unknown = Counter(v for v in found if v not in known)
     if unknown:
         listed = ", ".join(f"{value!r} ({count:,})" for value, count in unknown.most_common(_SHOWN))

@@ -16,6 +16,7 @@ from mkd.config.schema import PredictRun
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_safety import RasterLimits
 from mkd.inference.band_match import check_scene
+from mkd.inference.row_parts import rows_folder
 from mkd.pixel_scale import PixelScale
 from mkd.storage.folder import Folder, split_url
 from shards.inputs.raster_source import expand_pattern, open_raster, raster_stamps
@@ -165,7 +166,7 @@ def _remove_leftovers(outputs: set[Path]) -> None:
     Finished rows of these names stay: this command may go on with them, see `RowParts`.
     """
     for folder in {output.parent for output in outputs}:
-        kept = {folder / f".tmp-{output.name}.rows" for output in outputs}
+        kept = {rows_folder(output) for output in outputs}
         for left in {
             path for end in ("", ".parts", ".rows") for path in folder.glob(f".tmp-*.tif{end}")
         } - kept:

@@ -16,7 +16,7 @@ from mkd.geo.raster import RasterReader
 from mkd.inference.band_match import bands_for, check_scene
 from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork, first_rows
 from mkd.inference.map_writer import MapSummary, check_map, predict_map
-from mkd.inference.row_parts import RowParts
+from mkd.inference.row_parts import RowParts, rows_folder
 from mkd.inference.windowed import UNKNOWN_CROP, default_overlap
 from mkd.model_folder import ModelCard, read_card, weights_digest
 from mkd.models.segmentation import SegmentationNetwork
@@ -109,7 +109,7 @@ def _plan(config: PredictRun) -> list[list[str]]:
 
 def _rows_left(pair: Sequence[str]) -> bool:
     """Whether a killed command of several ranks left finished rows of a map."""
-    return RowParts(Path(pair[1]), "").folder.is_dir()
+    return rows_folder(Path(pair[1])).is_dir()
 
 
 def _is_there(source: str, output: str, made_of: str, reader: RasterReader) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from mkd.geo.raster_info import RasterInfo, grid_difference, grid_text
-from mkd.geo.vector.vector_labels import VectorSource, vector_path
+from mkd.geo.vector.vector_labels import VectorSource, classes_by_text, vector_path
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 
@@ -100,8 +100,7 @@ def check_grid(label: str, info: RasterInfo, image: str, other: RasterInfo, warp
 
 def _outside_id(outside: str | None, classfile: ClassFile) -> int:
     names = classfile.classes
-    known = {"ignore": IGNORE, str(IGNORE): IGNORE} | {str(n): n for n in range(len(names))}
-    known |= {name: n for n, name in enumerate(names)}
+    known = {"ignore": IGNORE, str(IGNORE): IGNORE} | classes_by_text(names)
     if outside is None:
         return IGNORE
     if outside not in known:

@@ -51,17 +51,11 @@ def polygon_notes(scenes: Sequence[Orthomosaic], classfile: ClassFile) -> list[s
         ValueError: a vector file that cannot be laid on its scene.
     """
     with_polygons = [scene for scene in scenes if scene.vector is not None]
-    bare = []
-    for scene in with_polygons:
-        if not len(_polygons(scene, classfile)):
-            bare.append(PurePosixPath(scene.image).name)
-    notes = []
-    if bare:
-        notes.append(
-            f"no polygon lies on {pluralize(len(bare), 'scene')}: {list_first(bare, _MOST_NAMES)}; check their CRS if "
-            "some should"
-        )
-    return notes
+    bare = [PurePosixPath(s.image).name for s in with_polygons if not len(_polygons(s, classfile))]
+    if not bare:
+        return []
+    listed = list_first(bare, _MOST_NAMES)
+    return [f"no polygon lies on {pluralize(len(bare), 'scene')}: {listed}; check their CRS if some should"]
 
 
 def _polygons(scene: Orthomosaic, classfile: ClassFile) -> VectorLabels:

@@ -36,7 +36,9 @@ def data(tmp_path):
 def test_a_folder_for_a_gis_and_back(data, tmp_path):
     """GeoTIFFs hold the pixels in place; labels drawn into the empty layer come back by `tile`."""
     out = tmp_path / "todo"
+    (tmp_path / ".tmp-todo" / "tiles").mkdir(parents=True)  # as a killed command leaves it
     assert main(["sample", str(data), "--n", "4", "--out", str(out)]) == 0
+    assert not (tmp_path / ".tmp-todo").exists()
     files = sorted((out / "tiles").glob("*.tif"))
     assert len(files) == 4
     by_key = {sample.key: sample for sample in read_dataset(data)}
