@@ -53,7 +53,8 @@ class LandscapesRun:
     """launch/landscapes.py: procedural orthomosaics with exact label rasters, to try the system on."""
 
     out: str = MISSING  # folder for images/DOMAIN_N.tif and labels/DOMAIN_N.tif
-    domain: str = "target"  # target (a drone, 6 classes) or intermediate (a satellite, 17 classes)
+    # target, coast, autumn (drones, 6 classes), intermediate, arid, winter, infrared or coarse (satellites, 17 classes)
+    domain: str = "target"
     scenes: int = 4  # orthomosaics
     size: int = 1536  # side of an orthomosaic, pixels
     first: int = 0  # number of the first orthomosaic, from which its ground is drawn

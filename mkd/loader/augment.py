@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from mkd.labels import IGNORE
+from mkd.loader.batch import upload
 
 # Legend: B batch, H W pixels of the tiles, S crop size.
 
@@ -46,7 +47,7 @@ class Geometry:
             draws: one generator a sample.
         """
         height, width = images.shape[-2:]
-        theta = torch.stack([self._theta(height, width, g) for g in draws]).to(images.device)
+        theta = upload(torch.stack([self._theta(height, width, g) for g in draws]), images.device)
         grid = F.affine_grid(theta, [len(draws), 1, self.crop, self.crop], align_corners=False)
         # +1 turns the zeros that grid_sample puts outside into "no label".
         moved = F.grid_sample(
@@ -157,7 +158,7 @@ def _strong_bands(image: Tensor, g: np.random.Generator) -> Tensor:
     # All numbers are drawn whatever is used of them: the draws that follow (CutMix) stay the same.
     gain, offset = g.uniform(0.5, 1.5, len(image)), g.uniform(-0.1, 0.1, len(image))
     if g.random() < 0.8:
-        of_band = [torch.tensor(n, dtype=image.dtype, device=image.device) for n in (gain, offset)]
+        of_band = [upload(torch.tensor(n, dtype=image.dtype), image.device) for n in (gain, offset)]
         image = image * of_band[0][:, None, None] + of_band[1][:, None, None]
     return _blur(image, g)
 
@@ -221,9 +222,9 @@ def cutmix(
         if use < probability:
             top, left = int(u * (size - h + 1)), int(v * (size - w + 1))
             boxes[n, top : top + h, left : left + w] = True
-    boxes = boxes.to(images.device)
+    boxes = upload(boxes, images.device)
     return torch.where(boxes[:, None], others, images), torch.where(boxes, other_labels, labels)
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32, device=like.device)[:, None, None, None]
+    return upload(torch.tensor(values, dtype=torch.float32), like.device)[:, None, None, None]

@@ -93,9 +93,16 @@ def scaled(images: Tensor, valid: Tensor | None, scale: PixelScale) -> Tensor:
     if scale.low is None or scale.high is None:
         x = images.float() / 255
     else:
-        low, high = (torch.tensor(n, device=images.device)[:, None, None] for n in (scale.low, scale.high))
+        low, high = (upload(torch.tensor(n), images.device)[:, None, None] for n in (scale.low, scale.high))
         x = ((images.float() - low) / (high - low)).clamp(-1, 2)  # single wild values are no news
     return x if valid is None else x.masked_fill((valid == 0)[:, None], torch.nan)
+
+
+def upload(values: Tensor, device: torch.device) -> Tensor:
+    """Return a small tensor of the host on a device; the host does not wait for kernels that run there."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)  # unpinned memory is copied while the host waits
 
 
 def to_unit(images: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ def kth_smallest(values: Tensor, k: int, total: RankSum) -> Tensor:
     Three sums of 16 KiB over the ranks, in which each rank waits for the others; nothing waits for the device.
 
     Args:
-        values: float32 (N,), all >= 0; N may be 0 and may differ between ranks.
+        values: float32 (N,), all >= 0, infinity for what does not count; N may be 0 and may differ between ranks.
         k: >= 1, the same on all ranks.
         total: sums a tensor over the ranks.
 

@@ -8,7 +8,7 @@ from mkd.labels import IGNORE
 from mkd.losses.kth_value import kth_smallest
 from mkd.losses.rank_sum import RankSum, one_rank
 
-# Legend: B batch, C classes, H W pixels, N valid pixels of this rank.
+# Legend: B batch, C classes, H W pixels.
 
 
 def ohem_cross_entropy(
@@ -42,14 +42,15 @@ def ohem_cross_entropy(
 
     Source: Shrivastava et al. 2016; the paper's L_sup.
     """
-    # Cross-entropy and probability of the true class at the valid pixels.
+    # Cross-entropy and probability of the true class; masks instead of indices, which would wait for the device.
     labels = labels.long()
     valid = labels != ignore_index
-    loss = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="none")[valid]  # (N,)
-    p_y = torch.exp(-loss.detach())
+    loss = F.cross_entropy(logits.float(), labels, ignore_index=ignore_index, reduction="none")  # (B,H,W)
+    p_y = torch.exp(-loss.detach()).masked_fill(~valid, torch.inf)
     # The hard pixels; the ranks count together, and each waits for the others.
     keep = p_y < threshold
     if min_kept > 0:
-        keep |= p_y <= kth_smallest(p_y, min_kept, total)
-    # A sum over a mask instead of indexing keeps the shape static; nothing hard gives 0, not NaN.
+        keep |= p_y <= kth_smallest(p_y.flatten(), min_kept, total)
+    keep &= valid
+    # Nothing hard gives 0, not NaN.
     return (loss * keep).sum() / total(keep.sum()).clamp(min=1)

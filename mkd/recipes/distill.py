@@ -185,6 +185,8 @@ def _consolidation(
         key = "kd.source_data" if on_source else "data.labelled"
         _estimate_fisher(config, run, model.to(device), key, data)
         model.requires_grad_(model is student)
+        if model is source:
+            model.cpu()  # the GPU's memory is the student's from here on
     # The constants on the device; the Fisher is capped where SGD would diverge.
     anchor = student if kd.anchor == "init" else teacher
     weights = {n: p.detach().clone().to(device) for n, p in anchor.named_parameters()}

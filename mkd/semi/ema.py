@@ -38,12 +38,18 @@ class EMA:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present state."""
-        decay = self.decay()
+        averages, states, counts, new_counts = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
         for name, t in model.state_dict().items():
-            if self.state[name].is_floating_point():
-                self.state[name].lerp_(t.detach().float(), 1.0 - decay)
+            average = self.state[name]
+            if average.is_floating_point():
+                averages.append(average)
+                states.append(t.float())
             else:
-                self.state[name].copy_(t)
+                counts.append(average)
+                new_counts.append(t)
+        # One call for all tensors: a network has some thousand, and a kernel for each costs more than its arithmetic.
+        torch._foreach_lerp_(averages, states, 1.0 - self.decay())
+        torch._foreach_copy_(counts, new_counts)
         self.updates += 1
 
     def state_dict(self) -> dict[str, Tensor | int]:

@@ -192,5 +192,3 @@ INTERMEDIATE = Style(
     railway=True,
     crs="EPSG:32647",
 )
-
-STYLES = {"intermediate": INTERMEDIATE, "target": TARGET}

@@ -1,4 +1,4 @@
-"""Seeded procedural landscapes with exact labels: a satellite-like and a drone-like domain, for the demo."""
+"""Seeded procedural landscapes with exact labels: satellite-like and drone-like domains, for demo and experiments."""
 
 import math
 import os
@@ -12,14 +12,18 @@ from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
 from mkd.synth.buildings import build
 from mkd.synth.canvas import Canvas
-from mkd.synth.domains import STYLES
+from mkd.synth.domains import INTERMEDIATE, TARGET
 from mkd.synth.ground import paint_ground
 from mkd.synth.layout import FloatArray
+from mkd.synth.other_domains import OTHER_STYLES
 from mkd.synth.partition import build_layout
 from mkd.synth.roads_and_water import paint_ways
 from mkd.synth.style import Style
 from mkd.synth.textures import blur, cast_shadow, smooth_noise, smoothstep
 from mkd.synth.trees import plant
+
+# In an order that must not change: a domain's number is part of its scenes' seed.
+STYLES = {"intermediate": INTERMEDIATE, "target": TARGET, **OTHER_STYLES}
 
 _ORIGIN = (612_000.0, 2_842_000.0)  # easting and northing of the upper left corner of seed 0, metres
 _APART, _ACROSS = (
@@ -86,7 +90,8 @@ def render(domain: str, height: int, width: int, seed: int) -> Landscape:
     """Render a landscape; the same arguments give the same bytes.
 
     Args:
-        domain: "intermediate" (17 classes, satellite, summer) or "target" (6 classes, drone, dry season).
+        domain: one of `STYLES`: "intermediate" (17 classes, satellite, summer), "target" (6 classes, drone, dry
+            season) or one made of these.
         height: rows, pixels, >= 64.
         width: columns, pixels, >= 64.
         seed: >= 0.
@@ -102,7 +107,7 @@ def render(domain: str, height: int, width: int, seed: int) -> Landscape:
     if min(height, width) < 64 or seed < 0:
         raise ValueError(f"size {height} x {width}, seed {seed}: take sizes >= 64 pixels and a seed >= 0")
     style = STYLES[domain]
-    rng = np.random.default_rng((seed, sorted(STYLES).index(domain)))
+    rng = np.random.default_rng((seed, list(STYLES).index(domain)))
     azimuth = math.radians(style.sun_azimuth + rng.uniform(-25, 25))
     elevation = math.radians(style.sun_elevation + rng.uniform(-6, 6))
     sun = (-math.cos(azimuth), math.sin(azimuth))  # rows run south, columns east

@@ -22,6 +22,7 @@ FLOOR = 0.001  # share of the pixels kept below which the student learns nothing
 ROWS = 5  # rows of the journal in a row that make a collapse
 FEW = 0.1  # share of the pixels kept below which a run is told once that it gains little
 ROLLBACKS = 3  # after that many a run stops
+_INSIDE = 256  # in counts of pixels: comes after the labels
 
 
 class Collapsed(Exception):
@@ -38,15 +39,21 @@ class Figures:
 
 @dataclass
 class _Sums:
-    """Counts since the last row, and the time and the teacher's statistics at that row."""
+    """Counts since the last row, and the time and the teacher's statistics at that row.
 
-    classes: Tensor
+    Attributes:
+        pixels: int64 (257,), on the device of the labels: pixels of each label, and those inside their tile.
+        scores: float64 (2,), there too: sum of the tiles' scores, and the number of accepted ones.
+        stats: of the teacher.
+        since: time, seconds.
+        tiles: candidates.
+    """
+
+    pixels: Tensor
+    scores: Tensor
     stats: TeacherStats
     since: float
-    inside: int = 0
     tiles: int = 0
-    accepted: int = 0
-    score: float = 0.0
 
 
 class PseudoLabelMonitor:
@@ -112,15 +119,18 @@ class PseudoLabelMonitor:
             accepted: bool (B,), what passed the tile filter.
         """
         s = self._sums
-        s.classes += torch.bincount(labels.flatten(), minlength=256)[: len(self.classes)].cpu()
-        s.inside += int(inside.sum())
+        # All stays on the device until a row is due: reading it here would make each step wait. (`bincount` waits.)
+        ids, one = labels.flatten().long(), torch.ones((), dtype=torch.int64, device=labels.device)
+        pixels = torch.zeros(_INSIDE + 1, dtype=torch.int64, device=labels.device)
+        pixels.scatter_add_(0, ids, one.expand_as(ids))
+        pixels[_INSIDE] = inside.sum()
+        scores = torch.stack([score.sum(dtype=torch.float64), accepted.sum().double()])
+        s.pixels, s.scores = s.pixels.to(pixels.device) + pixels, s.scores.to(scores.device) + scores
         s.tiles += len(accepted)
-        s.accepted += int(accepted.sum())
-        s.score += float(score.sum(dtype=torch.float64))
 
     def snapshot(self) -> _Sums:
         """Return a copy of what this rank has counted since the last report."""
-        return replace(self._sums, classes=self._sums.classes.clone())
+        return replace(self._sums)  # its tensors are replaced, never changed
 
     def restore(self, snapshot: _Sums) -> None:
         """Set the counts back to what `snapshot` returned, after a step that failed."""
@@ -201,14 +211,16 @@ class PseudoLabelMonitor:
     def _totals(self) -> list[float]:
         """Return the sums of all ranks: pixels inside, tiles, accepted ones, scores, kept pixels of each class."""
         s = self._sums
-        mine = [s.inside, s.tiles, s.accepted, s.score, *s.classes.tolist()]
+        pixels, (score, accepted) = s.pixels.tolist(), s.scores.tolist()
+        mine = [pixels[_INSIDE], s.tiles, accepted, score, *pixels[: len(self.classes)]]
         # waits for all ranks
         found: list[float] = self.world.all_reduce_sum(torch.tensor(mine, dtype=torch.float64)).tolist()
         return found
 
     def _new_sums(self) -> _Sums:
         stats = replace(self.stats, ages=Counter(self.stats.ages), age_steps=Counter(self.stats.age_steps))
-        return _Sums(torch.zeros(len(self.classes), dtype=torch.int64), stats, time.monotonic())
+        pixels, scores = torch.zeros(_INSIDE + 1, dtype=torch.int64), torch.zeros(2, dtype=torch.float64)
+        return _Sums(pixels, scores, stats, time.monotonic())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must hold: a run may stop between two reports. All ranks call this together."""
@@ -219,6 +231,6 @@ class PseudoLabelMonitor:
         self.bad_rows, self.rollbacks = int(state["bad_rows"]), int(state["rollbacks"])
         self._sums = self._new_sums()
         if self.world.is_main:
-            s = self._sums
-            s.inside, s.tiles, s.accepted = (int(n) for n in state["sums"][:3])
-            s.score, s.classes = state["sums"][3], torch.tensor(state["sums"][4:]).long()
+            s, (inside, tiles, accepted, score, *counts) = self._sums, state["sums"]
+            s.tiles, s.scores = int(tiles), torch.tensor([score, accepted], dtype=torch.float64)
+            s.pixels[: len(counts)], s.pixels[_INSIDE] = torch.tensor(counts).long(), int(inside)

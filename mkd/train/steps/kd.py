@@ -23,6 +23,21 @@ class Consolidation:
     fisher: Mapping[str, Tensor]
     weight: float
 
+    def in_layout_of(self, model: nn.Module) -> "Consolidation":
+        """Return the constants in the memory format of a model's parameters.
+
+        Kernels over many tensors at once want one format: else each tensor gets kernels of its own.
+        """
+        layouts = {n: p.stride() for n, p in model.named_parameters()}
+
+        def moved(constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                n: t if t.stride() == layouts[n] else t.new_empty_strided(t.shape, layouts[n]).copy_(t)
+                for n, t in constants.items()
+            }
+
+        return Consolidation(moved(self.anchor), moved(self.fisher), self.weight)
+
 
 @dataclass
 class KdStep(StatelessStep):
@@ -46,6 +61,12 @@ class KdStep(StatelessStep):
     weight: float
     ewc: Consolidation | None
     world: World = field(default_factory=World.single)
+
+    def train(self) -> None:
+        """Put the student into training mode; EWC's constants get the layout that the engine gave its weights."""
+        super().train()
+        if self.ewc is not None:
+            self.ewc = self.ewc.in_layout_of(self.model)
 
     def prepare(self, batch: StepBatch, progress: float) -> StepBatch:
         """Return the batch with the number of pixels, over all ranks, that L_KD is the mean over."""

@@ -9,8 +9,7 @@ from torch.nn import functional as F
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.map_writer import predict_map
-from mkd.synth.domains import STYLES
-from mkd.synth.landscape import render
+from mkd.synth.landscape import STYLES, render
 
 SIDE, TILE, OVERLAP = 320, 96, 48
 

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
-from mkd.synth.domains import STYLES
-from mkd.synth.landscape import Landscape, render, write_orthomosaic
+from mkd.synth.landscape import STYLES, Landscape, render, write_orthomosaic
 from mkd.synth.layout import LayoutPlan, Line, Use, locate
 from mkd.synth.partition import build_layout, deal
 from mkd.synth.textures import blur, cast_shadow, crowns, smooth_noise
