@@ -113,8 +113,7 @@ def _teacher(
     """Return M_T, frozen: the source model with a new classifier, of which only that (or the head) was trained."""
     folder = run.folder / "teacher"
     if run_on_rank0(run.world, (folder / "model.yaml").is_file):
-        # channels-last as after training: another layout rounds otherwise
-        return load_model(folder)[0].to(memory_format=torch.channels_last).requires_grad_(False)
+        return load_model(folder)[0].requires_grad_(False)
     # The source model with a new classifier; without one an ImageNet backbone with a random head.
     kd = config.kd
     if source is None:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mkd.cli.log_lines import route_log_lines
@@ -52,8 +51,7 @@ def semi(config: schema.SemiRun) -> Path:
 def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: ModelCard) -> None:
     """Train in an open run folder."""
     s, world = config.semi, run.world
-    # The layout that the engine gives the student, before the teacher's copy is made: another rounds otherwise.
-    model.to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(world.device)  # before the teacher's copy is made
     batches = run.batch_stream(unlabelled=True, scale=card.architecture.scale)
     assert batches.unlabelled is not None
     tiles = len(batches.unlabelled)

@@ -46,9 +46,7 @@ def serve(config: schema.TeacherServe) -> None:
     device = find_world(config.device).device
     model, card = factories.load_checked("model", start)
     header = _newest_weights(config.run, model)
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    model.to(device, memory_format=layout)  # type: ignore[call-overload]
-    model.requires_grad_(False)
+    model.to(device).requires_grad_(False)
     batcher = Batcher(
         model,
         header,

@@ -39,7 +39,7 @@ class EMA:
     def update(self, model: nn.Module) -> None:
         """Move the average towards the model's present state."""
         averages, states, counts, new_counts = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-        for name, t in model.state_dict().items():
+        for name, t in model.state_dict(keep_vars=True).items():
             average = self.state[name]
             if average.is_floating_point():
                 averages.append(average)

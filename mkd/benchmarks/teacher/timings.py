@@ -28,9 +28,8 @@ def random_tiles(batch: int, size: int) -> Tensor:
 @torch.no_grad()
 def forward_rate(network: nn.Module, images: Tensor, device: torch.device, seconds: float) -> float:
     """Return tiles/s of forward passes, uint8 (B,3,H,W) on the device to logits, in the layout that the service has."""
-    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
-    network.eval().requires_grad_(False).to(device, memory_format=layout)  # type: ignore[call-overload]
-    images, precision = images.to(device, memory_format=layout), partial(autocast, device)
+    network.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, precision = images.to(device), partial(autocast, device)
     done, began = 0, 0.0
     while done < WARM_UP + MIN_BATCHES or time.perf_counter() - began < seconds:
         if done == WARM_UP:

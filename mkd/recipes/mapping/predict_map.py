@@ -9,6 +9,7 @@ from typing import Any
 
 from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config.schema import PredictRun
+from mkd.distributed.engine import has_bf16
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.geo.class_map import Legend
@@ -47,7 +48,8 @@ def predict(config: PredictRun) -> str:
     """Write the maps that are not there yet, and what is made of each; return a line about each.
 
     Each map appears when it is whole. Several ranks share the rasters, each by itself; where there are fewer rasters
-    than ranks, they share the rows of each, and rank 0 writes the map.
+    than ranks, they share the rows of each, and rank 0 writes the map. One raster alone is made by rows too, so that a
+    killed job goes on with the rows that are missing.
 
     Raises:
         ValueError: an input or output that does not do; nothing has been predicted then.
@@ -55,7 +57,7 @@ def predict(config: PredictRun) -> str:
     world = find_world(config.device)
     # Rank 0 looks at all inputs before any is predicted; the others wait for its list.
     pairs: list[list[str]] = run_on_rank0(world, lambda: _plan(config))
-    by_rows: bool = run_on_rank0(world, lambda: len(pairs) < world.ranks or any(map(_rows_left, pairs)))
+    by_rows: bool = run_on_rank0(world, lambda: len(pairs) < max(world.ranks, 2) or any(map(_rows_left, pairs)))
     model, card = factories.load_checked("model", config.model)
     task = _Task(config, model, card, world, weights_digest(config.model), len(pairs) > 1)
     with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
@@ -108,7 +110,7 @@ def _plan(config: PredictRun) -> list[list[str]]:
 
 
 def _rows_left(pair: Sequence[str]) -> bool:
-    """Whether a killed command of several ranks left finished rows of a map."""
+    """Whether a killed command left finished rows of a map."""
     return rows_folder(Path(pair[1])).is_dir()
 
 
@@ -158,7 +160,7 @@ def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
         choice = (bands_for if world.is_main else check_scene)(reader, config.bands, scale)
         network = WindowNetwork(
             *(task.model, len(card.classes), scale, world.device),
-            autocast=world.device.type == "cuda",
+            autocast=has_bf16(world.device),
             tta=config.tta,
         )
         predictor = BandPredictor(network, reader, choice, _grid(config, card))
@@ -191,7 +193,7 @@ def _predict(task: _Task, reader: RasterReader, output: str, made_of: str, title
         tta=config.tta,
         names=card.classes,
         device=task.world.device,
-        autocast=task.world.device.type == "cuda",
+        autocast=has_bf16(task.world.device),
         tags=_tags(config, made_of),
         title=title,
     )

@@ -225,10 +225,7 @@ class Batcher(threading.Thread):
     def _label(self, jobs: list[QueuedRequest]) -> list[PseudoLabels]:
         sizes = [len(j.images) for j in jobs]
         images = jobs[0].images if len(jobs) == 1 else torch.cat([j.images for j in jobs])
-        images = images.to(self.device)
-        if self.device.type == "cuda":
-            images = images.contiguous(memory_format=torch.channels_last)
-        parts = torch.split(logits_of(self.model, images, self.autocast), sizes)
+        parts = torch.split(logits_of(self.model, images.to(self.device), self.autocast), sizes)
         updates = self.header.updates
         found = [
             filter_pseudo_labels(z, j.ask.confidence, j.ask.limit, updates)

@@ -70,11 +70,12 @@ def test_two_ranks_make_the_map_of_one(given, tmp_path):
     assert "there already" in here(given, tmp_path / "two" / "map.tif")
 
 
-def test_a_killed_job_goes_on_with_any_number_of_ranks(given, tmp_path, capfd):
-    """Finished rows of two killed ranks are kept, one process makes the others, and their folder goes."""
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_job_goes_on_with_any_number_of_ranks(given, tmp_path, capfd, ranks):
+    """Finished rows of killed ranks are kept, one process makes the others, and their folder goes."""
     here(given, tmp_path / "whole.tif")
     folder = tmp_path / ".tmp-map.tif.rows"
-    job = torchrun("predict_map", *given, f"output={tmp_path}/map.tif")
+    job = torchrun("predict_map", *given, f"output={tmp_path}/map.tif", ranks=ranks)
 
     def ready():
         return folder.is_dir() and len(list(folder.glob("[0-9a-f]*.npz"))) >= 4
