@@ -6,7 +6,8 @@ losses; L_KD is `mkd/losses/distillation.py`.
 """
 
 import copy
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from mkd.train.steps.kd import Consolidation, KdStep
 from mkd.train.steps.supervised import SupervisedStep
 
 FISHER = "fisher.safetensors"  # in a run folder
+SAY_EVERY = 30.0  # seconds between two lines about the Fisher
 
 
 def kd(config: schema.KdRun) -> Path:
@@ -205,7 +207,7 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork,
     model.requires_grad_(True)
     tiles = factories.open_tiles(config.data, data, labelled=True)
     run.check_data(key, tiles)
-    crops = _plain_crops(config, tiles, run.world, model.architecture)
+    crops = _plain_crops(config, tiles, run.world, model.architecture, run.journal.say)
     fisher = fisher_diagonal(model, crops, total=run.world.all_reduce_sum)
 
     def write() -> None:
@@ -216,7 +218,7 @@ def _estimate_fisher(config: schema.KdRun, run: Run, model: SegmentationNetwork,
 
 
 def _plain_crops(
-    config: schema.KdRun, tiles: TileSet, world: World, plan: Architecture
+    config: schema.KdRun, tiles: TileSet, world: World, plan: Architecture, say: Callable[[str], None]
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield this rank's part of up to ``kd.fisher_tiles`` tiles, cropped to the training size and not scaled.
 
@@ -228,7 +230,11 @@ def _plain_crops(
         own = read_card(config.kd.source).architecture
     crop = Geometry(config.data.crop, (1.0, 1.0), aerial=False)
     mine = rank_range(min(len(tiles), config.kd.fisher_tiles), world.rank, world.ranks)
-    for batch in in_order(tiles, 1, samples=mine):
+    said = time.monotonic()
+    for done, batch in enumerate(in_order(tiles, 1, samples=mine)):
+        if time.monotonic() - said > SAY_EVERY:
+            said = time.monotonic()
+            say(f"EWC: Fisher, {done} of {len(mine)} tiles")
         batch = batch.to(world.device)
         draws = generators(config.seed, 0, batch.ids)
         images, labels = crop(batch.pixels(own.scale), batch.labels, draws)

@@ -6,16 +6,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mkd.config.schema import EvaluateRun, Experiment
 from mkd.dataset.index import read_index
-from mkd.geo.band_choice import shown_bands
-from mkd.geo.palette import screen_values
+from mkd.inference.validation_picture import spread, tile_colours
 from mkd.inference.windowed import probabilities
-from mkd.loader.batch import Batch, to_unit
+from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.experiment import run_folder, test_set
@@ -97,7 +94,7 @@ def run_report(config: EvaluateRun) -> None:
 @torch.inference_mode()
 def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
     """Return image, truth and each model's prediction for test tiles spread evenly over the data set."""
-    chosen = np.linspace(0, len(tiles) - 1, min(PANELS, len(tiles))).round().astype(int).tolist()
+    chosen = spread(len(tiles), PANELS)
     items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
@@ -107,22 +104,9 @@ def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
             found = probabilities(model, to_unit(item.pixels(card.architecture.scale)), card.crop)
             predicted[n][title] = found.argmax(dim=1)[0].to(torch.uint8).numpy()
     return [
-        Panel(tiles.meta(n)["key"], _colours(item, tiles), item.labels[0].numpy(), by_model)
+        Panel(tiles.meta(n)["key"], tile_colours(item, tiles), item.labels[0].numpy(), by_model)
         for n, item, by_model in zip(chosen, items, predicted, strict=True)
     ]
-
-
-def _colours(item: Batch, tiles: TileSet) -> NDArray[np.uint8]:
-    """Return a tile (H,W,3) for people, see `shown_bands`; beyond 8 bits from the low to the high of its data set."""
-    stored: NDArray[Any] = item.images[0].permute(1, 2, 0).contiguous().numpy()
-    bands = list(shown_bands((), stored.shape[2]))
-    known = None if item.valid is None else item.valid[0].numpy() != 0
-    if stored.dtype == np.uint8:
-        return screen_values(stored[..., bands], known, eight_bits=True)
-    statistics = tiles.index.statistics
-    assert statistics is not None, "the models were trained with them"
-    ends = np.array(statistics.low)[bands], np.array(statistics.high)[bands]
-    return screen_values(stored[..., bands], known, eight_bits=False, ends=ends)
 
 
 def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict[str, str]:

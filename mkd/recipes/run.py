@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from types import TracebackType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mkd.cli.exit import node
 from mkd.cli.log_lines import route_log_lines
@@ -14,6 +15,7 @@ from mkd.dataset.index import DatasetIndex, read_index
 from mkd.distributed.engine import Engine
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
+from mkd.inference.validation_picture import Picture, validation_picture
 from mkd.loader.loader import TileSet
 from mkd.model_folder import ModelCard, check_model_folder, save_model
 from mkd.models.segmentation import SegmentationNetwork
@@ -189,8 +191,6 @@ class Run:
         phase: Phase,
         step: Step,
         batches: BatchStream,
-        *,
-        validated: bool = True,
         monitor: PseudoLabelMonitor | None = None,
     ) -> dict[str, Tensor]:
         """Train one phase by the loop, `mkd.train.loop.fit`, and return the chosen weights.
@@ -199,7 +199,6 @@ class Run:
             phase: in numbers.
             step: what the loop repeats; its model is a `SegmentationNetwork`.
             batches: of this rank.
-            validated: choose the weights by validation, where data.val is given.
             monitor: of the pseudo-labels; None where there are none.
         """
         assert isinstance(step.model, SegmentationNetwork)
@@ -207,20 +206,18 @@ class Run:
         what = f"{phase.name} phase: the weights at its start"
         self.world.check_equal([t.to(self.world.device) for t in step.model.state_dict().values()], what)
         streams = 1 if monitor is None and batches.unlabelled is None else 2
+        data, scale = self.config.data, step.model.architecture.scale
         trainer = Trainer(
             phase=phase,
             step=step,
             engine=factories.engine(self.config, step.model, self.world, phase, streams),
             checkpoints=self.checkpoints(phase),
             journal=self.journal,
-            evaluate=factories.validator(
-                self.config.data, self.world, self.check_data, step.model.architecture.scale
-            )
-            if validated
-            else None,
+            evaluate=factories.validator(data, self.world, self.check_data, scale),
+            picture=_picture(data, scale, self.world.device),
             monitor=monitor,
         )
-        _describe(self, phase, batches, trainer.engine, validated and trainer.evaluate is None)
+        _describe(self, phase, batches, trainer.engine, data.val is None)
         self.timer.lap("model")
         try:
             return fit(trainer, batches, self.stop, self.timer)
@@ -246,6 +243,16 @@ class Run:
         run_on_rank0(self.world, lambda: save_model(self.folder / name, weights, card))
 
 
+def _picture(
+    data: schema.DataConfig, scale: PixelScale, device: torch.device
+) -> Callable[[nn.Module], Picture] | None:
+    """Return what draws some validation tiles with a model's prediction; None without ``data.val``."""
+    if data.val is None:
+        return None
+    tiles = factories.open_tiles(data, data.val, labelled=True)
+    return lambda model: validation_picture(model, tiles, data.crop, scale, device)
+
+
 def _describe(run: Run, phase: Phase, batches: BatchStream, engine: Engine, unvalidated: bool) -> None:
     """Log what is about to be trained, and how."""
     ranks, passes, say = run.world.ranks, phase.micro_batches, run.journal.say
@@ -261,6 +268,10 @@ def _describe(run: Run, phase: Phase, batches: BatchStream, engine: Engine, unva
         say(
             f"batch of {phase.batch} = {ranks} ranks x {passes} forward passes x "
             f"{phase.batch // ranks // passes} tiles; OHEM and BatchNorm see one forward pass of all ranks"
+        )
+    if run.world.device.type == "cpu" and (crop := run.config.data.crop) > 256:
+        say(
+            f"note: data.crop={crop} on a CPU: a step with data.crop=128 takes about {(crop / 128) ** 2:.0f} times less"
         )
     if ranks > 1:
         say("weights and their average are compared between the ranks at each checkpoint")

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mkd.distributed.engine import Engine
@@ -55,6 +57,7 @@ class Trainer:
         checkpoints: of the phase.
         journal: silent on all ranks but rank 0.
         evaluate: model -> confusion matrix over all validation tiles; None without a validation set.
+        picture: model -> some validation tiles with labels and prediction, uint8 (H,W,3); None shows none.
         monitor: of the pseudo-labels, or None.
         best: highest validation mIoU so far, in [0,1].
         stale: validations since then.
@@ -68,6 +71,7 @@ class Trainer:
     checkpoints: Checkpoints
     journal: Journal
     evaluate: Callable[[nn.Module], ConfusionMatrix] | None = None
+    picture: Callable[[nn.Module], NDArray[np.uint8]] | None = None
     monitor: PseudoLabelMonitor | None = None
     best: float = -math.inf
     stale: int = 0
@@ -89,10 +93,8 @@ class Trainer:
             with restoring(self.checkpoints.latest):
                 self.engine.load_state_dict({name: saved[name] for name in ("model", "optimizer")})
                 self.step.load_state_dict(saved["step_state"])
-                self.best, self.stale = (
-                    saved["best"],
-                    int(saved.get("stale", 0)),
-                )  # older ones do not count them
+                # older checkpoints do not count validations since the best
+                self.best, self.stale = saved["best"], int(saved.get("stale", 0))
             # A kill may have come between the checkpoint and its other names.
             self.checkpoints.keep_as(start, self._is_good(start))
         self.journal.start(self.phase.name, start, self.phase.steps)
@@ -122,16 +124,9 @@ class Trainer:
         # The row: losses, and what the monitor has counted since the last one.
         speed = self.throughput.images_per_second() * self.engine.world.ranks
         figures = Figures({}, {}) if self.monitor is None else self.monitor.report()
-        epoch = done / self.phase.steps_an_epoch
-        self.journal.train(
-            self.phase.name,
-            done,
-            epoch=epoch,
-            lr=lr,
-            speed=speed,
-            values={**values, **figures.values},
-            groups=figures.groups,
-        )
+        epoch, values = done / self.phase.steps_an_epoch, {**values, **figures.values}
+        row: dict[str, Any] = {"epoch": epoch, "lr": lr, "speed": speed, "values": values}
+        self.journal.train(self.phase.name, done, groups=figures.groups, **row)
         if self.monitor is not None:
             self.monitor.check()
 
@@ -146,6 +141,8 @@ class Trainer:
         self._check_lock()
         # Each rank counts its part of the tiles; the matrix is that of all, so that all ranks choose alike.
         matrix = self.evaluate(self.step.result)
+        if self.picture is not None and self.engine.world.is_main:
+            self.journal.picture(done, self.picture(self.step.result))
         self.step.train()
         self.journal.validation(self.phase.name, done, matrix)
         if done > 0 and (alone := one_class_alone(matrix, self.journal.classes)):

@@ -57,7 +57,9 @@ def predict(config: PredictRun) -> str:
     world = find_world(config.device)
     # Rank 0 looks at all inputs before any is predicted; the others wait for its list.
     pairs: list[list[str]] = run_on_rank0(world, lambda: _plan(config))
-    by_rows: bool = run_on_rank0(world, lambda: len(pairs) < max(world.ranks, 2) or any(map(_rows_left, pairs)))
+    by_rows: bool = run_on_rank0(
+        world, lambda: len(pairs) < max(world.ranks, 2) or any(map(_rows_left, pairs))
+    )
     model, card = factories.load_checked("model", config.model)
     task = _Task(config, model, card, world, weights_digest(config.model), len(pairs) > 1)
     with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -145,6 +147,12 @@ class Journal:
             for name, value in zip(self.classes, iou, strict=True)
         )
         self.say(f"{phase}  step {step}/{self._steps}  validation mIoU {matrix.miou_text()}  ({by_class})")
+
+    def picture(self, step: int, pixels: NDArray[np.uint8]) -> None:
+        """Show validation tiles, uint8 (H,W,3), beside the curves."""
+        if self.writes:
+            self.tensorboard.add_picture("val_tiles", pixels, step)
+            self.tensorboard.flush()
 
     def best_validation(self, phase: str) -> float | None:
         """Return the highest validation mIoU in [0,1] of a phase, from metrics.jsonl; None where it has none."""

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import image, scalar
 
 
 class TensorboardFile:
@@ -42,6 +44,11 @@ class TensorboardFile:
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Add a point to a curve."""
         self._write(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))  # type: ignore[no-untyped-call]
+
+    def add_picture(self, name: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Add a picture, uint8 (H,W,3)."""
+        summary = image(name, pixels, dataformats="HWC")  # type: ignore[no-untyped-call]
+        self._write(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush(self) -> None:
         """Hand what was added to the system, so that a kill does not lose it."""

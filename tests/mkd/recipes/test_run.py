@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mkd.config.load import to_yaml
 from mkd.model_folder import load_model
@@ -265,3 +266,12 @@ def test_a_run_that_fails_gives_the_folder_up(config_of, tmp_path):
     with pytest.raises(ValueError, match="not finite"):
         supervised(config)
     assert not (tmp_path / "run" / "owner.json").exists()
+
+
+def test_a_run_shows_a_picture_at_each_validation(runs):
+    """Steps of pictures are those of validations, read by TensorBoard itself."""
+    log = EventAccumulator(f"{runs['semi'].out}/tensorboard/semi", {"images": 0, "scalars": 0})
+    log.Reload()
+    steps = [event.step for event in log.Scalars("val_miou")]
+    assert steps
+    assert [event.step for event in log.Images("val_tiles")] == steps
