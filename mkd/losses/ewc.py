@@ -147,11 +147,20 @@ class _Quadratic(torch.autograd.Function):
         distances = torch._foreach_sub(list(thetas), anchors)
         gradients = torch._foreach_mul(distances, fishers)
         ctx.save_for_backward(*gradients)
-        # F >= 0, so that the sum of F d^2 is its 1-norm, which has a kernel for many tensors at once.
-        sums = torch._foreach_norm(torch._foreach_mul(gradients, distances), 1)
-        return 0.5 * torch.stack(list(sums)).sum()
+        return 0.5 * total_of(torch._foreach_mul(gradients, distances), thetas[0].is_cuda)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         """Return the gradient of each theta."""
         return (None, None, *torch._foreach_mul(list(ctx.saved_tensors), grad))
+
+
+def total_of(tensors: tuple[Tensor, ...] | list[Tensor], together: bool) -> Tensor:
+    """Return the sum of all entries of tensors, all >= 0.
+
+    Args:
+        tensors: of any shapes.
+        together: by the 1-norm, which on a GPU has a kernel for many tensors; on a CPU it takes three times as long.
+    """
+    sums = torch._foreach_norm(tensors, 1) if together else [t.sum() for t in tensors]
+    return torch.stack(list(sums)).sum()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mkd.losses.ewc import ewc_penalty, fisher_diagonal, stable_fisher
+from mkd.losses.ewc import ewc_penalty, fisher_diagonal, stable_fisher, total_of
 from tests.helpers import references
 from tests.helpers.training.nets import tiny_net
 from tests.helpers.training.shares import on_ranks
@@ -275,3 +275,13 @@ def test_the_cap_is_stable_by_eigenvalues(value, lr, momentum, weight):
     curvature = weight * capped["p"].item()
     modes = np.linalg.eigvals([[1 + momentum - lr * curvature, -momentum], [1, 0]])
     assert np.abs(modes).max() < 1
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(0, 99))
+def test_totals_of_both_devices_agree(sides, seed):
+    """The sum as a GPU takes it, by the norm, is that of a CPU and of numpy."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = [torch.rand(side, side, generator=draw) for side in sides]
+    wanted = sum(float(t.double().sum()) for t in tensors)
+    for together in (True, False):
+        assert float(total_of(tensors, together)) == pytest.approx(wanted, rel=1e-5)
