@@ -2,7 +2,7 @@
 PY := .venv/bin/python
 DEMO_OUT ?= runs/demo
 
-.PHONY: demo test slow slurm lint clean peers soak-pack fuzz-teacher soak-teacher soak-resume
+.PHONY: demo test slow slurm qgis lint clean peers soak-pack fuzz-teacher soak-teacher soak-resume
 demo: .venv/installed
 	$(PY) launch/demo.py out=$(DEMO_OUT)
 
@@ -46,6 +46,15 @@ slurm:
 	else apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
 		slurm-wlm munge >/dev/null && echo "Slurm is installed." \
 		|| echo "Slurm could not be installed, see above: tests/slurm will be skipped."; fi
+
+# The real QGIS for tests/mkd/geo/test_qgis.py, where it can be installed; elsewhere it is skipped, and says so.
+qgis:
+	@if /usr/bin/python3 -c "import qgis.core" 2>/dev/null; then echo "QGIS is here."; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "QGIS is not installed, which needs root and apt (python3-qgis): its test will be skipped."; \
+	else apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends \
+		python3-qgis qgis-providers >/dev/null && echo "QGIS is installed." \
+		|| echo "QGIS could not be installed, see above: its test will be skipped."; fi
 
 lint: .venv/installed
 	.venv/bin/ruff check .

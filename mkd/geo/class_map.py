@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import rasterio
@@ -59,7 +59,7 @@ class ClassMapWriter:
     """A class map and its confidence, written window by window, there only once it is complete.
 
     Band 1 holds class ids with a colour table, band 2 the confidence; 255 is no data in both. Beside ``NAME.tif``
-    stands ``NAME.tif.aux.xml`` with the class names, as GDAL and QGIS read them.
+    stand ``NAME.tif.aux.xml`` with the class names, as GDAL reads them, and ``NAME.qml``, the style that QGIS takes.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class ClassMapWriter:
                     self._finish()
 
     def _finish(self) -> None:
-        """Make overviews, the COG, and the file of class names; the COG comes last and makes the map whole."""
+        """Make overviews, the COG, and the files of class names; the COG comes last and makes the map whole."""
         for band, way in zip(self._bands, (Resampling.mode, Resampling.average), strict=True):
             band.close()
             with rasterio.open(band.name, "r+") as raster:
@@ -155,6 +155,7 @@ class ClassMapWriter:
             _mark_grey(aside)
             read_back(aside)
             write_text(f"{self.path}.aux.xml", category_names(self._legend))
+            write_text(self.path.with_suffix(".qml"), qgis_style(self._legend))
 
     def _virtual_raster(self) -> str:
         """Return the VRT that joins the two bands, with colours, place and tags."""
@@ -230,4 +231,20 @@ def category_names(legend: Legend) -> str:
         f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{names}</CategoryNames>'
         f'<GDALRasterAttributeTable tableType="thematic">{columns}{rows}</GDALRasterAttributeTable>'
         "</PAMRasterBand></PAMDataset>\n"
+    )
+
+
+def qgis_style(legend: Legend) -> str:
+    """Return the text of ``NAME.qml``, which QGIS loads with the map of that name: band 1 in its classes' colours.
+
+    Without it QGIS shows a raster of two bands as red and green, whatever colours and names its first band has.
+    """
+    entries = "".join(
+        f'<paletteEntry value="{n}" color="#{r:02x}{g:02x}{b:02x}" alpha="255" label={quoteattr(name)}/>'
+        for n, (name, (r, g, b)) in enumerate(zip(legend.names, legend.palette, strict=True))
+    )
+    return (
+        '<!DOCTYPE qgis><qgis styleCategories="Symbology"><pipe>'
+        '<rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1"><rasterTransparency/>'
+        f"<colorPalette>{entries}</colorPalette></rasterrenderer></pipe></qgis>\n"
     )

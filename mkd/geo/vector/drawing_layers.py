@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
 from mkd.geo.raster_info import Transform
-from mkd.geo.vector.gis_style import store_style
+from mkd.geo.vector.gis_style import GPKG_OPTIONS, store_style
 
 LABELS, OUTLINES, FIELD = "labels", "tiles", "class"
 
@@ -54,6 +54,7 @@ def write_drawing_layers(
                 geometry_type="Polygon",
                 crs=crs,
                 append=number > 0,
+                dataset_options=None if number else GPKG_OPTIONS,
             )
         store_style(aside, LABELS, legend, FIELD, legend.names)
 

@@ -9,11 +9,13 @@ from xml.sax.saxutils import escape, quoteattr
 
 from mkd.geo.class_map import Legend
 
+# Of the GeoPackages that are written: every QGIS of use reads it without a warning; GDAL's own choice is newer.
+GPKG_OPTIONS = {"VERSION": "1.2"}
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS layer_styles (id INTEGER PRIMARY KEY AUTOINCREMENT, f_table_catalog TEXT(256), "
     "f_table_schema TEXT(256), f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), "
     "styleQML TEXT, styleSLD TEXT, useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30), "
-    "update_time DATETIME DEFAULT CURRENT_TIMESTAMP)"
+    "update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')))"
 )
 
 

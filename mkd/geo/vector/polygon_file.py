@@ -16,7 +16,7 @@ from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
 from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster_info import RasterInfo
-from mkd.geo.vector.gis_style import store_style
+from mkd.geo.vector.gis_style import GPKG_OPTIONS, store_style
 from mkd.geo.vector.polygons import ClassPolygon
 
 LAYER = "land_cover"
@@ -66,6 +66,7 @@ def write_polygons(
                     geometry_type="MultiPolygon",
                     crs=info.crs,
                     append=count > 0,
+                    dataset_options=None if count else GPKG_OPTIONS,
                 )
             count += len(chunk)
             if not chunk:

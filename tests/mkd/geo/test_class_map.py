@@ -98,7 +98,7 @@ def test_an_error_leaves_nothing(tmp_path):
     writer = ClassMapWriter(tmp_path / "map.tif", 20, 20, LEGEND)
     writer.write(Window(0, 0, 20, 20), pixels(20, 20, seed=5))
     writer.__exit__(RuntimeError, RuntimeError(), None)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
     assert (tmp_path / "map.tif").read_bytes() == before
 
 
@@ -107,7 +107,7 @@ def test_the_parts_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / ".tmp-map.tif.parts").mkdir()
     (tmp_path / ".tmp-map.tif.parts" / "classes.tif").write_text("half")
     write(tmp_path / "map.tif", pixels(20, 20))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 def test_a_map_without_a_place(tmp_path):

@@ -63,7 +63,7 @@ def test_two_ranks_make_the_map_of_one(given, tmp_path):
     np.testing.assert_array_equal(stored(tmp_path / "two" / "map.tif"), stored(tmp_path / "one" / "map.tif"))
     assert (tmp_path / "two" / "areas.csv").read_text() == (tmp_path / "one" / "areas.csv").read_text()
     assert said.replace("/one/", "/two/") in output
-    assert names(tmp_path / "two") == ["areas.csv", "map.tif", "map.tif.aux.xml"]
+    assert names(tmp_path / "two") == ["areas.csv", "map.qml", "map.tif", "map.tif.aux.xml"]
     done = {rank: re.search(rf"map, rank {rank}: (\d+) of \1 windows \(100 %\)", output) for rank in (0, 1)}
     # Rank 1 also predicts the row of windows above its own, which reaches into its first band.
     assert [int(found[1]) for found in done.values()] == [ROWS // 2 * ACROSS, (ROWS // 2 + 1) * ACROSS]

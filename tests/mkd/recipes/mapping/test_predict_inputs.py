@@ -53,8 +53,10 @@ def names(folder):
 
 
 def maps(*files):
-    """Return what maps leave in a folder: each with its file of class names."""
-    return sorted([*files, *(f"{file}.aux.xml" for file in files)])
+    """Return what maps leave in a folder: each with its files of class names."""
+    return sorted(
+        [*files, *(f"{file}.aux.xml" for file in files), *(file.replace(".tif", ".qml") for file in files)]
+    )
 
 
 @pytest.mark.parametrize(
