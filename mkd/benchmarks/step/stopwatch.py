@@ -108,10 +108,9 @@ class Stopwatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch all `CALLS`, decoding and EWC's gradient until the block ends."""
-        opened = stream
 
         def watched_stream(*args: Any) -> Iterator[Batch]:
-            source = opened(*args)
+            source = stream(*args)
             pull = self.watched("data", lambda: next(source, None))
             while (batch := pull()) is not None:
                 yield batch
