@@ -28,6 +28,7 @@ from mkd.distributed.world import find_world
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
 from mkd.inference.band_predictor import WindowNetwork
+from mkd.inference.map_writer import predict_map
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import load_model, read_card
 from mkd.recipes.mapping import predict_map as recipe
@@ -61,16 +62,17 @@ def measure_predict(config: PredictSpeedRun) -> None:
             "plain": peak_mib(plain_map_alone, given),
         }
     if config.peers is not None:
-        given = {
-            "classes": len(read_card(files["model"]).classes),
-            "tile": config.tile,
-            "batch": config.batch,
-        }
-        given |= {"seconds": SMP_SECONDS, "device": str(device)}
-        printed = run_captured([config.peers, "-I", smp_forward.__file__, json.dumps(given)])
-        found["smp"] = json.loads(printed.splitlines()[-1])
+        found["smp"] = _smp(config, len(read_card(files["model"]).classes), device)
     print("\n" + table(config, found))
     write_json(config.json, found)
+
+
+def _smp(config: PredictSpeedRun, classes: int, device: torch.device) -> Found:
+    """Return the rate of segmentation_models_pytorch's forward passes, by the peers' interpreter."""
+    given = {"classes": classes, "tile": config.tile, "batch": config.batch, "seconds": SMP_SECONDS}
+    command = [str(config.peers), "-I", smp_forward.__file__, json.dumps({**given, "device": str(device)})]
+    found: Found = json.loads(run_captured(command).splitlines()[-1])
+    return found
 
 
 def scene_files(config: PredictSpeedRun) -> dict[str, str]:
@@ -131,11 +133,11 @@ def our_map(config: PredictSpeedRun, files: Mapping[str, str]) -> tuple[float, f
     given += [f"model={files['model']}", f"input={files['scene']}", f"output={files['ours']}"]
     run = load(PredictRun, "predict_map", [*given, f"device={config.device or 'null'}"])
     Path(files["ours"]).unlink(missing_ok=True)  # or it would be kept
-    took, made = [], recipe.predict_map
+    took: list[float] = []
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        summary = made(*args, **kwargs)
+        summary = predict_map(*args, **kwargs)
         took.append(time.perf_counter() - began)
         return summary
 
@@ -241,7 +243,6 @@ def table(config: PredictSpeedRun, found: Found) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in smp["versions"].items())
         windows = len(list(covering_windows(config.scene, config.scene, config.tile, config.overlap)))
         rate = smp["windows_per_s"] * config.scene**2 / windows / 1000
-        lines.append(
-            f"{'smp DeepLabV3Plus':<28} {rate:10.1f}   {UNIT}, forward passes alone, {smp['encoder']}, float32; {versions}"
-        )
+        about = f"its forward passes alone, {smp['encoder']}, float32; {versions}"
+        lines.append(f"{'smp DeepLabV3Plus':<28} {rate:10.1f}   {UNIT}, {about}")
     return "\n".join(lines)
