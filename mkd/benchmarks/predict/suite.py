@@ -19,7 +19,7 @@ from mkd.benchmarks.network import write_random_model
 from mkd.benchmarks.peak import peak_mib
 from mkd.benchmarks.predict import smp_forward
 from mkd.benchmarks.predict.plain_map import plain_map
-from mkd.benchmarks.reporting import write_json
+from mkd.benchmarks.reporting import machine_facts, write_json
 from mkd.benchmarks.settings import PredictSpeedRun
 from mkd.config.keys import CONFIGS
 from mkd.config.load import load
@@ -51,7 +51,7 @@ def measure_predict(config: PredictSpeedRun) -> None:
         ValueError: weights of other classes than the scene's, or a contender that failed.
     """
     device, files = find_world(config.device).device, scene_files(config)
-    found: Found = {"settings": asdict(config), "device": str(device), "torch": torch.__version__}
+    found: Found = {"settings": asdict(config), "machine": machine_facts(device)}
     if "rate" in config.parts:
         found |= _rates(config, files, device)
         found |= compared_maps(files)

@@ -1,6 +1,5 @@
 """launch/throughput.py step: whole steps of the product's runs and of a plain loop, their memory, and their parts."""
 
-import os
 import tempfile
 import time
 import warnings
@@ -15,7 +14,7 @@ import torch
 from mkd.atomic import check_writable, written_aside
 from mkd.benchmarks.contenders import median_ratio, medians, requirement_lines
 from mkd.benchmarks.peak import peak_mib
-from mkd.benchmarks.reporting import markdown, write_json
+from mkd.benchmarks.reporting import machine_facts, markdown, write_json
 from mkd.benchmarks.settings import StepSpeedRun
 from mkd.benchmarks.step.largest import measure_fit
 from mkd.benchmarks.step.plain import plain_steps
@@ -46,7 +45,7 @@ def measure_step(config: StepSpeedRun) -> None:
         measure_fit(config)
         return
     device = find_world(config.device).device
-    found: Found = {"settings": asdict(config), "machine": _machine(device)}
+    found: Found = {"settings": asdict(config), "machine": machine_facts(device)}
     for stage in config.stages:
         print(f"{stage}: {config.model}, crop {config.crop}, batch {config.batch}", flush=True)
         found[stage] = _measure_stage(config, stage, device)
@@ -230,13 +229,3 @@ def _folder(config: StepSpeedRun) -> Path:
     folder = Path(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _machine(device: torch.device) -> Found:
-    """Return what the figures depend on beside the settings."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
