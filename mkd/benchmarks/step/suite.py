@@ -194,9 +194,7 @@ def _count_waits(device: torch.device, found: Found) -> Iterator[None]:
 
 def _trace(config: StepSpeedRun, stage: str) -> Iterator[None]:
     """Write a trace of a few steps."""
-    path = Path(config.profile or "")
-    if len(config.stages) > 1:
-        path = path.with_name(f"{path.stem}-{stage}{path.suffix}")
+    path = trace_path(config, stage)
     check_writable(path)
     with torch.profiler.profile() as profiler:  # of the CPU, and of the GPU where there is one
         for _ in range(PROFILED):
@@ -204,6 +202,12 @@ def _trace(config: StepSpeedRun, stage: str) -> Iterator[None]:
     with written_aside(path) as aside:
         profiler.export_chrome_trace(str(aside))
     print(f"{path}: {PROFILED} steps of {stage}; open it at https://ui.perfetto.dev or in chrome://tracing")
+
+
+def trace_path(config: StepSpeedRun, stage: str) -> Path:
+    """Return the file of a stage's trace: the one named, with the stage in its name where there are several."""
+    path = Path(config.profile or "")
+    return path if len(config.stages) == 1 else path.with_name(f"{path.stem}-{stage}{path.suffix}")
 
 
 def few_steps_of_ours(stage: str, settings: Found) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mkd.benchmarks.settings import StepSpeedRun
 from mkd.benchmarks.step.product import conduct, stage_config
 from mkd.benchmarks.step.stopwatch import PARTS
-from mkd.benchmarks.step.suite import FEWEST, READ_AHEAD, measure_step, seconds_a_step, table
+from mkd.benchmarks.step.suite import FEWEST, READ_AHEAD, measure_step, seconds_a_step, table, trace_path
 from mkd.config.load import load
 from mkd.recipes import run as run_module
 from mkd.train.loop import fit
@@ -43,28 +43,31 @@ def test_the_first_steps_of_a_round_do_not_count(step_s, unmeasured):
     assert steps - unmeasured == pytest.approx(max(FEWEST, 5 / step_s), abs=1)
 
 
-def test_every_stage_is_measured(tmp_path, capsys):
+@pytest.mark.parametrize("stage", EXPECTED)
+def test_a_stage_is_measured(stage, tmp_path, capsys):
     """Rates and their ratio, and the parts that a stage must have; nothing of it is left in the product."""
     file = tmp_path / "found.json"
-    measure_step(small(tmp_path, f"json={file}", "parts=[rate,split]"))
+    measure_step(small(tmp_path, f"json={file}", f"stages=[{stage}]", "parts=[rate,split]"))
     found, printed = json.loads(file.read_text()), capsys.readouterr().out
-    for stage, parts in EXPECTED.items():
-        of = found[stage]
-        ratios = sorted(a / b for a, b in zip(of["rounds"]["ours"], of["rounds"]["plain"], strict=True))
-        assert found[f"{stage}_vs_plain"] == pytest.approx(sum(ratios) / 2)
-        assert tuple(of["seconds_of_parts"]) == PARTS
-        assert {part for part, s in of["seconds_of_parts"].items() if s > 0} == parts
-        assert of["device_waits"] == "not on a CPU"
-        for name in (f"{stage}_vs_plain", f"{stage}, ours", f"{stage}, plain"):
-            assert name in printed
-    assert 0 < found["EMA_share"] < 1
-    assert "| pseudo-labels |" in printed
+    of = found[stage]
+    ratios = [a / b for a, b in zip(of["rounds"]["ours"], of["rounds"]["plain"], strict=True)]
+    assert found[f"{stage}_vs_plain"] == pytest.approx(sum(ratios) / 2)
+    assert tuple(of["seconds_of_parts"]) == PARTS
+    assert {part for part, s in of["seconds_of_parts"].items() if s > 0} == EXPECTED[stage]
+    assert of["device_waits"] == "not on a CPU"
+    for name in (f"{stage}_vs_plain", f"{stage}, ours", f"{stage}, plain", "| pseudo-labels |"):
+        assert name in printed
+    for name in ("EWC", "EMA", "augment"):
+        share = of["seconds_of_parts"][name] / sum(of["seconds_of_parts"].values())
+        assert found[f"{name}_share"] == pytest.approx(share)
     assert [p.name for p in (tmp_path / "out").iterdir() if p.name.startswith("tmp")] == []
     assert run_module.fit is fit
 
 
 def test_a_trace_is_written(tmp_path, capsys):
-    """Of one stage to the file that was named; a viewer is named too."""
+    """Of one stage to the file that was named, of several to files of theirs; a viewer is named too."""
+    several = StepSpeedRun(profile="runs/trace.json")
+    assert str(trace_path(several, "kd")) == "runs/trace-kd.json"
     trace = tmp_path / "trace.json"
     measure_step(small(tmp_path, "stages=[supervised]", "parts=[]", f"profile={trace}"))
     events = json.loads(trace.read_text())["traceEvents"]
