@@ -28,14 +28,15 @@ soak-teacher: .venv/installed
 soak-resume: .venv/installed
 	PYTHONPATH=. $(PY) tests/soak_resume.py
 
-# Other loaders, for launch/throughput.py data, in an environment of their own: their pins exclude ours.
+# Other loaders and networks, for launch/throughput.py data and predict, in an environment of their own: their pins
+# exclude ours.
 peers: .venv-peers/installed
 
 .venv-peers/installed: constraints-peers.txt .venv/installed
 	python3 -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check uv
 	.venv-peers/bin/python -m uv pip install --quiet --python .venv-peers/bin/python --constraint constraints-peers.txt \
-		webdataset litdata mosaicml-streaming torch torchvision
+		webdataset litdata mosaicml-streaming segmentation-models-pytorch torch torchvision
 	@touch $@
 
 # A real Slurm for tests/slurm, where it can be installed; elsewhere those tests are skipped, and say so.

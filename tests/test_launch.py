@@ -255,7 +255,7 @@ def test_cost(tmp_path, capsys):
     assert launch("throughput", *typed) == 0
     assert set(json.loads((tmp_path / "cost.json").read_text())) == {"parameters", "gmac", "size"}
     assert "64 x 64" in capsys.readouterr().out
-    assert "choose cost, speed, data, teacher or scaling" in launch("throughput", "coast")
+    assert "choose cost, speed, step, predict, data, teacher, scaling or all" in launch("throughput", "coast")
 
 
 def test_no_script_hides_an_installed_module():

@@ -1,8 +1,12 @@
 """How the benchmarks hand out what they found: Markdown tables and a JSON file."""
 
 import json
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from mkd.atomic import check_writable, write_text
 from mkd.config.constraints import output_file
@@ -29,6 +33,17 @@ def write_json(path: str | None, found: Mapping[str, object]) -> None:
     """Write what was found to a file; None writes nothing."""
     if path is not None:
         write_text(path, json.dumps(found, indent=1) + "\n")
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Return what figures depend on beside the settings."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
 
 
 def _cell(value: object) -> str:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mkd.config.constraints import at_least, choice, positive
+from mkd.config.constraints import at_least, choice, dataset, model_folder, positive
 from mkd.config.cross_checks import check_model
+from mkd.config.keys import CONFIGS
 from mkd.config.model_schema import ModelConfig
 
 GPU_SERVERS = ("rtx4090", "h100", "h200")  # that the benchmark of scaling knows
@@ -124,3 +125,93 @@ class ScalingRun:
         for name, rate in self.achieved.items():
             choice("achieved", name, GPU_SERVERS)
             positive(f"achieved.{name}", rate)
+
+
+@dataclass
+class StepSpeedRun:
+    """launch/throughput.py step: whole training steps of each stage beside a plain loop written from the paper."""
+
+    out: str = "runs/step"  # drawn tiles and files of the peer; kept for the next time
+    data: str | None = None  # labelled data set to train on; null = procedural landscapes
+    model: str = "hrnet_w18_small"  # of configs/model, with random weights
+    crop: int = 256  # pixels
+    batch: int = 4  # labelled tiles a step, and in stage semi as many unlabelled ones
+    stages: list[str] = field(default_factory=lambda: ["supervised", "kd", "semi"])
+    workers: int = 2  # decoding processes of each stream; 0 decodes in the training process
+    rounds: int = 3
+    seconds: float = 30.0  # of measuring, in each round
+    parts: list[str] = field(default_factory=lambda: ["rate", "split", "memory"])
+    extra: list[str] = field(default_factory=list)  # more keys of our runs, such as compile=true
+    profile: str | None = None  # file for a trace of a few of our steps; with several stages NAME-STAGE
+    fit: bool = False  # instead of all this find the largest batch and the largest crop that the GPU holds
+    device: str | None = None  # none: cuda when there is one, else cpu
+    json: str | None = None
+
+    def check(self) -> None:
+        """Refuse sizes, stages, parts and data that the benchmark cannot use."""
+        _check_named("model", self.model)
+        for key, low in {"crop": 32, "batch": 2, "workers": 0, "rounds": 1}.items():
+            at_least(key, getattr(self, key), low)
+        positive("seconds", self.seconds)
+        if not self.stages:
+            raise ValueError("stages=[]; give at least one of supervised, kd, semi")
+        for stage in self.stages:
+            choice("stages", stage, ("supervised", "kd", "semi"))
+        for part in self.parts:
+            choice("parts", part, ("rate", "split", "memory"))
+        if self.data is not None:
+            dataset("data", self.data)
+
+
+@dataclass
+class PredictSpeedRun:
+    """launch/throughput.py predict: maps beside the bare forward pass and beside a plain sliding window."""
+
+    out: str = "runs/predict"  # drawn scene and maps; kept for the next time
+    scene: int = 2048  # side of the drawn scene, pixels
+    weights: str | None = None  # model folder of the 6 classes of the demo; null = random weights of `model`
+    model: str = "hrnet_w18_small"  # of configs/model
+    tile: int = 512  # side of a window, pixels
+    overlap: int = 128  # of neighbouring windows, pixels
+    batch: int = 4  # windows in a forward pass of ours
+    rounds: int = 3
+    parts: list[str] = field(default_factory=lambda: ["rate", "memory"])
+    # interpreter with segmentation_models_pytorch; null = without
+    peers: str | None = ".venv-peers/bin/python"
+    device: str | None = None  # none: cuda when there is one, else cpu
+    json: str | None = None
+
+    def check(self) -> None:
+        """Refuse sizes, parts and paths that the benchmark cannot use."""
+        _check_named("model", self.model)
+        for key, low in {"tile": 32, "overlap": 0, "batch": 1, "rounds": 1}.items():
+            at_least(key, getattr(self, key), low)
+        at_least("scene", self.scene, self.tile)
+        if self.overlap >= self.tile:
+            raise ValueError(f"overlap={self.overlap}: less than tile={self.tile} is allowed")
+        for part in self.parts:
+            choice("parts", part, ("rate", "memory"))
+        if self.weights is not None:
+            model_folder("weights", self.weights)
+        if self.peers is not None and not Path(self.peers).is_file():
+            raise ValueError(
+                f"peers={self.peers}: no such interpreter; make it with 'make peers', or give peers=null to leave "
+                "segmentation_models_pytorch out"
+            )
+
+
+@dataclass
+class AllRuns:
+    """launch/throughput.py all: every benchmark, one after the other."""
+
+    out: str = "runs/throughput-all"  # a folder for each benchmark, and its figures as KIND.json
+    quick: bool = (
+        False  # sizes at which each ends in about a minute: says that they work, not how fast anything is
+    )
+    peers: str | None = ".venv-peers/bin/python"  # interpreter of `make peers`; null = without
+    json: str | None = None
+
+
+def _check_named(key: str, name: str) -> None:
+    """Refuse a network that configs/model does not have."""
+    choice(key, name, sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))

@@ -66,12 +66,12 @@ def make_tiles(folder: Path, number: int, size: int, images: str | None) -> Path
     return out
 
 
-def make_labelled_set(folder: Path) -> str:
-    """Return a data set of 16 labelled tiles of 256 x 256 pixels, cut from a landscape unless it is there."""
+def make_labelled_set(folder: Path, size: int = 256) -> str:
+    """Return a data set of 16 labelled tiles of ``size`` x ``size`` pixels, cut from a landscape unless it is there."""
     if not (folder / "data" / "index.json").is_file():
-        scene = write_orthomosaic(render("target", 1024, 1024, 0), folder / "scenes", "scene")
+        scene = write_orthomosaic(render("target", 4 * size, 4 * size, 0), folder / "scenes", "scene")
         classes = CONFIGS / "datasets" / "demo_target.yaml"
-        tile(scene[0], classes, BuildOptions(folder / "data"), scene[1], TilingOptions(size=256))
+        tile(scene[0], classes, BuildOptions(folder / "data"), scene[1], TilingOptions(size=size))
     return str(folder / "data")
 
 

@@ -1,18 +1,14 @@
 """launch/throughput.py teacher: the service beside a bare forward pass, its transport, and how many a cluster needs."""
 
-import os
-import platform
 import tempfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mkd.benchmarks.contenders import median_ratio, medians, requirement_lines, run_interleaved
 from mkd.benchmarks.network import write_random_model
-from mkd.benchmarks.reporting import markdown, write_json
+from mkd.benchmarks.reporting import machine_facts, markdown, write_json
 from mkd.benchmarks.settings import TeacherSpeedRun
 from mkd.benchmarks.teacher.services import (
     INSTANT_IDENTITY,
@@ -48,7 +44,7 @@ def measure_teacher(config: TeacherSpeedRun) -> None:
     Raises:
         ValueError: a service that does not start.
     """
-    found: Found = {"settings": asdict(config), "machine": _machine(config)}
+    found: Found = {"settings": asdict(config), "machine": machine_facts(find_world(config.device).device)}
     found["of"] = {name: _measure_model(config, name) for name in config.models}
     first = found["of"][config.models[0]]
     found["service_vs_bare"] = min(each["service_vs_bare"] for each in found["of"].values())
@@ -149,15 +145,3 @@ def cluster_table(needed: dict[str, dict[str, int | None]]) -> str:
             for students, row in needed.items()
         ]
     )
-
-
-def _machine(config: TeacherSpeedRun) -> Found:
-    """Return what the figures depend on beside the settings."""
-    device = find_world(config.device).device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
