@@ -24,14 +24,15 @@ from mkd.benchmarks.settings import PredictSpeedRun
 from mkd.config.keys import CONFIGS
 from mkd.config.load import load
 from mkd.config.schema import PredictRun
+from mkd.distributed.engine import has_bf16
 from mkd.distributed.world import find_world
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
 from mkd.inference.band_predictor import WindowNetwork
-from mkd.inference.map_writer import predict_map
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import load_model, read_card
 from mkd.recipes.mapping import predict_map as recipe
+from mkd.recipes.mapping.map_rows import predict_rows
 from mkd.synth.landscape import render, write_orthomosaic
 from shards.inputs.class_file import read_classfile
 
@@ -137,12 +138,12 @@ def our_map(config: PredictSpeedRun, files: Mapping[str, str]) -> tuple[float, f
 
     def timed(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        summary = predict_map(*args, **kwargs)
+        summary = predict_rows(*args, **kwargs)
         took.append(time.perf_counter() - began)
         return summary
 
     began = time.perf_counter()
-    with patch.object(recipe, "predict_map", timed):
+    with patch.object(recipe, "predict_rows", timed):
         recipe.predict(run)
     return took[0], time.perf_counter() - began
 
@@ -155,10 +156,8 @@ def _bare_forward(
     Model, layout and precision are those of the map; nothing is read, softened, blended or written.
     """
     model, card = load_model(files["model"])
-    on_gpu = device.type == "cuda"
-    network = WindowNetwork(
-        model, len(card.classes), card.architecture.scale, device, autocast=on_gpu, tta="none"
-    )
+    scale, autocast = card.architecture.scale, has_bf16(device)
+    network = WindowNetwork(model, len(card.classes), scale, device, autocast=autocast, tta="none")
     with RasterReader(files["scene"]) as reader:
         windows = list(covering_windows(config.scene, config.scene, config.tile, config.overlap))
         pixels = np.stack([reader.read(window) for window in windows])
@@ -168,10 +167,10 @@ def _bare_forward(
         began = time.perf_counter()
         for first in range(0, len(pixels), config.batch):
             stored = torch.from_numpy(pixels[first : first + config.batch]).to(device).permute(0, 3, 1, 2)
-            images = (stored.float() / 255).contiguous(memory_format=network.layout)
+            images = stored.float() / 255
             with torch.autocast(device.type, torch.bfloat16, enabled=network.autocast):
                 network.model(images)
-        if on_gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - began
 
