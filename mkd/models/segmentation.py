@@ -55,6 +55,11 @@ class SegmentationNetwork(nn.Module, ABC):
         height, width = images.shape[2:]
         return self._decode(self._pad(images))[..., : -(-height // 4), : -(-width // 4)]
 
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Return the deepest map of the backbone, mean over its pixels, (B,channels), for images as above."""
+        deepest: Tensor = self.backbone((self._pad(images) - self.mean) / self.std)[-1]
+        return deepest.float().mean(dim=(2, 3))
+
     def reset_classifier(self, num_classes: int, generator: torch.Generator) -> None:
         """Replace the classifier by a fresh one, on the same device.
 
