@@ -1,4 +1,4 @@
-"""The keys of the commands that choose data: which tiles to label next."""
+"""The keys of the commands that choose data: which tiles to label next, and the intermediate domain."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,45 @@ class SelectTilesRun:
             model_folder("model", self.model)
         elif self.evaluation is not None:
             raise ValueError(f"evaluation={self.evaluation} is of a model: give model= too, or leave it out")
+
+
+@dataclass
+class DomainsRun:
+    """launch/domains.py: which data set to train on between a source and a target, ranked before the training."""
+
+    candidates: list[str] = MISSING  # labelled data sets: [A,B,...]
+    target: str = (
+        MISSING  # labelled data set, as small as it is: one half fits the probe, the other scores it
+    )
+    out: str = (
+        MISSING  # folder for domains.json, .csv, .html and the probes' runs, which a second start reuses
+    )
+    source: str | None = (
+        None  # model folder that the probes start from; none: the bundled ImageNet weights of lite0
+    )
+    probe_steps: int = 200  # optimizer steps on each candidate
+    tiles: int = (
+        256  # most tiles of a data set that distances and figure are made of; all sets give equally many
+    )
+    batch: int = 8  # tiles of a step
+    seed: int = 0  # of probes, halves, samples and intervals
+    max_pixels: int = MAX_PIXELS  # of a tile; an index that says more is refused
+    device: str | None = None  # none: cuda when there is one, else cpu
+
+    def check(self) -> None:
+        """Check ranges and paths; raise ValueError with the key, the value and what is allowed."""
+        if not self.candidates:
+            raise ValueError("candidates=[]; give labelled data sets, such as candidates=[data/hw,data/gtav]")
+        for path in self.candidates:
+            dataset("candidates", path)
+        if len(set(self.candidates)) < len(self.candidates):
+            raise ValueError(
+                f"candidates=[{','.join(self.candidates)}]: one of them comes twice; name each once"
+            )
+        dataset("target", self.target)
+        on_disk("out", self.out)
+        if self.source is not None:
+            model_folder("source", self.source)
+        for key, low in {"probe_steps": 1, "tiles": 2, "batch": 1, "max_pixels": 1}.items():
+            at_least(key, getattr(self, key), low)
+        at_least("seed", self.seed, 0)

@@ -29,6 +29,7 @@ COMMANDS = (  # word after python launch/, schema
     ("predict_map.py", schema.PredictRun),
     ("export.py", schema.ExportRun),
     ("select_tiles.py", schema.SelectTilesRun),
+    ("domains.py", schema.DomainsRun),
     ("experiment.py", schema.Experiment),
     ("demo.py", schema.DemoRun),
     ("landscapes.py", schema.LandscapesRun),

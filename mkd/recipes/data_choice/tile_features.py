@@ -1,5 +1,6 @@
 """Features of all tiles of a data set by a network, and how much it needs their labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,9 +39,9 @@ def imagenet_network(index: DatasetIndex, key: str) -> SegmentationNetwork:
     Raises:
         ValueError: the weights are not installed, or the data set lacks the statistics of its bands.
     """
-    plan = factories.architecture(
-        ModelConfig(backbone=IMAGENET, decoder="fpn"), bands=band_fields(index, None, key)
-    )
+    # The network of configs/model/lite0.yaml, which the probes of launch/domains.py train.
+    model = ModelConfig(backbone=IMAGENET, decoder="fpn", decoder_channels=128)
+    plan = factories.architecture(model, bands=band_fields(index, None, key))
     return build(plan, 2, BUNDLED).eval()
 
 
@@ -81,3 +82,17 @@ def score_tiles(
             valid = None if item.valid is None else item.valid[slots, :height, :width] != 0
             need[samples] = label_need(normalised_entropy(p.log()), p, weights, valid).cpu()
     return TileScores(torch.stack(features).double().numpy(), need.double().numpy())
+
+
+@torch.inference_mode()
+def pooled_features(
+    network: SegmentationNetwork, tiles: TileSet, samples: Sequence[int], device: torch.device
+) -> NDArray[np.float64]:
+    """Return the pooled features (K,F) of some tiles, in the order given."""
+    network.to(device).eval()
+    found = []
+    for sample in samples:
+        item = tiles.tile((0, sample)).to(device)
+        with autocast(device):
+            found.append(network.pooled_features(to_unit(item.pixels(network.architecture.scale))).cpu())
+    return torch.cat(found).double().numpy()
