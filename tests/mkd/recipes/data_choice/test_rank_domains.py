@@ -47,6 +47,7 @@ def ranked(domains, tmp_path_factory):
     return out, rank_domains(ask(domains, out))
 
 
+@pytest.mark.slow  # trains
 def test_the_files_of_a_ranking(domains, ranked):
     """JSON, CSV and page agree; the counts are those of the data sets."""
     out, said = ranked
@@ -81,6 +82,7 @@ def test_the_files_of_a_ranking(domains, ranked):
         assert part in page
 
 
+@pytest.mark.slow  # trains
 def test_the_same_again(domains, ranked):
     """A second start reuses the probes and writes the same numbers; other steps are refused by the run's folder."""
     out, said = ranked
@@ -147,6 +149,7 @@ def test_the_sentence():
         assert conclusion("ImageNet", "eh", group) == text
 
 
+@pytest.mark.slow  # trains
 def test_from_a_model(domains, runs, tmp_path):
     """source= is what the probes start from, with its architecture."""
     config = ask(domains, tmp_path, f"source={runs['kd'].out}/model")
