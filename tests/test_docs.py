@@ -24,6 +24,8 @@ SCRIPTS = {
     "launch/predict_map.py": schema.PredictRun,
     "launch/experiment.py": schema.Experiment,
     "launch/export.py": schema.ExportRun,
+    "launch/select_tiles.py": schema.SelectTilesRun,
+    "launch/domains.py": schema.DomainsRun,
     "launch/demo.py": schema.DemoRun,
     "launch/landscapes.py": schema.LandscapesRun,
     "launch/teacher.py serve": schema.TeacherServe,

@@ -28,6 +28,8 @@ COMMANDS = (  # word after python launch/, schema
     ("evaluate.py", schema.EvaluateRun),
     ("predict_map.py", schema.PredictRun),
     ("export.py", schema.ExportRun),
+    ("select_tiles.py", schema.SelectTilesRun),
+    ("domains.py", schema.DomainsRun),
     ("experiment.py", schema.Experiment),
     ("demo.py", schema.DemoRun),
     ("landscapes.py", schema.LandscapesRun),

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from omegaconf import MISSING
 
+from mkd.config.choice_schema import DomainsRun as DomainsRun
+from mkd.config.choice_schema import SelectTilesRun as SelectTilesRun
 from mkd.config.experiment_schema import DemoRun as DemoRun
 from mkd.config.experiment_schema import Experiment as Experiment
 from mkd.config.experiment_schema import ExperimentStep as ExperimentStep

@@ -1,11 +1,11 @@
 """Model + labelled tiles -> one confusion matrix -> results."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mkd.distributed.engine import autocast
 from mkd.distributed.world import World
@@ -15,6 +15,8 @@ from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet, in_order, rank_range
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.pixel_scale import PLAIN, PixelScale
+
+Watcher = Callable[[list[int], Tensor, Tensor], None]
 
 
 @torch.inference_mode()
@@ -27,6 +29,7 @@ def confusion(
     window: int | None,
     workers: int = 0,
     scale: PixelScale = PLAIN,
+    watch: Watcher | None = None,
 ) -> ConfusionMatrix:
     """Return the confusion matrix over all tiles; the model is left in eval mode.
 
@@ -40,6 +43,7 @@ def confusion(
         window: side of the crops that the model was trained on, pixels; larger tiles are predicted in windows of it.
         workers: decoding processes.
         scale: how pixels become the model's input.
+        watch: is also given what each forward pass finds: sample numbers (B), probabilities (B,C,H,W), labels (B,H,W).
 
     Raises:
         ValueError: outputs that are not finite: argmax would call each of these pixels the first class.
@@ -51,11 +55,13 @@ def confusion(
     for item in in_order(tiles, batch, workers, rank_range(len(tiles), world.rank, world.ranks)):
         item = item.to(device)
         known = item.labels if item.valid is None else item.labels.masked_fill(item.valid == 0, IGNORE)
-        for _, images, labels in item.by_size(scale, known):
+        for slots, images, labels in item.by_size(scale, known):
             with autocast(device):
                 found = probabilities(model, to_unit(images), window)
             wrong += (~found.isfinite()).any(dim=1).sum()
             matrix.update(found.argmax(dim=1), labels)
+            if watch is not None:
+                watch([item.ids[slot][1] for slot in slots], found, labels)
     if bad := int(world.all_reduce_sum(wrong)):  # all ranks end alike
         raise ValueError(
             f"{tiles.folder}: the network's output is not finite at {bad:,} pixels; its weights overflow on these "

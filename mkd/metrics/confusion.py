@@ -6,6 +6,17 @@ from torch import Tensor
 from mkd.labels import IGNORE
 
 
+def class_iou(matrices: Tensor) -> Tensor:
+    """Return IoU_c = TP / (TP + FP + FN) of confusion matrices (...,C,C), rows truth, as float64 (...,C).
+
+    NaN for a class that is absent from the labels.
+    """
+    m = matrices.double()
+    true_positive, truth = m.diagonal(dim1=-2, dim2=-1), m.sum(dim=-1)
+    iou = true_positive / (truth + m.sum(dim=-2) - true_positive)
+    return iou.masked_fill(truth == 0, float("nan"))
+
+
 class ConfusionMatrix:
     """Counts of (true class, predicted class) over everything it was shown.
 
@@ -54,10 +65,7 @@ class ConfusionMatrix:
 
     def iou(self) -> Tensor:
         """Return IoU_c = TP / (TP + FP + FN), float64 (C,) in [0,1]; NaN for a class absent from the labels."""
-        m = self.matrix.double()
-        true_positive, truth = m.diagonal(), m.sum(dim=1)
-        iou = true_positive / (truth + m.sum(dim=0) - true_positive)
-        return iou.masked_fill(truth == 0, float("nan"))
+        return class_iou(self.matrix)
 
     def miou(self) -> float:
         """Return the mean IoU over the classes present in the labels; NaN when no label was seen."""

@@ -55,6 +55,24 @@ class SegmentationNetwork(nn.Module, ABC):
         height, width = images.shape[2:]
         return self._decode(self._pad(images))[..., : -(-height // 4), : -(-width // 4)]
 
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Return the deepest map of the backbone, mean over its pixels, (B,channels), for images as above."""
+        deepest: Tensor = self.backbone((self._pad(images) - self.mean) / self.std)[-1]
+        return deepest.float().mean(dim=(2, 3))
+
+    def pixel_features(self, images: Tensor) -> Tensor:
+        """Return all that a network knows of a pixel, (B,channels,ceil(H/4),ceil(W/4)), for images as above.
+
+        All maps of the backbone side by side, and what the classifier sees: of an untrained head that is noise, which a
+        classifier on top can leave out, so that networks with and without a trained head can be compared.
+        """
+        height, width = images.shape[2:]
+        padded = self._pad(images)
+        head = self._decode(padded).float()
+        maps = [m.float() for m in self.backbone((padded - self.mean) / self.std)]
+        same = [F.interpolate(m, size=head.shape[2:], mode="bilinear", align_corners=False) for m in maps]
+        return torch.cat([*same, head], dim=1)[..., : -(-height // 4), : -(-width // 4)]
+
     def reset_classifier(self, num_classes: int, generator: torch.Generator) -> None:
         """Replace the classifier by a fresh one, on the same device.
 

@@ -10,6 +10,7 @@ from mkd.config.constraints import output_file
 from mkd.config.schema import EvaluateRun
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import find_world
+from mkd.inference.evaluation_details import EvaluationDetails
 from mkd.inference.evaluator import confusion, results
 from mkd.loader.loader import TileSet
 from mkd.model_folder import weights_digest
@@ -49,7 +50,9 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     check_kind(f"data={config.data}", index, scale)
     tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
     check_same_index(world, "data", config.data, tiles.index)
-    matrix = confusion(model, tiles, config.batch, world, window=card.crop, scale=scale)
+    details = EvaluationDetails(card.classes, len(tiles), world.device)
+    matrix = confusion(model, tiles, config.batch, world, window=card.crop, scale=scale, watch=details.update)
+    details.reduce(world)
     provenance = {
         "model": config.model,
         "model_sha256": weights_digest(config.model),
@@ -58,7 +61,7 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
         "commit": commit(),
         "versions": versions(),
     }
-    found = {**results(matrix, card.classes, provenance), "samples": index.samples}
+    found = {**results(matrix, card.classes, provenance), "samples": index.samples, **details.to_json(tiles)}
     run_on_rank0(world, lambda: write_text(Path(config.out), json.dumps(found, indent=1) + "\n"))
     return found
 

@@ -1,6 +1,7 @@
 """Reports from what runs left behind: pages of an experiment and of one run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -81,20 +82,24 @@ def experiment_report(
 def run_report(config: EvaluateRun) -> None:
     """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
     model = Path(config.model)
-    shown = panels(TileSet(config.data, labelled=True, max_pixels=config.max_pixels), {"prediction": model})
+    tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
+    shown = panels(tiles, {"prediction": model})
+    found = json.loads(Path(config.out).read_text(encoding="utf-8"))
+    worst = panels(tiles, {"prediction": model}, [tile["sample"] for tile in found["worst_tiles"]])
     keys = ("model", "data", "out", "report")
     command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
     page = report_of_run(
         model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
     )
     index = read_index(config.data)  # the model may lie outside a run folder
-    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette))
+    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette, worst=worst))
 
 
 @torch.inference_mode()
-def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
-    """Return image, truth and each model's prediction for test tiles spread evenly over the data set."""
-    chosen = spread(len(tiles), PANELS)
+def panels(tiles: TileSet, models: dict[str, Path], chosen: Sequence[int] | None = None) -> list[Panel]:
+    """Return image, truth and each model's prediction for some tiles; None: spread evenly over the data set."""
+    if chosen is None:
+        chosen = spread(len(tiles), PANELS)
     items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():

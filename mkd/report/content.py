@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mkd.labels import Colour
 
 Bytes = NDArray[np.uint8]
+DETAILS = ("interval", "boundary_f1", "calibration", "costly_confusions")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Evaluation:
     """One model on one test set, as `results.json` holds it.
 
     `iou` is by class name in class order, None where the class is absent from the test set; `confusion` is
-    (C, C) counts of pixels, rows truth, columns prediction.
+    (C, C) counts of pixels, rows truth, columns prediction. `details` are the further keys of `results.json`
+    (`DETAILS`), none where an earlier version wrote it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Evaluation:
     confusion: NDArray[np.int64]
     samples: int
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_results(cls, name: str, results: Mapping[str, Any]) -> "Evaluation":
@@ -65,6 +68,7 @@ class Evaluation:
             confusion=confusion,
             samples=int(results["samples"]),
             provenance=dict(results.get("provenance", {})),
+            details={key: results[key] for key in DETAILS if key in results},
         )
 
 
@@ -151,7 +155,8 @@ class MapView:
 class Report:
     """A whole page.
 
-    `facts` are the key figures under the title (label to text); `configs` are resolved YAML texts by run;
+    `facts` are the key figures under the title (label to text); `panels` are tiles spread over the test set,
+    `worst` those with the fewest right pixels; `configs` are resolved YAML texts by run;
     `notes` are sentences that a reader must know to judge the figures; `created` is a date as text.
     """
 
@@ -164,6 +169,7 @@ class Report:
     evaluations: Sequence[Evaluation] = ()
     runs: Sequence[RunMetrics] = ()
     panels: Sequence[Panel] = ()
+    worst: Sequence[Panel] = ()
     map: MapView | None = None
     configs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from mkd.atomic import write_text
 from mkd.labels import IGNORE
 from mkd.report.content import Evaluation, Report, Row
 from mkd.report.curves import draw_curves
+from mkd.report.evaluation_views import evaluation_views
 from mkd.report.image_panels import map_panel, panel_views
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 from mkd.report.templates import render_template
@@ -71,9 +72,12 @@ def _views(report: Report) -> dict[str, Any]:
         "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],
         "cards": draw_curves(report.runs),
         "unlabelled": any(
-            panel.truth is not None and (panel.truth == IGNORE).any() for panel in report.panels
+            panel.truth is not None and (panel.truth == IGNORE).any()
+            for panel in [*report.panels, *report.worst]
         ),
         "panels": panel_views(report.panels, report.classes, report.palette),
+        "worst": panel_views(report.worst, report.classes, report.palette),
+        "details": evaluation_views(report.evaluations),
         "map": map_panel(report.map, report.classes, report.palette) if report.map else None,
     }
 

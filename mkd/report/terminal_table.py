@@ -1,5 +1,6 @@
-"""Experiment results as a table in the terminal."""
+"""Results as a table in the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -30,3 +31,13 @@ def show(results: dict[str, Any]) -> None:
     console.print(table)
     for found in results.get("differences", []):
         console.print(found["text"], highlight=False)
+
+
+def show_rows(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of texts; the first column is flush left, the others flush right."""
+    table = Table(title=Text(title))
+    for number, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(width=140, markup=False, emoji=False).print(table)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterator
-from itertools import accumulate
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex, read_index
-from mkd.dataset.shard_record import ShardRecord, read_matching_record
 from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder, split_url
 from shards.output.gis_folder import FILE, write_gis_folder
 from shards.progress import pluralize
 from shards.reading.contact_sheet import Card, Sheet, draw_contact_sheet
-from shards.reading.tile_reader import TileImage, read_tile, stretch_to_rgb8
+from shards.reading.tile_reader import TileImage, read_samples, stretch_to_rgb8
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ def sample(
             f"{data} has {pluralize(index.samples, 'tile')}, --n is {number}: both must be at least 1"
         )
     chosen = np.random.default_rng(seed).choice(index.samples, min(number, index.samples), replace=False)
-    tiles = _tiles(place, index, sorted(int(row) for row in chosen), max_pixels)
+    tiles = read_samples(place, index, sorted(int(row) for row in chosen), max_pixels)
     if not ending:
         count = write_gis_folder(str(out), index, tiles)
         _log.info(
@@ -76,18 +73,6 @@ def sample(
     picture.save(buffer, "PNG")
     where.write(name, buffer.getvalue())
     _log.info("%s of %s drawn into %s", pluralize(len(cards), "tile"), index.name, out)
-
-
-def _tiles(place: Folder, index: DatasetIndex, chosen: list[int], max_pixels: int) -> Iterator[TileImage]:
-    ends = list(accumulate(index.shards.samples))
-    record: ShardRecord | None = None
-    for row in chosen:
-        number = int(np.searchsorted(ends, row, side="right"))
-        info = index.shards[number]
-        if record is None or record.info != info:
-            record = read_matching_record(place, info)
-        tile = record.tiles[row - ends[number]]
-        yield read_tile(place, info, tile, max_pixels)
 
 
 def _card(tile: TileImage, index: DatasetIndex) -> Card:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mkd.dataset.index import DatasetIndex
@@ -12,6 +12,7 @@ from mkd.geo.class_map import Legend
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
 from mkd.geo.vector.drawing_layers import write_drawing_layers
+from mkd.geo.vector.polygons import ClassPolygon, placed_polygons
 from shards.progress import pluralize
 from shards.reading.tile_reader import TileImage
 from shards.splitting.neighbours import Placement, place_of
@@ -19,13 +20,19 @@ from shards.splitting.neighbours import Placement, place_of
 FILE = "labels.gpkg"
 
 
-def write_gis_folder(out: str, index: DatasetIndex, tiles: Iterable[TileImage]) -> int:
+def write_gis_folder(
+    out: str,
+    index: DatasetIndex,
+    tiles: Iterable[TileImage],
+    prelabels: Mapping[str, Sequence[ClassPolygon]] | None = None,
+) -> int:
     """Write ``tiles/KEY.tif`` and ``labels.gpkg``; return the number of tiles.
 
     Args:
         out: a folder that is not there yet.
         index: of the data set; it needs class names.
         tiles: with their places on Earth, all in one CRS.
+        prelabels: by key, a model's polygons in pixels of the tile; None: without a layer of them.
 
     Raises:
         ValueError: a URL, a folder that is there, no classes, or tiles without a place or of several CRS.
@@ -54,7 +61,16 @@ def write_gis_folder(out: str, index: DatasetIndex, tiles: Iterable[TileImage]) 
         kind, outlines[tile.key] = str(tile.image.dtype), (place.transform, height, width)
         with RasterWriter(target, height, width, count, kind, crs=crs, transform=place.transform) as raster:
             raster.write(Window(0, 0, height, width), tile.image)
-    write_drawing_layers(aside / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines)
+    placed = None
+    if prelabels is not None:
+        placed = [
+            polygon
+            for key, (transform, _, _) in outlines.items()
+            for polygon in placed_polygons(prelabels[key], transform)
+        ]
+    write_drawing_layers(
+        aside / FILE, Legend(tuple(index.classes), tuple(index.palette)), crs, outlines, placed
+    )
     aside.rename(folder)
     return len(chosen)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -10,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mkd.dataset.codec import image_kind
-from mkd.dataset.index import ShardInfo
+from mkd.dataset.index import DatasetIndex, ShardInfo
 from mkd.dataset.shard_list import shard_place, shard_url
-from mkd.dataset.shard_record import TileRecord, adopted_meta, member_fault
+from mkd.dataset.shard_record import (
+    ShardRecord,
+    TileRecord,
+    adopted_meta,
+    member_fault,
+    read_matching_record,
+)
 from mkd.geo.band_choice import shown_bands
 from mkd.geo.palette import screen_values
 from mkd.image_header import MAX_PIXELS
@@ -52,6 +59,24 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
     if shard.url:
         members.setdefault("json", adopted_meta(tile))
     return TileImage(tile.key, image, ids, meta_of(tile.key, members, shard_url(place, shard)))
+
+
+def read_samples(
+    place: Folder, index: DatasetIndex, samples: Sequence[int], max_pixels: int = MAX_PIXELS
+) -> Iterator[TileImage]:
+    """Yield tiles by their numbers in the data set, in the order given; ascending numbers read each record once.
+
+    Raises:
+        ValueError: a damaged tile, see `read_tile`.
+    """
+    ends = list(accumulate(index.shards.samples))
+    record: ShardRecord | None = None
+    for sample in samples:
+        number = int(np.searchsorted(ends, sample, side="right"))
+        info = index.shards[number]
+        if record is None or record.info != info:
+            record = read_matching_record(place, info)
+        yield read_tile(place, info, record.tiles[sample - ends[number]], max_pixels)
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

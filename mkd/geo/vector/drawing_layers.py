@@ -1,8 +1,8 @@
-"""An empty layer to draw labels into, and the outlines of the tiles to be labelled: one GeoPackage."""
+"""An empty layer to draw labels into, the outlines of the tiles, and what a model would draw: one GeoPackage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,56 @@ from mkd.atomic import written_aside
 from mkd.geo.class_map import Legend
 from mkd.geo.raster_info import Transform
 from mkd.geo.vector.gis_style import GPKG_OPTIONS, store_style
+from mkd.geo.vector.polygons import ClassPolygon
 
-LABELS, OUTLINES, FIELD = "labels", "tiles", "class"
+LABELS, OUTLINES, PRELABELS, FIELD = "labels", "tiles", "prelabels", "class"
+Layer = tuple[str, dict[str, NDArray[Any]], Sequence[Any]]  # name, fields, geometries
 
 
 def write_drawing_layers(
-    path: str | Path, legend: Legend, crs: str, tiles: Mapping[str, tuple[Transform, int, int]]
+    path: str | Path,
+    legend: Legend,
+    crs: str,
+    tiles: Mapping[str, tuple[Transform, int, int]],
+    prelabels: Sequence[ClassPolygon] | None = None,
 ) -> None:
     """Write the layers ``labels`` (empty, with the field ``class``) and ``tiles`` (outlines, with the field ``tile``).
 
-    QGIS draws the labels in the class colours and offers the class names as a list.
+    With pre-labels also ``prelabels``: polygons with the fields ``class`` and ``confidence`` (0 to 1). QGIS draws both
+    in the class colours and offers the class names as a list.
 
     Args:
         path: a ``.gpkg`` file; it appears once it is whole.
         legend: names and colours.
         crs: of all tiles, WKT.
         tiles: by key: transform, height and width in pixels.
+        prelabels: a model's polygons in the CRS of the tiles; None writes no such layer.
 
     Raises:
         OSError: a place that cannot be written.
     """
     outlines = [_outline(*place) for place in tiles.values()]
+    layers: list[Layer] = [
+        (LABELS, {FIELD: np.array([], object)}, []),
+        (OUTLINES, {"tile": np.array(list(tiles), object)}, outlines),
+    ]
+    if prelabels is not None:
+        parts = [
+            (p, part) for p in prelabels for part in shapely.get_parts(p.geometry)
+        ]  # labels are single too
+        fields = {
+            FIELD: np.array([legend.names[p.class_id] for p, _ in parts], object),
+            "confidence": np.array([p.mean_confidence for p, _ in parts], np.float64),
+        }
+        layers.append((PRELABELS, fields, [part for _, part in parts]))
     with written_aside(Path(path)) as aside:
         aside.unlink(missing_ok=True)
-        layers: tuple[tuple[str, str, NDArray[Any], list[shapely.Polygon]], ...] = (
-            (LABELS, FIELD, np.array([], object), []),
-            (OUTLINES, "tile", np.array(list(tiles), object), outlines),
-        )
-        for number, (layer, name, values, shapes) in enumerate(layers):
-            geometry = np.array(shapely.to_wkb(np.array(shapes, object)), object)
+        for number, (layer, fields, shapes) in enumerate(layers):
             pyogrio.raw.write(
                 aside,
-                geometry,
-                [values],
-                [name],
+                np.array(shapely.to_wkb(np.array(shapes, object)), object),
+                list(fields.values()),
+                list(fields),
                 layer=layer,
                 driver="GPKG",
                 geometry_type="Polygon",
@@ -56,7 +72,8 @@ def write_drawing_layers(
                 append=number > 0,
                 dataset_options=None if number else GPKG_OPTIONS,
             )
-        store_style(aside, LABELS, legend, FIELD, legend.names)
+        for layer in [LABELS] if prelabels is None else [LABELS, PRELABELS]:
+            store_style(aside, layer, legend, FIELD, legend.names)
 
 
 def _outline(transform: Transform, height: int, width: int) -> shapely.Polygon:

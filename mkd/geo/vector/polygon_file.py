@@ -17,11 +17,10 @@ from mkd.geo.class_map import Legend
 from mkd.geo.place.ground_area import GroundArea
 from mkd.geo.raster_info import RasterInfo
 from mkd.geo.vector.gis_style import GPKG_OPTIONS, store_style
-from mkd.geo.vector.polygons import ClassPolygon
+from mkd.geo.vector.polygons import ClassPolygon, placed_polygons
 
 LAYER = "land_cover"
 _CHUNK = 5000  # polygons written at once
-_FULL = 255  # p = stored confidence / 255
 
 
 def write_polygons(
@@ -45,14 +44,16 @@ def write_polygons(
     with written_aside(path) as aside:
         aside.unlink(missing_ok=True)
         while (chunk := list(islice(source, _CHUNK))) or count == 0:
-            geometries = np.array([_multi(p.geometry) for p in _placed(chunk, info)], dtype=object)
+            geometries = np.array(
+                [_multi(p.geometry) for p in placed_polygons(chunk, info.transform)], dtype=object
+            )
             ids = np.array([p.class_id for p in chunk], np.int32)
             fields = {
                 "class_id": ids,
                 "class": np.array([legend.names[n] for n in ids], dtype=object),
                 "area_m2": area.of_polygons(list(geometries)),
                 "pixels": np.array([p.pixels for p in chunk], np.int64),
-                "confidence": np.array([p.confidence / max(1, p.pixels) / _FULL for p in chunk]),
+                "confidence": np.array([p.mean_confidence for p in chunk]),
             }
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "'crs' was not provided")  # the map has none
@@ -78,17 +79,3 @@ def write_polygons(
 def _multi(geometry: Any) -> Any:
     """Return a geometry as a multi-polygon: a layer has one type."""
     return geometry if geometry.geom_type == "MultiPolygon" else shapely.MultiPolygon([geometry])
-
-
-def _placed(polygons: list[ClassPolygon], info: RasterInfo) -> list[ClassPolygon]:
-    """Bring polygons from pixels to the CRS; without a transform rows run downwards from 0, as QGIS shows them."""
-    a, b, c, d, e, f = info.transform or (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-
-    def to_ground(xy: Any) -> Any:
-        x, y = xy[:, 0], xy[:, 1]
-        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
-
-    return [
-        ClassPolygon(p.class_id, shapely.transform(p.geometry, to_ground), p.pixels, p.confidence)
-        for p in polygons
-    ]

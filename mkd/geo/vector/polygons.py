@@ -6,7 +6,7 @@ whole numbers on both sides and match exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,11 @@ from rasterio.features import rasterize, shapes, sieve
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_info import Transform
 from mkd.labels import NODATA
 
 STRIP = 1024  # rows polygonised at once
+FULL = 255  # p = stored confidence / 255
 _COUNTED = 64  # rows counted at once: numpy makes 16 bytes of each of their pixels
 
 
@@ -35,6 +37,11 @@ class ClassPolygon:
     geometry: Any
     pixels: int
     confidence: float
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean probability of its class over its pixels, 0 to 1; 0 where a polygon has no pixel left."""
+        return self.confidence / max(1, self.pixels) / FULL
 
 
 def class_polygons(
@@ -73,6 +80,20 @@ def class_polygons(
                 yield _tidy(polygon)
         open_ones, bottom = still_open, renumbered[labels[-1]]
     assert not open_ones
+
+
+def placed_polygons(polygons: Iterable[ClassPolygon], transform: Transform | None) -> list[ClassPolygon]:
+    """Bring polygons from pixels to the CRS; without a transform rows run downwards from 0, as QGIS shows them."""
+    a, b, c, d, e, f = transform or (1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
+
+    def to_ground(xy: Any) -> Any:
+        x, y = xy[:, 0], xy[:, 1]
+        return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
+
+    return [
+        ClassPolygon(p.class_id, shapely.transform(p.geometry, to_ground), p.pixels, p.confidence)
+        for p in polygons
+    ]
 
 
 def _sieved(

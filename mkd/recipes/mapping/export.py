@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from mkd.config.schema import ExportRun
-from mkd.inference.onnx_export import ExportOptions, export_onnx
-from mkd.inference.stac_item import write_stac_item
+from mkd.inference.export.onnx_export import ExportOptions, export_onnx
+from mkd.inference.export.stac_item import write_stac_item
 from mkd.inference.windowed import UNKNOWN_CROP
 from mkd.recipes import factories
 

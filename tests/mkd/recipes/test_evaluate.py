@@ -135,4 +135,12 @@ def test_the_report_of_a_lone_model(road, tiles, tmp_path):
     config = ask(road, tiles, tmp_path, report=str(tmp_path / "report.html"))
     evaluate(config)
     run_report(config)
-    assert "water" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    for part in (
+        "water",
+        "95 % interval",
+        "Calibration, expected error",
+        "The worst tiles",
+        "field taken for road",
+    ):
+        assert part in text

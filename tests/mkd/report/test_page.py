@@ -48,7 +48,24 @@ class Page(HTMLParser):
             self.texts.append(" ".join(data.split()))
 
 
-def evaluation(name="ours, seed 0"):
+DETAILS = {
+    "interval": {
+        "level": 0.95,
+        "blocks": "tile",
+        "number": 4,
+        "miou": [0.41, 0.63],
+        "iou": {"road": [0.4, 0.6], "water": [None, None]},
+    },
+    "boundary_f1": {"tolerance": 3, "mean": 0.777, "classes": {"road": 0.777, "water": None}},
+    "calibration": {
+        "ece": 0.031,
+        "bins": [{"low": 0.8, "high": 0.9, "pixels": 8, "confidence": 0.844, "accuracy": 0.875}],
+    },
+    "costly_confusions": [{"truth": "road", "predicted": "water", "pixels": 1, "miou": 0.025}],
+}
+
+
+def evaluation(name="ours, seed 0", details=None):
     results = {
         "miou": 0.5,
         "iou": {"road": 0.5, "water": None},
@@ -57,7 +74,7 @@ def evaluation(name="ours, seed 0"):
         "samples": 4,
         "provenance": {"model": "runs/a/model", "commit": None, "versions": {"torch": "2"}},
     }
-    return Evaluation.from_results(name, results)
+    return Evaluation.from_results(name, results | (details or {}))
 
 
 @pytest.fixture
@@ -73,12 +90,13 @@ def full(tmp_path):
         palette=PALETTE,
         facts={"time": "6 min"},
         rows=[Row("base", 0.4, 0.01, (0, 1), {"road": 0.4, "water": None}), Row("ours", 0.5, 0.02, (0, 1))],
-        evaluations=[evaluation()],
+        evaluations=[evaluation(details=DETAILS)],
         runs=[
             RunMetrics("stage 1", tmp_path / "metrics.jsonl"),
             RunMetrics("stage 2", tmp_path / "metrics.jsonl"),
         ],
         panels=[Panel("tile-7", image, ids, {"ours": ids})],
+        worst=[Panel("tile-9", image, ids, {"ours": ids})],
         map=MapView(image, ids, ids + 200, "A field."),
         configs={"ours": "seed: 0\n"},
         versions={"torch": "2.9"},
@@ -106,6 +124,15 @@ def test_a_full_page_shows_every_part(full):
             "tile-7",
         ),
         *("100.0 % right", "A field.", "seed: 0", "2.9", "python launch/demo.py out=runs/demo", "1 May 2026"),
+        *(
+            "tile-9",
+            "41.0 to 63.0",
+            "40.0 to 60.0",
+            "77.7",
+            "Calibration, expected error 3.1 %",
+            "within 3 pixels",
+        ),
+        *("road taken for water: 2.5 points, 1 pixels", "bootstrap over 4 tiles"),
         *("stage 1: student", "runs/a/model", "not recorded", "absent from the test set", "total", "kd"),
     ):
         assert text in shown, text
@@ -135,6 +162,7 @@ def test_every_missing_part_is_said():
         "No map was predicted.",
         "No test tiles were rendered.",
         "No evaluation was run, so there is no confusion matrix.",
+        "No evaluation with intervals, boundaries and calibration was run.",
         "No training metrics were given.",
         "The command was not recorded.",
         "No provenance was recorded.",

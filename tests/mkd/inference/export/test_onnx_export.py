@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
-from mkd.inference.onnx_export import ExportOptions, export_onnx
+from mkd.inference.export.onnx_export import ExportOptions, export_onnx
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import write_text
-from mkd.inference.onnx_export import ExportOptions
+from mkd.inference.export.onnx_export import ExportOptions
 
 SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.0/schema.json"
 

@@ -6,8 +6,8 @@ import pystac
 import pytest
 from stac_model.schema import MLModelProperties
 
-from mkd.inference.onnx_export import ExportOptions
-from mkd.inference.stac_item import SCHEMA, write_stac_item
+from mkd.inference.export.onnx_export import ExportOptions
+from mkd.inference.export.stac_item import SCHEMA, write_stac_item
 
 
 @pytest.mark.parametrize("uint8", [False, True])

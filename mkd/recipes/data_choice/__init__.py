@@ -1,0 +1,1 @@
+"""Recipes that choose data: tiles to label next, and the intermediate domain."""

@@ -1,0 +1,86 @@
+"""domains.html: the ranking of candidate domains, what it means, and where their tiles lie; one file, no network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from mkd.atomic import write_text
+from mkd.report.figures import INK, STYLE, inline_svg, new_figure
+from mkd.report.templates import render_template
+
+# Okabe and Ito: eight colours that colour-blind readers tell apart; forms tell them apart in print.
+COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8a6d3b")
+FORMS = ("*", "o", "s", "^", "D", "v", "P", "X")
+
+
+@dataclass(frozen=True)
+class DomainsPage:
+    """What the page shows.
+
+    Attributes:
+        target: name of the target.
+        sentence: the conclusion.
+        control: what the source alone reaches.
+        headings: of the table.
+        rows: of the table, best candidate first, as texts.
+        domains: names, the target first, then the candidates in the order of `plane`.
+        plane: (D N,2) points of N tiles of each domain; None: too few tiles for a figure.
+        halves: how the target's tiles were parted.
+        command: what repeats it.
+    """
+
+    target: str
+    sentence: str
+    control: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    domains: Sequence[str]
+    plane: NDArray[np.float64] | None
+    halves: str
+    command: str
+
+
+def write_domains_page(path: str | Path, page: DomainsPage) -> None:
+    """Write the page whole or not at all."""
+    figure = None if page.plane is None else domains_figure(page.domains, page.plane)
+    write_text(path, render_template("domains.jinja", {"page": page, "figure": figure}))
+
+
+def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup:
+    """Draw the tiles of each domain as points of a plane; the target's are black stars, drawn last.
+
+    Args:
+        domains: D names, the target first.
+        plane: (D N,2), N points of each domain, domain after domain.
+    """
+    figure, (axes,) = new_figure([4.2], width=6.4)
+    each = len(plane) // len(domains)
+    with matplotlib.rc_context(STYLE):
+        for number in reversed(range(len(domains))):
+            part = plane[number * each : (number + 1) * each]
+            colour, form = COLOURS[number % len(COLOURS)], FORMS[number % len(FORMS)]
+            axes.scatter(
+                part[:, 0],
+                part[:, 1],
+                s=42 if number == 0 else 20,
+                c=colour,
+                marker=form,
+                linewidths=0.4,
+                edgecolors="white",
+                label=domains[number],
+            )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(False)
+        handles, labels = axes.get_legend_handles_labels()
+        legend = axes.legend(
+            handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
+        )
+        for text in legend.get_texts():
+            text.set_color(INK)
+    return inline_svg(figure, f"tiles of {', '.join(domains)} as points of a plane")
