@@ -209,6 +209,7 @@ def _tile(content: Any) -> TileRecord:
     key, height, width, members = sequence(content, "a tile", 4)
     found = {}
     for name, member in mapping(members, "a tile's members").items():
-        found[name] = Member(*(whole(n, f"a number of {name!r}") for n in sequence(member, name, 3)))
+        place = sequence(member, f"the member {one_line(name, 'the name of a member')!r}", 3)
+        found[name] = Member(*(whole(number, f"a number of {name!r}") for number in place))
     pixels = whole(height, "a tile's height", 1, 2**31), whole(width, "a tile's width", 1, 2**31)
     return TileRecord(one_line(key, "a tile's key"), pixels, found)

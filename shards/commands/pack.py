@@ -48,6 +48,11 @@ _NOTES = {  # what is counted: its noun, and what was done
         "with an alpha band, which was left out: its zeros mean no data; if it is data, give --bands 1,2,3,4",
     ),
     "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
+    "control_points": (
+        "image",
+        "with control points in place of a transform, which are not carried: no place on Earth, and split cannot know "
+        "which share ground; gdalwarp places them",
+    ),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
     "assigned_pixels": (
         "pixel",
@@ -57,6 +62,11 @@ _NOTES = {  # what is counted: its noun, and what was done
     "lossy_masks": (
         "mask",
         "of a lossy coding: each value taken as the nearest known one; look at some with sample",
+    ),
+    "masks_with_holes": (
+        "mask",
+        "with pixels that the mask itself calls missing (no-data value, mask or alpha): ignored, whatever they hold; "
+        "if they are a class, unset that (gdal_edit.py -unsetnodata FILE) or save the mask without alpha",
     ),
     "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
@@ -198,11 +208,15 @@ class _Packer:
             shard.left_out("alpha_left_out")
         if valid is not None:
             shard.left_out("missing")
+        place = tiff_place(image)
+        if place.controlled:
+            shard.left_out("control_points")
         meta = {
             "source": item.name,
             "window": None,
             "size": list(member.size),
-            **tiff_place(image),
+            "crs": place.crs,
+            "transform": place.transform,
         }
         kind: dict[str, Any] = {"bands": member.bands, "dtype": member.dtype, "valid": valid}
         return encode_tile(item.key, member.data, member.extension, ids, meta, **kind)
@@ -232,6 +246,8 @@ class _Packer:
                 shard.left_out("lossy_masks")
             if found.assigned:
                 shard.left_out("assigned_pixels", found.assigned)
+            if found.missing:
+                shard.left_out("masks_with_holes")
             return ids
         return None
 

@@ -137,9 +137,11 @@ def select_listed(images: Sequence[str], folder: Folder, file: str) -> list[str]
         raise ValueError(
             f"{path} is no list of images: byte {error.start} is not UTF-8 text; give a text file with one name a line"
         ) from None
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
-    names = [line for line in lines if line and not line.startswith("#")]
+    lines = [
+        line for line in re.split(r"\r\n|\r|\n", text) if line.strip() and not line.strip().startswith("#")
+    ]
     exact, composed = _images_by_name(images, str), _images_by_name(images, nfc)
+    names = [line if line in exact else line.strip().removeprefix("./") for line in lines]
     found = {name: exact.get(name) or composed.get(nfc(name), set()) for name in names}
     absent = [name for name in names if not found[name]]
     if absent or not names:
