@@ -80,11 +80,8 @@ def outlier_notes(values: NDArray[Any]) -> list[str]:
         for rising in (column, -column[::-1]):
             count = int(np.searchsorted(rising, rising[0], "right")) if len(rising) else 0
             rest = rising[count:]
-            if (
-                count >= MANY * len(rising)
-                and len(rest)
-                and rest[0] - rising[0] > max(rest[-1] - rest[0], 1e-9)
-            ):
+            span = rest[-1] - rest[0] if len(rest) else 0.0  # 0: a band of one or two values, such as a mask
+            if count >= MANY * len(rising) and 0 < span < rest[0] - rising[0]:
                 value = float(rising[0] if rising is column else -rising[0])
                 shares.setdefault(value, []).append((band, count / len(rising)))
     return [
