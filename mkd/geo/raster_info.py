@@ -86,9 +86,10 @@ def info_of(data: Any) -> RasterInfo:
 
 def tiff_info(data: bytes) -> RasterInfo:
     """Describe a TIFF in memory, which can be read."""
-    with warnings.catch_warnings(), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return info_of(raster)
+        with MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+            return info_of(raster)
 
 
 def warped(data: Any, grid: RasterInfo) -> WarpedVRT:
