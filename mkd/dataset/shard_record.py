@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import parse_url, shard_url
-from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
+from mkd.documents import MAX_JSON, file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.pixel_scale import MAX_BANDS
 from mkd.storage.folder import Folder
@@ -100,7 +100,7 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
     """
     name = record_name(shard_file)
     try:
-        text = folder.read(name)
+        text = folder.read(name, 0, MAX_JSON + 1 if folder.local else None)  # a longer one is refused below
     except FileNotFoundError:
         raise ValueError(
             f"{folder.url_of(name)} is missing, the offset index of {shard_file}: copy it here again, or build "

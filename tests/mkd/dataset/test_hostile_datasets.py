@@ -251,3 +251,14 @@ def test_a_member_of_a_record_with_a_line_end_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="the name of a member") as error:
         read_record(Folder(place), "tiny-000000.tar")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["index.json", "tiny-000000.json"])
+def test_a_file_of_gigabytes_is_not_read_whole(folder, name):
+    """Index and record of 3 GB (a sparse file, no bytes on the disk) are refused after the first 256 MB."""
+    with open(folder / name, "r+b") as file:
+        file.truncate(3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"268,435,456 are allowed"):
+        read_index(folder) if name == "index.json" else read_record(Folder(folder), "tiny-000000.tar")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB

@@ -48,6 +48,16 @@ def test_blanks_of_a_list_belong_to_a_name_that_has_them(folder, tmp_path, line,
     assert keys(tmp_path / "out") == [key]
 
 
+@pytest.mark.parametrize("endless", [True, False])
+def test_a_list_without_end_is_refused(folder, tmp_path, endless):
+    """/dev/zero, and a file of 200 MB of nothing, are read in part only."""
+    with open(tmp_path / "list.txt", "wb") as file:
+        file.truncate(200_000_000)
+    keys = "/dev/zero" if endless else tmp_path / "list.txt"
+    with pytest.raises(ValueError, match="is no list of images: it has more than 67,108,864 bytes"):
+        pack(folder.root, folder.classfile, BuildOptions(tmp_path / "out"), ImageSelection(keys=keys))
+
+
 def test_masks_beside_chips_are_said(folder, tmp_path):
     """A .msk file says where there is data, and pack does not read it: it is named, and tile is advised."""
     folder.image("images/t0.png")
