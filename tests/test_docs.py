@@ -155,7 +155,7 @@ def test_make_targets_exist(page):
     assert [target for target in named if target not in targets] == []
 
 
-def tests_named(page):
+def names_of_tests(page):
     """Return the names of tests in a page's tables, each with the file that stands behind it, or ""."""
     rows = [line for line in text_of(page).splitlines() if line.startswith("|")]
     named = re.compile(r"`(test_\w+)`(?: in `(tests/[\w/]+\.py)`)?")
@@ -168,7 +168,7 @@ def test_tests_that_prove_a_promise_exist():
     for path in (ROOT / "tests").rglob("test_*.py"):
         for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M):
             defined.setdefault(name, []).append(str(path.relative_to(ROOT)))
-    named = {page: tests_named(page) for page in PAGES}
+    named = {page: names_of_tests(page) for page in PAGES}
     assert len(named["docs/data.md"]) > 30
     for page, tests in named.items():
         for name, file in tests:
