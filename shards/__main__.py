@@ -100,7 +100,8 @@ def _run(args: argparse.Namespace) -> int:
             from shards.commands.split import split
             from shards.splitting.assignment import SplitOptions
 
-            split(args.source, args.out, _fill(SplitOptions, args), args.shard_size, args.workers)
+            options = _fill(SplitOptions, args)
+            split(args.source, args.out, options, args.shard_size, args.workers, args.max_pixels)
         case "sample":
             from shards.commands.sample import sample
 
@@ -150,7 +151,7 @@ def _verify(folder: str, against: Sequence[str], workers: int, max_pixels: int) 
     try:
         problems = verify(folder, workers, max_pixels)
         if not problems:  # else tiles may not be readable
-            problems, note = compare_ground(folder, against, workers), shared_ground(folder)
+            problems, note = compare_ground(folder, against, workers, max_pixels), shared_ground(folder)
     except ValueError as error:  # the other data sets are looked at all the same
         print(f"mkd-shards: {error}", file=sys.stderr)
         return 2

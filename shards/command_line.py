@@ -148,6 +148,7 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
     _add_workers(parser)
+    _add_max_pixels(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:

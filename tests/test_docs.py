@@ -158,3 +158,25 @@ def test_make_targets_exist(page):
     targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), re.M))
     named = [m for line in [*blocks(page), *spans(page)] for m in re.findall(r"^make ([\w-]+)", line)]
     assert [target for target in named if target not in targets] == []
+
+
+def names_of_tests(page):
+    """Return the names of tests in a page's tables, each with the file that stands behind it, or ""."""
+    rows = [line for line in text_of(page).splitlines() if line.startswith("|")]
+    named = re.compile(r"`(test_\w+)`(?: in `(tests/[\w/]+\.py)`)?")
+    return [found.groups(default="") for row in rows for found in named.finditer(row)]
+
+
+def test_tests_that_prove_a_promise_exist():
+    """A test named in a table is defined once, in the file that is named with it; data.md names some."""
+    defined = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.M):
+            defined.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    named = {page: names_of_tests(page) for page in PAGES}
+    assert len(named["docs/data.md"]) > 30
+    for page, tests in named.items():
+        for name, file in tests:
+            places = defined.get(name, [])
+            assert [place for place in places if place == (file or place)], f"{page}: no {name} {file}"
+            assert file or len(places) == 1, f"{page}: {name} is in {places}, name one"

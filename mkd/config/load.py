@@ -18,10 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mkd.cli.arguments import encoding_fault
 from mkd.cli.exit import crash, end_torchrun_silently, fail, first_rank, interrupt, leave, several_ranks
+from mkd.cli.printable import printable
 from mkd.config import schema
 from mkd.config.cross_checks import check
 from mkd.config.keys import CONFIGS, choices, help_text
 from mkd.config.overrides import (
+    LONGEST,
     Override,
     is_text,
     last_of_each,
@@ -34,6 +36,7 @@ from mkd.config.run_config import from_yaml, set_value, to_yaml
 from mkd.documents import check_yaml_shape, parse_yaml
 
 T = TypeVar("T")
+_LONGEST = 500  # characters of another library's words in a message
 
 
 def load(kind: type[T], name: str, argv: Sequence[str]) -> T:
@@ -151,7 +154,7 @@ def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> Dict
         elif typed not in files.split(", "):
             path = ", or the path of a YAML file of your own" if group == "experiment" else ""
             fault = (
-                f"missing value: give {group}=..." if group not in chosen else f"{group}={typed} is not there"
+                f"missing value: give {group}=..." if group not in chosen else f"{chosen[group]} is not there"
             )
             raise ValueError(f"{fault}; choose one of {files}{path}")
     if own is not None:
@@ -159,7 +162,7 @@ def _compose(kind: type[Any], name: str, chosen: Mapping[str, Override]) -> Dict
     ConfigStore.instance().store(name=f"schema_{name}", node=kind)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose(name, overrides=[str(override) for override in chosen.values()])
+        return compose(name, overrides=[f"{override.key}={override.typed}" for override in chosen.values()])
 
 
 def _from_file(kind: type[Any], path: Path) -> DictConfig:
@@ -188,13 +191,14 @@ def _unknown(key: str, kind: type[Any], groups: Mapping[str, str]) -> str:
     known = [*_keys(OmegaConf.structured(kind)), *groups]
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(known)}"
-    return f"unknown key '{key}'; {hint}"
+    return f"unknown key '{printable(key, LONGEST)}'; {hint}"
 
 
 def _explain(error: OmegaConfBaseException, override: Override) -> str:
     """Turn an error of OmegaConf into one sentence with the argument."""
     text = " ".join(str(error).split()).split(" full_key:")[0]
-    return f"{override}: {text.replace('$VALUE_TYPE', 'str').replace('$VALUE', override.typed)}"
+    text = text.replace("$VALUE_TYPE", "str").replace("$VALUE", override.shown)
+    return f"{override}: {printable(text, _LONGEST)}"
 
 
 def _keys(node: Any, prefix: str = "") -> list[str]:

@@ -14,6 +14,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Sweep
 from hydra.errors import HydraException
 
+from mkd.cli.printable import printable
+
+LONGEST = 200  # characters of a value that a message repeats
 NULL = "null"  # means no value
 _QUOTED = re.compile(r"""(?s)(['"])((?:(?!\1|\\).|\\.)*)\1""")
 _OPENING, _CLOSING = "([{", ")]}"
@@ -27,8 +30,13 @@ class Override:
     typed: str
 
     def __str__(self) -> str:
-        """Return the argument as typed."""
-        return f"{self.key}={self.typed}"
+        """Return the argument for a message: on one line, a long value cut short."""
+        return f"{self.key}={self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The value for a message."""
+        return printable(self.typed, LONGEST)
 
 
 def split_argument(argument: str) -> Override:

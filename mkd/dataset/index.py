@@ -12,7 +12,7 @@ from typing import Any
 from mkd.dataset.band_statistics import BandStatistics
 from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList, parse_url, shard_sizes, shard_url
-from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
+from mkd.documents import MAX_JSON, file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.labels import IGNORE, Colour
 from mkd.pixel_scale import DTYPES, MAX_BANDS
@@ -117,7 +117,7 @@ def read_index(folder: str | os.PathLike[str] | Folder, shards: bool = True) -> 
             f"no data set at {place}: it has no {INDEX_NAME}; was packing interrupted? run it again"
         )
     try:
-        content = _content(place.read(INDEX_NAME))
+        content = _content(place.read(INDEX_NAME, 0, MAX_JSON + 1 if place.local else None))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): pack the data set again") from None
     index = _parse(content, path)

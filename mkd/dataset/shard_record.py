@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import parse_url, shard_url
-from mkd.documents import file_name, mapping, parse_json, sequence, shown, whole
+from mkd.documents import MAX_JSON, file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
 from mkd.pixel_scale import MAX_BANDS
 from mkd.storage.folder import Folder
@@ -100,7 +100,7 @@ def read_record(folder: Folder, shard_file: str) -> ShardRecord:
     """
     name = record_name(shard_file)
     try:
-        text = folder.read(name)
+        text = folder.read(name, 0, MAX_JSON + 1 if folder.local else None)  # a longer one is refused below
     except FileNotFoundError:
         raise ValueError(
             f"{folder.url_of(name)} is missing, the offset index of {shard_file}: copy it here again, or build "
@@ -209,6 +209,7 @@ def _tile(content: Any) -> TileRecord:
     key, height, width, members = sequence(content, "a tile", 4)
     found = {}
     for name, member in mapping(members, "a tile's members").items():
-        found[name] = Member(*(whole(n, f"a number of {name!r}") for n in sequence(member, name, 3)))
+        place = sequence(member, f"the member {one_line(name, 'the name of a member')!r}", 3)
+        found[name] = Member(*(whole(number, f"a number of {name!r}") for number in place))
     pixels = whole(height, "a tile's height", 1, 2**31), whole(width, "a tile's width", 1, 2**31)
     return TileRecord(one_line(key, "a tile's key"), pixels, found)

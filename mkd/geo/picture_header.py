@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHOLE_TYPES = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 16: "Q"}  # TIFF's numbers of types, struct's letters
+_XMP, _MOST_XMP = b"XML:com.adobe.xmp\0", 1 << 20
 _MOST_TAGS = 4096  # no real file has as many
 # In the stored pixels, before rows become columns.
 _ROWS_FLIPPED, _COLUMNS_FLIPPED = (3, 4, 6, 7), (2, 3, 7, 8)
@@ -206,8 +208,8 @@ def _known(value: object) -> int:
 
 
 def _png_exif(file: BinaryIO) -> Mapping[int, Any]:
-    """Read the EXIF chunk of a PNG, before or behind its pixels, which are skipped."""
-    exif = Image.Exif()
+    """Read the EXIF chunk of a PNG, else its XMP, before or behind its pixels, which are skipped."""
+    exif, xmp = Image.Exif(), None
     with suppress(Exception):  # see above
         for kind, size in _chunks(file, 8, "big"):
             if kind == b"eXIf":
@@ -217,7 +219,9 @@ def _png_exif(file: BinaryIO) -> Mapping[int, Any]:
             ):  # ImageMagick's way
                 file.seek(0)
                 return Image.open(file).getexif()
-    return exif
+            elif kind == b"iTXt" and (text := file.read(min(size, _MOST_XMP))).startswith(_XMP):
+                xmp = re.search(rb"tiff:Orientation(?:=[\"']|>)([1-8])\b", text)
+    return {_ORIENTATION: int(xmp[1])} if xmp and _ORIENTATION not in exif else exif
 
 
 def _chunks(file: BinaryIO, start: int, order: str) -> Iterator[tuple[bytes, int]]:
@@ -238,12 +242,22 @@ def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
     return file.read(size)
 
 
+def _lossy_webp(file: BinaryIO) -> bool:
+    """Say whether a WebP holds a lossy picture, alone or as a frame; only those have an ALPH chunk."""
+    for kind, _ in _chunks(file, 12, "little"):
+        if kind == b"ANMF":
+            kind = file.read(20)[16:]  # a frame's own header has 16 bytes
+        if kind in (b"VP8 ", b"ALPH"):
+            return True
+    return False
+
+
 def _lossy_start(file: BinaryIO) -> str:
     start = file.read(4096)
     if start.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if start[8:12] == b"WEBP":
-        return "WebP" if any(kind == b"VP8 " for kind, _ in _chunks(file, 12, "little")) else ""
+        return "WebP" if _lossy_webp(file) else ""
     if start[4:8] == b"ftyp" and start[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1"):
         return "AVIF or HEIC"
     if start[4:8] == b"jP  " or start.startswith(b"\xff\x4f\xff\x51"):

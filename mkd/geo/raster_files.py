@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
+from contextlib import suppress
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from mkd.geo.picture_header import lossy_coding
+from mkd.geo.raster_safety import MAX_VRT
+
+_SCALED_SOURCE = re.compile(r"<(\w+Source)\b[^>]*\bresampling=[\"']([a-z]\w*)[\"'].*?</\1>", re.I | re.S)
+_SIDES = re.compile(r"<(Src|Dst)Rect\b([^>]*)>", re.I)
+_NUMBER = re.compile(r"(\w+)=[\"']([-+.\deE]+)[\"']")
+_WARPED = re.compile(r"<ResampleAlg>\s*([a-z]\w*)\s*<", re.I)
+_EXACT = ("nearest", "nearestneighbour", "near", "mode")  # give values that are there
 
 
 def raster_files(path: str | os.PathLike[str]) -> list[str]:
@@ -33,3 +44,56 @@ def raster_files(path: str | os.PathLike[str]) -> list[str]:
             found |= new
             rest += sorted(new)
     return [first, *sorted(found - {first})]
+
+
+def lossy_sources(path: str | os.PathLike[str]) -> str:
+    """Name what changed the values of a raster on a disk, or of a file that a VRT takes them from.
+
+    Args:
+        path: a raster.
+
+    Returns:
+        A lossy coding, such as "JPEG" or "JPEG (labels.jpg)", or "a VRT resampled by bilinear"; "" = as drawn.
+    """
+    for name in raster_files(path):
+        with suppress(OSError), open(name, "rb") as file:
+            found = lossy_coding(file)
+            file.seek(0)
+            if not found and name.lower().endswith(".vrt"):
+                found = _resampled(file.read(MAX_VRT).decode("utf-8", "replace"))
+            elif not found and file.read(4).startswith((b"II", b"MM")):
+                found = _lossy_lerc(name)
+            if found:
+                return found if name == os.fspath(path) else f"{found} ({os.path.basename(name)})"
+    return ""
+
+
+def _lossy_lerc(path: str) -> str:
+    """Name LERC in a TIFF whose values may be off; its blocks say by how much, which GDAL reads."""
+    with warnings.catch_warnings(), suppress(RasterioError), rasterio.Env():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as data:
+            if float(data.tags(ns="IMAGE_STRUCTURE").get("MAX_Z_ERROR", 0)) > 0:
+                return "LERC with an error above 0"
+    return ""
+
+
+def _resampled(vrt: str) -> str:
+    """Say how a VRT makes new values of those between which a pixel lies; "" where it takes values as they are."""
+    used = [found[2] for found in _SCALED_SOURCE.finditer(vrt) if not _is_pixel_by_pixel(found[0])]
+    new = [name for name in [*used, *_WARPED.findall(vrt)] if name.lower() not in _EXACT]
+    return f"a VRT resampled by {new[0]}" if new else ""
+
+
+def _is_pixel_by_pixel(source: str) -> bool:
+    """Whether a source of a VRT is placed without scaling, pixel upon pixel, so that its resampling has no use."""
+    sides = {kind.lower(): dict(_NUMBER.findall(rest)) for kind, rest in _SIDES.findall(source)}
+    if len(sides) < 2:
+        return True
+    try:
+        (x, y, w, h), (x2, y2, w2, h2) = (
+            [float(sides[kind][key]) for key in ("xOff", "yOff", "xSize", "ySize")] for kind in ("src", "dst")
+        )
+    except (KeyError, ValueError):
+        return False
+    return (w, h) == (w2, h2) and (x - x2) % 1 == 0 and (y - y2) % 1 == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,10 @@ def info_of(data: Any) -> RasterInfo:
 
 def tiff_info(data: bytes) -> RasterInfo:
     """Describe a TIFF in memory, which can be read."""
-    with warnings.catch_warnings(), MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return info_of(raster)
+        with MemoryFile(data) as file, file.open(driver="GTiff") as raster:
+            return info_of(raster)
 
 
 def warped(data: Any, grid: RasterInfo) -> WarpedVRT:
@@ -116,10 +117,8 @@ def grid_difference(a: RasterInfo, b: RasterInfo) -> str | None:
     if (a.height, a.width) != (b.height, b.width):
         return f"size {a.height} x {a.width} and {b.height} x {b.width} pixels (height x width)"
     if (offset := grid_offset(a, b)) > GRID_TOLERANCE:
-        return (
-            f"transform {a.transform} and {b.transform}, by up to {offset:.3g} pixels "
-            f"({GRID_TOLERANCE} are allowed)"
-        )
+        places = " and ".join(str(info.transform or info.control) for info in (a, b))
+        return f"transform {places}, by up to {offset:.3g} pixels ({GRID_TOLERANCE} are allowed)"
     if a.crs is not None and b.crs is not None and a.crs != b.crs:
         corners = _corners(a)
         near = GRID_TOLERANCE * _pixel_edge(a)
@@ -140,14 +139,21 @@ def grid_text(info: RasterInfo) -> str:
 
 
 def grid_offset(a: RasterInfo, b: RasterInfo) -> float:
-    """Return how far the corners of two rasters of one size lie apart, in pixels of the first; 0 = unknown."""
-    if a.transform is None or b.transform is None:
+    """Return how far the corners of two rasters of one size lie apart, in pixels of the first; 0 = unknown.
+
+    Two rasters that have only ground control points are compared by the affine maps that fit these best.
+    """
+    own, other = a.transform, b.transform
+    if own is None and other is None:
+        own, other = (None if info.control is None else info.control.fit() for info in (a, b))
+    if own is None or other is None:
         return 0.0
-    first, shift = np.array(a.transform).reshape(2, 3), _corners(b) - _corners(a)
+    first = np.array(own).reshape(2, 3)
+    shift = _corners(replace(b, transform=other)) - _corners(replace(a, transform=own))
     try:
         return float(np.hypot(*np.linalg.solve(first[:, :2], shift.T)).max())
     except np.linalg.LinAlgError:  # a transform without area
-        return 0.0 if a.transform == b.transform else float("inf")
+        return 0.0 if own == other else float("inf")
 
 
 def _corners(info: RasterInfo) -> NDArray[np.float64]:

@@ -44,6 +44,7 @@ def note_unpacked_files(tree: FileTree, classfile: ClassFile) -> None:
     _note_spelling(
         left_out, f"{classfile.images!r} of {classfile.path}", "rename them, or write '*' for the ending"
     )
+    _note_mask_files(tree, [*images, *asked])
     folders = {name.rpartition("/")[0] for name in asked}
     last = "" if classfile.mask is None else re.sub(r"\{[^{}]*\}", "*", classfile.mask.rpartition("/")[2])
     _note_unused_masks(_files_like(tree, folders, last), claimed, "")
@@ -59,6 +60,7 @@ def note_scenes(
     """Tell of what `tile` will leave out of its rasters: files, label values, small scenes."""
     note_uncut_files(source, labels, scenes)
     note_label_rasters(scenes, classfile)
+    note_label_bands(scenes, classfile)
     note_small_scenes(scenes, size)
 
 
@@ -123,6 +125,20 @@ def note_label_rasters(scenes: Sequence[Orthomosaic], classfile: ClassFile) -> N
                 classfile.path,
                 "another colour" if classfile.masks == "rgb" else f"{value:g}: 255 among its ids",
             )
+
+
+def note_label_bands(scenes: Sequence[Orthomosaic], classfile: ClassFile) -> None:
+    """Tell of label rasters with bands that are not read: class ids lie in the first one."""
+    if classfile.masks == "rgb":
+        return
+    several = [PurePosixPath(str(scene.label)).name for scene in scenes if scene.label_bands > 1]
+    if several:
+        _log.warning(
+            "note: %s of several bands, of which band 1 is taken for the class ids and the others are not read: %s; "
+            "colours need masks: rgb",
+            pluralize(len(several), "label raster"),
+            list_first(several, _MOST_NAMES),
+        )
 
 
 def note_small_scenes(scenes: Sequence[Orthomosaic], size: int) -> None:
@@ -202,6 +218,18 @@ def _note_spelling(names: Sequence[str], pattern: str, advice: str) -> None:
             pattern,
             list_first(names, _MOST_NAMES),
             advice,
+        )
+
+
+def _note_mask_files(tree: FileTree, names: Iterable[str]) -> None:
+    """Tell of masks in files of their own, which say where there is data; GDAL reads them, Pillow does not."""
+    found = sorted(tree.stamps(f"{name}.msk" for name in names))
+    if found:
+        _log.warning(
+            "note: %s in a file of its own, which pack does not read, so that what lies below counts as data: %s; cut "
+            "these images with tile, or store the masks inside (GDAL_TIFF_INTERNAL_MASK)",
+            pluralize(len(found), "mask"),
+            list_first(found, _MOST_NAMES),
         )
 
 

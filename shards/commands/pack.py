@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mkd.dataset.index import DatasetIndex
-from mkd.geo.picture_header import picture_orientation
-from mkd.image_header import BYTES_A_PIXEL
 from mkd.storage.folder import Folder
+from shards.commands.image_packer import ImagePacker
 from shards.commands.input_notes import note_labels, note_unpacked_files, split_pattern
 from shards.inputs.class_file import ClassFile, content_fields, read_classfile, unlabelled_classfile
-from shards.inputs.encode import EncodedTile, encode_tile
 from shards.inputs.fingerprint import FileTree, identity, unit_fingerprint
 from shards.inputs.image_list import ImageItem, ImageSelection, list_items
-from shards.inputs.images.image_file import CHECKS, pack_image
-from shards.inputs.images.image_place import tiff_place
-from shards.inputs.mask_file import class_ids, read_mask
+from shards.inputs.images.image_file import CHECKS
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
 from shards.output.builder import Unit, build
 from shards.output.dataset_writer import check_name
-from shards.output.shard_writer import ShardWriter
-from shards.output.unknown_values import list_unknown
 from shards.progress import pluralize, summarize
 
 _log = logging.getLogger(__name__)
 
-_READERS = 8  # files read at the same time from a remote folder
-_Contents = tuple[bytes, bytes | None]  # of image and mask
 _NOTES = {  # what is counted: its noun, and what was done
     "turned": (
         "image",
@@ -48,6 +35,11 @@ _NOTES = {  # what is counted: its noun, and what was done
         "with an alpha band, which was left out: its zeros mean no data; if it is data, give --bands 1,2,3,4",
     ),
     "missing": ("image", "with pixels without data (alpha, no-data value or mask): never trained on"),
+    "control_points": (
+        "image",
+        "with control points in place of a transform, which are not carried: no place on Earth, and split cannot know "
+        "which share ground; gdalwarp places them",
+    ),
     "stored_as_tif": ("TIFF", "of 16 bits or more than 3 bands: all bands stored in new TIFFs"),
     "assigned_pixels": (
         "pixel",
@@ -57,6 +49,11 @@ _NOTES = {  # what is counted: its noun, and what was done
     "lossy_masks": (
         "mask",
         "of a lossy coding: each value taken as the nearest known one; look at some with sample",
+    ),
+    "masks_with_holes": (
+        "mask",
+        "with pixels that the mask itself calls missing (no-data value, mask or alpha): ignored, whatever they hold; "
+        "if they are a class, unset that (gdal_edit.py -unsetnodata FILE) or save the mask without alpha",
     ),
     "no_label": ("mask", "without a single labelled pixel: stored as unlabelled"),
 }
@@ -109,7 +106,7 @@ def pack(
     origin = {"source": PurePath(place).name, "origin": classfile.source, "inputs_sha256": inputs}
     manifest = describe_build("pack", classfile, options, {**asked, **chosen, **origin}, place)
     # Build the shards and report; a part has no index yet.
-    packer = _Packer(folder.url, classfile, check, options.max_pixels, bands)
+    packer = ImagePacker(folder.url, classfile, check, options.max_pixels, bands)
     built = build(manifest, units, packer, options)
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
@@ -146,131 +143,6 @@ def pack_inputs(
         )
     folder, images = split_pattern(unlabelled[0])
     return folder or ".", unlabelled_classfile(images)
-
-
-@dataclass(frozen=True)
-class _Packer:
-    """Packs the images of one shard."""
-
-    source: str
-    classfile: ClassFile
-    check: str
-    max_pixels: int
-    bands: Sequence[int] | None = None
-
-    def __call__(self, items: Sequence[ImageItem], shard: ShardWriter) -> None:
-        for item, contents in _read_items(Folder(self.source), items, self.max_pixels):
-            if isinstance(contents, OSError):
-                name, reason = str(contents.filename or item.image), contents.strerror or str(contents)
-                advice = "check the disk or the mount, or copy the file again"
-                text = f"cannot be read ({reason}): {advice}"
-                shard.quarantine(name, text, labelled=item.mask is not None, unread=True)
-                continue
-            if isinstance(contents, ValueError):
-                shard.quarantine(item.image, str(contents), labelled=item.mask is not None)
-                continue
-            image, mask = contents
-            tile = self._tile(item, image, mask, shard)
-            if tile is not None:
-                shard.add(tile)
-                shard.left_out("no_label", int(mask is not None and tile.label is None))
-
-    def _tile(
-        self, item: ImageItem, image: bytes, mask: bytes | None, shard: ShardWriter
-    ) -> EncodedTile | None:
-        """Make a tile; None when it is bad, and then listed in the shard's quarantine."""
-        try:
-            member, valid = pack_image(image, item.image, self.check, self.bands, self.max_pixels)
-        except ValueError as error:
-            shard.quarantine(item.image, str(error), labelled=mask is not None)
-            return None
-        ids, turned = None, picture_orientation(image, item.image) != 1
-        if mask is not None:
-            ids = self._ids(item, mask, member.size, turned, shard)
-            if ids is None:
-                return None
-        shard.left_out("converted", int(member.converted and member.extension == "png" and not turned))
-        if turned:
-            shard.left_out("turned")
-        if member.extension == "tif":
-            shard.left_out("stored_as_tif")
-        if member.alpha:
-            shard.left_out("alpha_left_out")
-        if valid is not None:
-            shard.left_out("missing")
-        meta = {
-            "source": item.name,
-            "window": None,
-            "size": list(member.size),
-            **tiff_place(image),
-        }
-        kind: dict[str, Any] = {"bands": member.bands, "dtype": member.dtype, "valid": valid}
-        return encode_tile(item.key, member.data, member.extension, ids, meta, **kind)
-
-    def _ids(
-        self, item: ImageItem, mask: bytes, size: tuple[int, int], turned: bool, shard: ShardWriter
-    ) -> NDArray[np.uint8] | None:
-        name = str(item.mask)
-        try:
-            found = read_mask(mask, name, self.classfile, self.max_pixels)
-        except ValueError as error:
-            shard.quarantine(name, str(error), labelled=True)
-            return None
-        ids = found.ids
-        if found.unknown:
-            reason = f"unknown mask values: {list_unknown(found.unknown)}"
-            shard.quarantine(name, reason, True, found.unknown, classes=class_ids(ids))
-        elif ids.shape != size:
-            upright = " (upright, as its EXIF orientation says)" if turned else ""
-            reason = (
-                f"mask {name} is {ids.shape[0]} x {ids.shape[1]} pixels (height x width), its image {item.image} "
-                f"{size[0]} x {size[1]}{upright}: they must be equal"
-            )
-            shard.quarantine(name, reason, labelled=True)
-        else:
-            if found.coding:
-                shard.left_out("lossy_masks")
-            if found.assigned:
-                shard.left_out("assigned_pixels", found.assigned)
-            return ids
-        return None
-
-
-def _read_items(
-    folder: Folder, items: Sequence[ImageItem], max_pixels: int
-) -> Iterator[tuple[ImageItem, _Contents | OSError | ValueError]]:
-    """Yield image and mask of each item, or the error; a remote folder is read by several threads."""
-    most = BYTES_A_PIXEL * max_pixels + (
-        64 << 20
-    )  # bytes of an image without compression, and of its metadata
-
-    def content(name: str) -> bytes:
-        if folder.local is None:
-            return folder.read(name)
-        data = folder.read(name, 0, most + 1)
-        if len(data) > most:
-            raise ValueError(
-                f"{folder.url_of(name)} has more than {most:,} bytes, too many for an image of --max-pixels "
-                f"{max_pixels}: cut it into tiles with `shards tile`, or raise --max-pixels"
-            )
-        return data
-
-    def read(item: ImageItem) -> tuple[ImageItem, _Contents | OSError | ValueError]:
-        try:
-            mask = None if item.mask is None else content(item.mask)
-            return item, (content(item.image), mask)
-        except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and folder.local is None:  # a place that refuses ends the build
-                raise
-            return item, error
-
-    if folder.local is not None:
-        yield from map(read, items)
-        return
-    # Threads wait for the network in place of the worker; map keeps the items' order, and so the shard's bytes.
-    with ThreadPoolExecutor(_READERS) as pool:
-        for start in range(0, len(items), 4 * _READERS):  # not a whole shard in memory
-            yield from pool.map(read, items[start : start + 4 * _READERS])
 
 
 def _plan_units(

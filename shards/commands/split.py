@@ -6,10 +6,11 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mkd.dataset.index import INDEX_NAME, DatasetIndex, read_index
+from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.inputs.encode import EncodedTile
 from shards.inputs.fingerprint import holds_dataset, identity
@@ -31,6 +32,7 @@ def split(
     options: SplitOptions,
     shard_size: int = 256,
     workers: int = 1,
+    max_pixels: int = MAX_PIXELS,
 ) -> dict[str, Any]:
     """Write parts of a data set: OUT/train, val, test by place, OUT/labelled and unlabelled for few shots.
 
@@ -40,6 +42,7 @@ def split(
         options: how to split, and how many training tiles keep their labels.
         shard_size: tiles a shard, >= 1.
         workers: processes that compare pictures, where nothing places the tiles.
+        max_pixels: greatest number of pixels of a tile that is decoded, to compare it or to see its classes.
 
     Returns:
         {part: folder, ...} with "dropped" (tiles a reason), "touching" (test tiles touching a training tile
@@ -51,7 +54,7 @@ def split(
         OSError: a place that cannot be written.
     """
     index = read_index(source)
-    held = read_classes(Folder(source), index) if options.stratify else {}
+    held = read_classes(Folder(source), index, max_pixels) if options.stratify else {}
     parts = plan_parts(read_tile_places(source, index), options, held)
     # Options and the source's index identify each part.
     by, fractions = options.by, list(options.fractions)
@@ -72,7 +75,8 @@ def split(
         origin: dict[str, Any] = {"source": index.name, "source_index_sha256": index.sha256()}
         origin |= {"source_provenance": index.provenance, "dropped": parts.dropped}
         provenance = {**asked, **origin, "inputs_sha256": inputs}
-        written, leaks = _write_parts(source, Folder(out), parts, provenance, shard_size, workers)
+        compare = _Comparer(Folder(out), workers, max_pixels)
+        written, leaks = _write_parts(source, compare, parts, provenance, shard_size)
         _log_parts(parts, written)
         _log_leaks(leaks, written, Folder(out))
     # Report.
@@ -88,17 +92,32 @@ def unlabelled_tile(tile: EncodedTile) -> EncodedTile:
     return replace(tile, label=None, counts=None)
 
 
+@dataclass(frozen=True)
+class _Comparer:
+    """Looks for near-duplicates among train, val and test; draws the nearest pairs beside them, in `out`."""
+
+    out: Folder
+    workers: int
+    max_pixels: int
+
+    def __call__(self, shards: Shards) -> dict[str, int]:
+        strict_first = {part: shards[part] for part in reversed(PARTS) if part in shards}
+        found = find_near_duplicates(strict_first, self.workers, self.max_pixels)
+        if found.pairs:
+            self.out.write(PICTURE, draw_pairs(strict_first, found, self.max_pixels))
+        return {**{f"{a} like {b}": count for (a, b), count in found.counts.items()}, "too flat": found.flat}
+
+
 def _write_parts(
     source: str | os.PathLike[str],
-    out: Folder,
+    compare: _Comparer,
     parts: Parts,
     provenance: Mapping[str, Any],
     shard_size: int,
-    workers: int,
 ) -> tuple[dict[str, DatasetIndex], Leaks | None]:
     """Stream the data set once, each tile into its parts; the leak check reads what came to the disk."""
     index = read_index(source)
-    folders = {part: out.child(part) for part in parts.keys}
+    folders = {part: compare.out.child(part) for part in parts.keys}
     parts_of: dict[str, list[str]] = {}  # by key; a few-shot tile is in train, too
     for part, keys in parts.keys.items():
         for key in keys:
@@ -118,7 +137,7 @@ def _write_parts(
         leaks, unknown = _count_leaks(shards)
         told: dict[str, Any] = {"test_tiles_touching_training": leaks and leaks.number}
         if unknown:
-            near = _compare_pictures(shards, workers, out)
+            near = compare(shards)
             told |= {
                 "test_tiles_of_unknown_contact": len(leaks.unknown) if leaks else 0,
                 "near_duplicates": near,
@@ -139,15 +158,6 @@ def _count_leaks(shards: Shards) -> tuple[Leaks | None, bool]:
         if part in places and other in places
     }
     return found.get(("test", "train")), any(leaks.unknown for leaks in found.values())
-
-
-def _compare_pictures(shards: Shards, workers: int, out: Folder) -> dict[str, int]:
-    """Look for near-duplicates among train, val and test; draw the nearest pairs beside them."""
-    strict_first = {part: shards[part] for part in reversed(PARTS) if part in shards}
-    found = find_near_duplicates(strict_first, workers)
-    if found.pairs:
-        out.write(PICTURE, draw_pairs(strict_first, found))
-    return {**{f"{a} like {b}": count for (a, b), count in found.counts.items()}, "too flat": found.flat}
 
 
 def _check_earlier(folders: Mapping[str, Folder], written: Mapping[str, DatasetIndex]) -> Leaks | None:

@@ -78,7 +78,8 @@ def stats(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MA
     total = _zero_counts(index.bands, index.dtype)
     for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats", "shards"):
         _add(total, counts)
-    if index.statistics is None and (found := band_statistics(place, index, workers)) is not None:
+    found = None if index.statistics else band_statistics(place, index, workers, max_pixels)
+    if found is not None:
         write_index(place, replace(index, statistics=found))
         _log.info("%s: the bands' statistics are now in its index, for training", folder)
     return {

@@ -70,13 +70,16 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
     return problems + _size_problems(found)
 
 
-def compare_ground(folder: str | os.PathLike[str], against: Sequence[str], workers: int = 1) -> list[str]:
+def compare_ground(
+    folder: str | os.PathLike[str], against: Sequence[str], workers: int = 1, max_pixels: int = MAX_PIXELS
+) -> list[str]:
     """Compare a data set with others that must be of other ground, such as a test set with training sets.
 
     Args:
         folder: the data set, path or URL.
         against: the others.
         workers: processes that compare pictures.
+        max_pixels: greatest number of pixels of a tile.
 
     Returns:
         One sentence for each of the others that shares ground, or has tiles that look the same.
@@ -95,7 +98,8 @@ def compare_ground(folder: str | os.PathLike[str], against: Sequence[str], worke
                 f"{pluralize(len(leaks.touching), 'tile')} touch tiles of {other}, such as {leaks.touching[0]}: "
                 "split by place again"
             )
-        found = find_near_duplicates({"here": (own, index.shards), other: (there, others)}, workers)
+        shards = {"here": (own, index.shards), other: (there, others)}
+        found = find_near_duplicates(shards, workers, max_pixels)
         if found.pairs:
             bits, one, twin = found.pairs[0]
             problems.append(

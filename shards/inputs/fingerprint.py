@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from mkd.cli.arguments import is_utf8
+from mkd.cli.arguments import name_fault
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
 from shards.inputs.name_patterns import glob_to_regex
@@ -118,8 +118,8 @@ class FileTree:
         return set(found)
 
     def _check_file(self, name: str) -> None:
-        if not is_utf8(name):
-            raise ValueError(f"{self.folder} holds {ascii(name)}, a name that is not UTF-8: rename it")
+        if fault := name_fault(name):
+            raise ValueError(f"{self.folder} holds {ascii(name)}, {fault}: rename it")
         if name in self._faults:
             raise ValueError(
                 f"{self.folder.url_of(name)} {self._faults[name]}: remove it, or choose other images"

@@ -14,6 +14,8 @@ from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree, nfc
 from shards.progress import list_first, pluralize
 
+_MOST_BYTES = 1 << 26  # of a list: a million names of 64 letters
+
 
 class ImageItem(NamedTuple):
     """One image to pack: tile key, source name, and paths relative to the data set's folder."""
@@ -130,16 +132,21 @@ def select_listed(images: Sequence[str], folder: Folder, file: str) -> list[str]
     """
     path = folder.url_of(file)
     try:
-        text = folder.read(file).decode("utf-8-sig")
+        data = folder.read(file, 0, _MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise ValueError(f"no list of images at {path}: one name a line is expected there") from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is no list of images: byte {error.start} is not UTF-8 text; give a text file with one name a line"
         ) from None
-    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
-    names = [line for line in lines if line and not line.startswith("#")]
+    if len(data) > _MOST_BYTES:
+        raise ValueError(f"{path} is no list of images: it has more than {_MOST_BYTES:,} bytes; give another")
+    lines = [
+        line for line in re.split(r"\r\n|\r|\n", text) if line.strip() and not line.strip().startswith("#")
+    ]
     exact, composed = _images_by_name(images, str), _images_by_name(images, nfc)
+    names = [line if line in exact else line.strip().removeprefix("./") for line in lines]
     found = {name: exact.get(name) or composed.get(nfc(name), set()) for name in names}
     absent = [name for name in names if not found[name]]
     if absent or not names:

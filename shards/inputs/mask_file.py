@@ -15,6 +15,7 @@ from mkd.image_header import MAX_PIXELS, check_size
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import UnknownCounts, decode_picture
+from shards.inputs.images.tiff_file import open_tiff
 
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _FORMAT = 258, 339  # tags of a TIFF
@@ -30,16 +31,18 @@ class MaskIds(NamedTuple):
         assigned: pixels with a value or colour that the class file does not list, which its rule took as the nearest
             one or ignored.
         coding: lossy coding of the mask; "" = its values are as they were drawn.
+        missing: pixels that the mask's file itself calls missing (no-data value, mask or alpha), which are ignored.
     """
 
     ids: NDArray[np.uint8]
     unknown: UnknownCounts
     assigned: int = 0
     coding: str = ""
+    missing: int = 0
 
 
 def read_mask(data: bytes, name: str, classfile: ClassFile, max_pixels: int = MAX_PIXELS) -> MaskIds:
-    """Read a mask file as class ids, upright by its own EXIF orientation.
+    """Read a mask file as class ids, upright by its own EXIF orientation; what it calls missing is ignored.
 
     Args:
         data: a picture, encoded as the class file says.
@@ -55,16 +58,15 @@ def read_mask(data: bytes, name: str, classfile: ClassFile, max_pixels: int = MA
     lossy = lossy_coding(io.BytesIO(data))
     check_lossy(lossy, name, classfile)
     orientation = picture_orientation(data, name)
+    valid = _tiff_valid(data, name, max_pixels) if data.startswith(_TIFFS) else None
     if classfile.masks == "ids" and data.startswith(_TIFFS) and _is_wide(data):
         values = turn_upright(_tiff_values(data, name), orientation)
     else:
         picture = turn_picture(decode_picture(data, name, max_pixels), orientation)
-        if classfile.masks == "rgb":
-            picture = picture.convert("RGB")
-        else:
-            _check_mode(picture, name, classfile)
-        values = np.asarray(picture)
-    return ids_from_values(values, classfile, lossy=bool(lossy))._replace(coding=lossy)
+        values, opaque = _picture_values(picture, name, classfile)
+        valid = opaque if valid is None else valid
+    found = ids_where(values, valid, classfile, lossy=bool(lossy))
+    return found._replace(coding=lossy, missing=0 if valid is None else int(np.count_nonzero(~valid)))
 
 
 def check_lossy(coding: str, name: str, classfile: ClassFile) -> None:
@@ -84,6 +86,25 @@ def check_lossy(coding: str, name: str, classfile: ClassFile) -> None:
             "masks as PNG, or, where no others are left and the values of the classes lie far apart (such as 0 and "
             f"255), write lossy_masks: nearest in {classfile.path}"
         )
+
+
+def ids_where(
+    values: NDArray[Any], valid: NDArray[np.bool_] | None, classfile: ClassFile, *, lossy: bool = False
+) -> MaskIds:
+    """Turn raw mask values into class ids where they are valid; others are ignored, whatever they hold.
+
+    Args:
+        values: (H, W) numbers for ids and palette; (H, W, 3) uint8 colours for rgb.
+        valid: (H, W); None = everywhere.
+        classfile: the encoding.
+        lossy: unknown ones become the nearest known value or colour.
+    """
+    if valid is None or valid.all():
+        return ids_from_values(values, classfile, lossy=lossy)
+    ids = np.full(valid.shape, IGNORE, np.uint8)
+    found = ids_from_values(values[valid][:, None], classfile, lossy=lossy)
+    ids[valid] = found.ids[:, 0]
+    return found._replace(ids=ids)
 
 
 def ids_from_values(values: NDArray[Any], classfile: ClassFile, *, lossy: bool = False) -> MaskIds:
@@ -210,6 +231,36 @@ def _tiff_values(data: bytes, name: str) -> NDArray[Any]:
             f"mask {name} has {values.shape[2]} bands, but masks: ids needs one: choose the right band"
         )
     return values[..., 0]
+
+
+def _tiff_valid(data: bytes, name: str, max_pixels: int) -> NDArray[np.bool_]:
+    """Say which pixels of a TIFF hold data, (H, W), as `tile` reads a label raster."""
+    from mkd.geo.grid import Window
+    from mkd.geo.raster import DamagedRaster
+
+    try:
+        with open_tiff(data, max_pixels) as reader:
+            return reader.valid(Window(0, 0, reader.info.height, reader.info.width))
+    except DamagedRaster as error:
+        raise ValueError(f"mask {name} cannot be decoded ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"mask {name}: {error}") from None
+
+
+def _picture_values(
+    picture: Image.Image, name: str, classfile: ClassFile
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the values or colours of a picture, and where it is not transparent; None = everywhere."""
+    if classfile.masks == "rgb":
+        if not picture.has_transparency_data:
+            return np.asarray(picture.convert("RGB")), None
+        rgba = np.asarray(picture.convert("RGBA"))
+        return rgba[..., :3], rgba[..., 3] != 0
+    if classfile.masks == "ids" and picture.mode == "LA":
+        grey = np.asarray(picture)
+        return grey[..., 0], grey[..., 1] != 0
+    _check_mode(picture, name, classfile)
+    return np.asarray(picture), None
 
 
 def _check_mode(picture: Image.Image, name: str, classfile: ClassFile) -> None:

@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from mkd.cli.arguments import is_utf8
+from mkd.cli.arguments import name_fault
 from mkd.geo.picture_header import lossy_coding
 from mkd.geo.raster import RasterReader
-from mkd.geo.raster_files import raster_files
+from mkd.geo.raster_files import lossy_sources, raster_files
 from mkd.geo.raster_safety import RasterLimits
 from mkd.geo.vector.vector_labels import companion_files, vector_path
 from mkd.storage.folder import Folder, split_url
@@ -66,16 +66,16 @@ def expand_pattern(entry: str) -> list[str]:
             f"--source {entry!r} has '?' or brackets: only * is a pattern here, use it or give the names"
         )
     if "*" not in entry:
-        return [spelled_there(entry)]
-    if "://" not in entry:
+        found = [spelled_there(entry)]
+    elif "://" not in entry:
         found = sorted(glob.glob(entry, recursive=True))
     else:
         fixed = entry.partition("*")[0].rpartition("/")[0]
         names = FileTree(Folder(fixed)).matching(entry[len(fixed) + 1 :])
         found = [f"{fixed}/{name}" for name in names]
     for path in found:
-        if not is_utf8(path):
-            raise ValueError(f"--source {entry!r} matches {ascii(path)}, a name that is not UTF-8: rename it")
+        if fault := name_fault(path):
+            raise ValueError(f"--source {entry!r} matches {ascii(path)}, {fault}: rename it")
     if not found:
         raise ValueError(f"no raster matches {entry!r}: give paths of GeoTIFFs")
     return found
@@ -91,14 +91,15 @@ def spelled_there(path: str) -> str:
 
 
 def raster_coding(path: str) -> str:
-    """Name the lossy coding of a raster's pixels, "" where they are as they were drawn.
+    """Name the lossy coding of a raster's pixels, or of those that a VRT takes, "" where they are as they were drawn.
 
     Args:
         path: path or URL of a raster that exists.
     """
     folder, name = split_url(path)
-    size = folder.sizes()[name] if folder.local is None else 0
-    with open(folder.local / name, "rb") if folder.local is not None else folder.open(name, size) as file:
+    if folder.local is not None:
+        return lossy_sources(folder.local / name)
+    with folder.open(name, folder.sizes()[name]) as file:
         return lossy_coding(file)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from shards.inputs.fingerprint import FileTree, Stamp
 from shards.progress import list_first, pluralize
 
 _MOST_NAMES = 10
+_MOST_TARS = 1_000_000
 
 
 class AdoptedTar(NamedTuple):
@@ -33,6 +35,10 @@ def expand(urls: Sequence[str]) -> list[str]:
 
     found: list[str] = []
     for given in urls:
+        if (number := _number_of_names(given)) > _MOST_TARS:
+            raise ValueError(
+                f"{given!r} names {number:,} shards, at most {_MOST_TARS:,} are allowed: give fewer"
+            )
         try:
             found += [_full_url(url) for url in expand_urls(given)]
         except AssertionError as error:
@@ -43,6 +49,14 @@ def expand(urls: Sequence[str]) -> list[str]:
         listed = list_first(twice, _MOST_NAMES)
         raise ValueError(f"{pluralize(len(twice), 'shard')} named more than once: {listed}; name each once")
     return found
+
+
+def _number_of_names(given: str) -> int:
+    """Count what the ranges of numbers in braces make, before they are made."""
+    number = 1
+    for first, last in re.findall(r"\{(\d{1,18})\.\.(\d{1,18})\}", given):
+        number *= abs(int(last) - int(first)) + 1
+    return number
 
 
 def _full_url(url: str) -> str:

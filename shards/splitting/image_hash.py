@@ -13,6 +13,7 @@ from PIL import Image
 from mkd.dataset.codec import image_kind
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import shard_url
+from mkd.image_header import check_size
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels
 from shards.reading.shard_reader import read_groups
@@ -26,10 +27,11 @@ Bytes = NDArray[np.uint8]
 
 
 class HashTask(NamedTuple):
-    """One shard to be hashed: URL of its folder, what the index says of it."""
+    """One shard to be hashed: URL of its folder, what the index says of it, greatest number of pixels of a tile."""
 
     url: str
     info: ShardInfo
+    max_pixels: int
 
 
 class ShardHashes(NamedTuple):
@@ -50,7 +52,7 @@ def hash_shard(task: HashTask) -> ShardHashes:
     folder, file = Folder(task.url), task.info.file
     keys, hashes, flat = [], np.zeros((task.info.samples, BITS // 8), np.uint8), []
     for number, (key, group) in enumerate(read_groups(folder, task.info)):
-        found = image_hash(_grey_pixels(group, f"{shard_url(folder, task.info)}, {key}"))
+        found = image_hash(_grey_pixels(group, f"{shard_url(folder, task.info)}, {key}", task.max_pixels))
         keys.append(key)
         flat.append(found is None)
         if found is not None:
@@ -79,11 +81,12 @@ def image_hash(grey: NDArray[Any]) -> Bytes | None:
     return np.packbits(np.concatenate([right.ravel(), down.ravel()]))
 
 
-def _grey_pixels(group: Mapping[str, bytes], name: str) -> NDArray[Any]:
+def _grey_pixels(group: Mapping[str, bytes], name: str, max_pixels: int) -> NDArray[Any]:
     """Decode a tile's image to brightness, a JPEG at the smallest size that is enough."""
     kind = image_kind(group)
     if not kind:
         raise ValueError(f"{name} holds {sorted(group)}, no jpg, png or tif: build the shard again")
+    check_size(group[kind], f"{name}.{kind}", max_pixels)
     if kind == "jpg":
         try:
             grey: NDArray[Any] = simplejpeg.decode_jpeg(
@@ -92,6 +95,6 @@ def _grey_pixels(group: Mapping[str, bytes], name: str) -> NDArray[Any]:
             return grey
         except ValueError:
             pass  # told below, in our words
-    pixels: NDArray[Any] = image_pixels(group[kind], kind, f"{name}.{kind}")[..., :3]
+    pixels: NDArray[Any] = image_pixels(group[kind], kind, f"{name}.{kind}", max_pixels)[..., :3]
     luma: NDArray[Any] = pixels @ _LUMA[: pixels.shape[2]]
     return luma

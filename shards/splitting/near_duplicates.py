@@ -12,6 +12,7 @@ import numpy as np
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import read_matching_record
 from mkd.geo.place.footprints import Ints
+from mkd.image_header import MAX_PIXELS
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
 from shards.progress import pluralize, progress
@@ -51,12 +52,13 @@ class NearDuplicates:
     flat: int
 
 
-def find_near_duplicates(shards: Shards, workers: int = 1) -> NearDuplicates:
+def find_near_duplicates(shards: Shards, workers: int = 1, max_pixels: int = MAX_PIXELS) -> NearDuplicates:
     """Compare the pictures of some parts.
 
     Args:
         shards: folder and shards of each part, the strictest first: a test tile is counted against training tiles.
         workers: processes, each decoding whole shards.
+        max_pixels: greatest number of pixels of a tile; larger ones are refused before they are decoded.
 
     Raises:
         ValueError: a damaged tile, naming shard and key.
@@ -64,7 +66,7 @@ def find_near_duplicates(shards: Shards, workers: int = 1) -> NearDuplicates:
     tiles: list[HashedTile] = []
     hashes, flat, numbers = [], [], []
     for number, (part, (folder, infos)) in enumerate(shards.items()):
-        for shard, found in enumerate(_hash_part(part, folder, infos, workers)):
+        for shard, found in enumerate(_hash_part(part, folder, infos, workers, max_pixels)):
             tiles += [HashedTile(part, shard, row, key) for row, key in enumerate(found.keys)]
             hashes.append(found.hashes)
             flat.append(found.flat)
@@ -126,7 +128,7 @@ def near_pairs(hashes: Bytes, parts: Ints) -> tuple[Ints, Ints, Ints]:
     return one, other, distance
 
 
-def draw_pairs(shards: Shards, found: NearDuplicates) -> bytes:
+def draw_pairs(shards: Shards, found: NearDuplicates, max_pixels: int = MAX_PIXELS) -> bytes:
     """Draw the pairs that look most alike, side by side, as a PNG."""
     cards = []
     for distance, one, other in found.pairs:
@@ -134,7 +136,7 @@ def draw_pairs(shards: Shards, found: NearDuplicates) -> bytes:
         for tile in (one, other):
             folder, infos = shards[tile.part]
             record = read_matching_record(folder, infos[tile.shard])
-            found_tile = read_tile(folder, infos[tile.shard], record.tiles[tile.row])
+            found_tile = read_tile(folder, infos[tile.shard], record.tiles[tile.row], max_pixels)
             images.append(stretch_to_rgb8(found_tile.image))
         title, line = f"{one.part} {one.key}", f"{other.part} {other.key} · {distance} of {BITS} bits differ"
         cards.append(Card(title, line, images[0], None, images[1]))
@@ -145,9 +147,11 @@ def draw_pairs(shards: Shards, found: NearDuplicates) -> bytes:
     return buffer.getvalue()
 
 
-def _hash_part(part: str, folder: Folder, infos: Sequence[ShardInfo], workers: int) -> list[ShardHashes]:
+def _hash_part(
+    part: str, folder: Folder, infos: Sequence[ShardInfo], workers: int, max_pixels: int
+) -> list[ShardHashes]:
     """Hash the shards of a part; memory:// belongs to one process."""
-    tasks = [HashTask(folder.url, info) for info in infos]
+    tasks = [HashTask(folder.url, info, max_pixels) for info in infos]
     count = 1 if folder.url.startswith("memory://") else workers
     results = progress(
         map_in_processes(hash_shard, tasks, count), len(tasks), f"pictures of {part}", "shards"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mkd.dataset.index import DatasetIndex
+from mkd.image_header import MAX_PIXELS
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.reading.pixels import label_pixels
@@ -15,12 +16,15 @@ from shards.reading.shard_reader import read_groups
 from shards.splitting.blocks import ranked_pool
 
 
-def read_classes(folder: Folder, index: DatasetIndex) -> dict[str, frozenset[int]]:
+def read_classes(
+    folder: Folder, index: DatasetIndex, max_pixels: int = MAX_PIXELS
+) -> dict[str, frozenset[int]]:
     """Read which class ids the label of each labelled tile holds; images are skipped.
 
     Args:
         folder: the data set.
         index: its index.
+        max_pixels: greatest number of pixels of a label.
 
     Returns:
         Class ids by key.
@@ -29,7 +33,8 @@ def read_classes(folder: Folder, index: DatasetIndex) -> dict[str, frozenset[int
     for shard in index.shards:
         for key, group in read_groups(folder, shard, wanted="label.png"):
             if "label.png" in group:
-                ids = np.unique(label_pixels(group["label.png"], f"{shard.file}, {key}.label.png"))
+                name = f"{shard.file}, {key}.label.png"
+                ids = np.unique(label_pixels(group["label.png"], name, max_pixels))
                 held[key] = frozenset(int(value) for value in ids if value != IGNORE)
     return held
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from copy import deepcopy
 
 from hypothesis import strategies as st
 
@@ -60,7 +61,7 @@ def mutants(draw, content):
             for key in path[:-1]:
                 place = place[key]
             if draw(st.booleans()) or not isinstance(place, dict):
-                place[path[-1]] = draw(VALUES)
+                place[path[-1]] = deepcopy(draw(VALUES))  # a later change must not change what others share
             else:
                 del place[path[-1]]
     return copy

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+import numpy as np
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
@@ -24,6 +25,20 @@ class ControlPoints:
         """Name what there is."""
         kinds = [f"{len(self.points)} ground control points"] if self.points else []
         return " and ".join([*kinds, "RPCs"] if self.rpc else kinds)
+
+    def fit(self) -> tuple[float, float, float, float, float, float] | None:
+        """Return the affine map (a, b, c, d, e, f) that fits the points best (least squares); None below three.
+
+        x = a col + b row + c, y = d col + e row + f; None also where the points lie on a line.
+        """
+        if len(self.points) < 3:
+            return None
+        grid = np.array([(col, row, 1.0) for row, col, *_ in self.points])
+        found, _, rank, _ = np.linalg.lstsq(grid, np.array([point[2:4] for point in self.points]), rcond=None)
+        if rank < 3:
+            return None
+        (a, d), (b, e), (c, f) = found.tolist()
+        return a, b, c, d, e, f
 
     def write(self, data: Any) -> None:
         """Give them to an open rasterio data set of the same pixel grid."""

@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from shards.inputs.images.image_member import ImageMember, Valid, pixel_member
 from shards.progress import pluralize
 
+if TYPE_CHECKING:
+    from mkd.geo.raster import RasterReader
+
 _NAME = "chip.tif"
+
+
+def open_tiff(data: bytes, max_pixels: int) -> RasterReader:
+    """Open a TIFF in memory, which may name no other files.
+
+    Args:
+        data: the file.
+        max_pixels: greatest number of pixels of a block.
+
+    Raises:
+        DamagedRaster: not a TIFF that can be read.
+        ValueError: blocks that need too much memory, or a place on Earth beside an orientation that turns it.
+    """
+    from mkd.geo.raster import RasterReader
+    from mkd.geo.raster_safety import RasterLimits
+
+    def opener(asked: str) -> BinaryIO:
+        if asked != _NAME:
+            raise FileNotFoundError(asked)
+        return io.BytesIO(data)
+
+    return RasterReader(_NAME, opener, RasterLimits(max_pixels))
 
 
 def pack_tiff(
@@ -31,16 +56,10 @@ def pack_tiff(
     """
     from mkd.geo.band_choice import DTYPES, choose_bands
     from mkd.geo.grid import Window
-    from mkd.geo.raster import DamagedRaster, RasterReader
-    from mkd.geo.raster_safety import RasterLimits
-
-    def opener(asked: str) -> BinaryIO:
-        if asked != _NAME:
-            raise FileNotFoundError(asked)
-        return io.BytesIO(data)
+    from mkd.geo.raster import DamagedRaster
 
     try:
-        with RasterReader(_NAME, opener, RasterLimits(max_pixels)) as reader:
+        with open_tiff(data, max_pixels) as reader:
             info = reader.info
             choice = choose_bands(name, info, bands, "--bands")
             whole = Window(0, 0, info.height, info.width)

@@ -14,7 +14,7 @@ from mkd.geo.raster import RasterReader
 from mkd.geo.vector.vector_labels import VectorLabels
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
-from shards.inputs.mask_file import MaskIds, ids_from_values
+from shards.inputs.mask_file import MaskIds, ids_where
 from shards.inputs.raster_source import open_raster
 from shards.inputs.scenes.orthomosaics import Orthomosaic
 from shards.progress import list_first, pluralize
@@ -74,11 +74,7 @@ class _Raster:
         rgb = self._classfile.masks == "rgb"
         values = self._reader.read(window, (1, 2, 3) if rgb else (1,))
         usable = valid & self._reader.valid(window)
-        ids = np.full(usable.shape, IGNORE, np.uint8)
-        raw = values[usable][:, None, :] if rgb else values[usable]
-        found = ids_from_values(raw, self._classfile, lossy=self._lossy)
-        ids[usable] = found.ids[:, 0]
-        return found._replace(ids=ids)
+        return ids_where(values if rgb else values[..., 0], usable, self._classfile, lossy=self._lossy)
 
 
 class _Polygons:

@@ -31,9 +31,9 @@ class Orthomosaic:
     """An orthomosaic and its label raster or vector file, paths or URLs, opened within `limits`.
 
     `name` is the file's stem, `choice` the bands kept, `label_offset` how far the label's corners lie beside the
-    image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_coding` the lossy coding that
-    the class file allows. `vector` says how a vector file is read; `warped` that the label raster is brought onto the
-    image's grid.
+    image's, in pixels. `label_nodata` is the no-data value of the label raster, `label_bands` how many bands it has
+    beside alpha, `label_coding` the lossy coding that the class file allows. `vector` says how a vector file is read;
+    `warped` that the label raster is brought onto the image's grid.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Orthomosaic:
     limits: RasterLimits = RasterLimits()
     label_nodata: float | None = None
     label_coding: str = ""
+    label_bands: int = 1
     vector: VectorSource | None = None
     warped: bool = False
 
@@ -136,9 +137,9 @@ def _with_label(scene: Orthomosaic, label: str, classfile: ClassFile, options: L
     warped = check_grid(label, info, scene.image, scene.info, options.warp_labels)
     check_lossy(coding := raster_coding(label), label, classfile)
     offset = 0.0 if warped else grid_offset(scene.info, info)
-    return replace(
-        scene, label=label, label_offset=offset, label_nodata=info.nodata, label_coding=coding, warped=warped
-    )
+    scene = replace(scene, label=label, label_offset=offset, warped=warped)
+    bands = info.bands - len(info.alpha)
+    return replace(scene, label_nodata=info.nodata, label_coding=coding, label_bands=bands)
 
 
 def _check_label(label: str, info: RasterInfo, classfile: ClassFile) -> None:

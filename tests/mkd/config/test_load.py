@@ -202,3 +202,13 @@ def test_an_entry_script_hides_no_mistake_of_ours(base):
 
     with pytest.raises(KeyError):
         main(KdRun, "kd", work, [*base, "model=lite0"])
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["optim.lr=" + "x" * 5000, "steps=[" + "'a'," * 900 + "'b']", "k" * 5000 + "=1", "model=" + "m" * 5000],
+)
+def test_a_message_repeats_a_long_value_in_part_only(base, argument):
+    """A pasted file is no reason for a message of 5,000 characters; nor may its signs act on a terminal."""
+    assert 20 < len(refusal(SupervisedRun, "supervised", [*base, argument])) < 1200
+    assert "\x1b" not in refusal(SupervisedRun, "supervised", [*base, "steps=\x1b[31m1"])

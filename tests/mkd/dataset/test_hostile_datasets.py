@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mkd.dataset.index import read_index
-from mkd.dataset.shard_record import read_matching_record
+from mkd.dataset.shard_record import read_matching_record, read_record
 from mkd.loader.loader import TileSet, in_order
 from mkd.storage.folder import Folder
 from shards.commands.stats import stats
@@ -239,3 +239,26 @@ def test_a_fifo_in_a_data_set(folder, name):
     os.mkfifo(folder / name)
     with pytest.raises((ValueError, OSError), match=rf"{name}|no data set"):
         next(in_order(TileSet(folder, labelled=False), 1))
+
+
+def test_a_member_of_a_record_with_a_line_end_is_one_sentence(tmp_path):
+    """The name of a member is text in one line, or the message would have several."""
+    place = write_dataset(tmp_path / "set", pictures(2))
+    path = tmp_path / "set/tiny-000000.json"
+    content = json.loads(path.read_text())
+    content["tiles"][1][3]["\n"] = 1e30
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="the name of a member") as error:
+        read_record(Folder(place), "tiny-000000.tar")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["index.json", "tiny-000000.json"])
+def test_a_file_of_gigabytes_is_not_read_whole(folder, name):
+    """Index and record of 3 GB (a sparse file, no bytes on the disk) are refused after the first 256 MB."""
+    with open(folder / name, "r+b") as file:
+        file.truncate(3 << 30)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"268,435,456 are allowed"):
+        read_index(folder) if name == "index.json" else read_record(Folder(folder), "tiny-000000.tar")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB

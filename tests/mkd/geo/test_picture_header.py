@@ -1,6 +1,7 @@
 """Headers of pictures: orientation and lossy coding, for every orientation and format."""
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -135,3 +136,40 @@ def test_a_damaged_header_says_nothing():
     data = turned(6, "TIFF")
     for cut in (b"II*\0", data[:12], b"II*\0\xff\xff\xff\xff", data[: data.index(b"\x12\x01\x03\x00") + 4]):
         assert read_orientation(io.BytesIO(cut)) == 1
+
+
+def xmp_chunk(orientation, attribute):
+    """Make a PNG's chunk of XMP, which states the orientation as an attribute or as an element."""
+    name = "tiff:Orientation"
+    said = f'{name}="{orientation}"/>' if attribute else f"><{name}>{orientation}</{name}>"
+    content = b"XML:com.adobe.xmp\0\0\0\0\0" + f"<rdf:Description {said}".encode()
+    body = b"iTXt" + content
+    return len(content).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("attribute", [True, False])
+@pytest.mark.parametrize("place", [33, -12])  # behind IHDR, and before IEND
+def test_xmp_of_a_png_turns_it_unless_exif_says_otherwise(attribute, place):
+    """Viewers heed tiff:Orientation in XMP where no EXIF data is; a value outside 1..8 says nothing."""
+    exif, buffer = turned(6, "PNG"), io.BytesIO()
+    Image.fromarray(SEEN).save(buffer, "PNG")
+    plain = buffer.getvalue()
+    cut = place % len(plain)
+    for orientation, found in ((6, 6), (3, 3), (9, 1)):
+        data = plain[:cut] + xmp_chunk(orientation, attribute) + plain[cut:]
+        assert read_orientation(io.BytesIO(data)) == found
+    assert read_orientation(io.BytesIO(exif[:33] + xmp_chunk(3, attribute) + exif[33:])) == 6
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+@pytest.mark.parametrize("alpha", [True, False])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_webp_is_lossy_by_its_frames(lossless, alpha, frames):
+    """Frames of an animation, and pictures with alpha, lie deeper in the file; each is looked at."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 4 if alpha else 3), np.uint8)
+    first, second = map(Image.fromarray, pixels)
+    more = {"save_all": True, "append_images": [second]} if frames == 2 else {}
+    buffer = io.BytesIO()
+    first.save(buffer, "WEBP", lossless=lossless, quality=80, **more)
+    buffer.seek(0)
+    assert lossy_coding(buffer) == ("" if lossless else "WebP")

@@ -15,6 +15,7 @@ from mkd.loader.loader import TileSet, in_order
 from shards.__main__ import main
 from shards.commands.adopt import MemberNames, adopt
 from shards.commands.verify import verify
+from shards.inputs.tar_list import expand
 from shards.output.build_options import BuildOptions
 from tests.helpers.foreign_shards import IN_A_SHARD, TILES, URLS, samples, write
 from tests.helpers.training.runs import coloured
@@ -151,3 +152,9 @@ def test_bad_input_is_one_sentence(tmp_path, classfile, capsys, monkeypatch, url
     assert reason in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_braces_that_mean_millions_are_refused_before_they_are_expanded(tmp_path):
+    """A billion names would take all memory: they are counted first."""
+    with pytest.raises(ValueError, match="names 1,000,000,000 shards, at most 1,000,000 are allowed"):
+        expand([f"{tmp_path}/tiles-{{000000000..999999999}}.tar"])

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mkd.dataset.index import read_index
 from mkd.storage.folder import Folder
+from shards.__main__ import main
 from shards.commands.split import split
 from shards.commands.verify import compare_ground
 from shards.inputs.encode import encode_png, encode_tile
@@ -145,3 +146,14 @@ def test_a_flat_picture_has_no_hash_and_16_bits_have_the_same_as_8():
     assert image_hash(np.full((50, 40), 7.0)) is None
     assert (image_hash(grey) == image_hash(grey * 100)).all()
     assert image_hash(grey[:5, :5]) is not None
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_pictures_above_max_pixels_are_not_decoded(tmp_path, kind):
+    """split --max-pixels and verify --against: a tile's header is read first, of a JPEG too."""
+    tiles = {f"t{n}": encode_png(scene(n)) if kind == "png" else jpeg(scene(n), 90) for n in range(6)}
+    write(tmp_path / "set", tiles)
+    words = ["split", "--source", f"{tmp_path}/set", "--out", f"{tmp_path}/parts", "--by", "source"]
+    words += ["--fractions", "0.5,0,0.5", "--workers", "1", "--max-pixels"]
+    assert main([*words, "9000"]) == 2
+    assert main([*words, "9216"]) == 0
