@@ -153,7 +153,7 @@ def test_the_files_are_the_tiles_of_the_data_set(tmp_path):
     assert 0 <= float(strong.min()) <= float(strong.max()) <= 1
 
 
-def test_other_bands_are_refused(tmp_path, monkeypatch):
+def test_the_plain_loop_refuses_other_bands(tmp_path, monkeypatch):
     """Pillow opens 8-bit RGB; one sentence names the data set and what it has."""
     index = SimpleNamespace(bands=4, dtype="uint16")
     monkeypatch.setattr(
