@@ -57,8 +57,8 @@ class Trainer:
         checkpoints: of the phase.
         journal: silent on all ranks but rank 0.
         evaluate: model -> confusion matrix over all validation tiles; None without a validation set.
-        picture: model -> some validation tiles with labels and prediction, uint8 (H,W,3); None shows none.
         monitor: of the pseudo-labels, or None.
+        picture: model -> some validation tiles with labels and prediction, uint8 (H,W,3); None shows none.
         best: highest validation mIoU so far, in [0,1].
         stale: validations since then.
         ewc_warned: whether a share of L_EWC that is too large or too small has been said.
@@ -71,8 +71,8 @@ class Trainer:
     checkpoints: Checkpoints
     journal: Journal
     evaluate: Callable[[nn.Module], ConfusionMatrix] | None = None
-    picture: Callable[[nn.Module], NDArray[np.uint8]] | None = None
     monitor: PseudoLabelMonitor | None = None
+    picture: Callable[[nn.Module], NDArray[np.uint8]] | None = None
     best: float = -math.inf
     stale: int = 0
     ewc_warned: bool = False

@@ -1,5 +1,6 @@
 """How a step runs on its device."""
 
+import contextlib
 import copy
 import functools
 import math
@@ -80,10 +81,15 @@ def test_a_cpu_computes_in_float32():
 
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
-def test_a_gpu_computes_in_bfloat16():
-    """On a GPU the context is bf16 autocast, which needs no loss scaling."""
+@pytest.mark.parametrize("native", [True, False])
+def test_a_gpu_computes_in_bfloat16_where_it_has_it(monkeypatch, native):
+    """On a GPU the context is bf16 autocast, which needs no loss scaling; where bf16 is emulated, float32."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     context = autocast(torch.device("cuda"))
-    assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+    if native:
+        assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+    else:
+        assert isinstance(context, contextlib.nullcontext)
 
 
 def test_weights_are_moved_and_not_changed():
