@@ -18,7 +18,7 @@ from mkd.inference.windowed import probabilities
 from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
-from mkd.recipes.experiment import run_folder, test_set
+from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
 from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
@@ -63,12 +63,12 @@ def experiment_report(
         evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
         runs=[
             RunMetrics(name, run_folder(config, name, seed) / "metrics.jsonl", seed)
-            for name in config.runs
+            for name in needed_runs(config)
             for seed in config.seeds
         ],
         panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
         map=None if map is None else map_view(raster, map),
-        configs={f"{name}, seed {first}": _config_text(config, name, first) for name in config.runs},
+        configs={f"{name}, seed {first}": _config_text(config, name, first) for name in needed_runs(config)},
         versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
         command=command,
         notes=[

@@ -59,6 +59,8 @@ def split(
     asked |= {"block": options.block if by == "block" else None, "fractions": fractions if by else None}
     if options.stratify:
         asked["stratify"] = True
+    if options.unlabelled is not None:
+        asked["unlabelled"] = options.unlabelled
     inputs = identity({**asked, "shard_size": shard_size, "index": index.sha256()})
     # Write the parts, unless all of them exist.
     folders = {part: Folder(out).child(part) for part in parts.keys}

@@ -6,7 +6,7 @@ import yaml
 from mkd.benchmarks.settings import CostRun
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import Experiment, KdRun, SemiRun, SupervisedRun
-from mkd.recipes.experiment import _fill
+from mkd.recipes.tables.run_list import fill
 
 KINDS = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
@@ -49,7 +49,7 @@ def test_every_run_of_a_table_loads(name, tmp_path):
     assert config.runs
     for run, step in config.runs.items():
         texts = [*config.common.get(step.script, []), *step.overrides]
-        filled = [f"out={tmp_path / run}", *(_fill(config, t, 3) for t in texts)]
+        filled = [f"out={tmp_path / run}", *(fill(config, t, 3) for t in texts)]
         make_paths(filled, tmp_path)
         assert load(KINDS[step.script], step.script, filled).out == str(tmp_path / run)
 
