@@ -35,6 +35,9 @@ class Experiment:
     paper: dict[str, float] = field(default_factory=dict)  # row title -> mIoU of the paper, percent
     # also parameters, GMAC and images a second of each row's network
     cost: bool = False
+    # row title -> x of a curve of mIoU over rows, such as the percentage of the unlabelled tiles
+    curve: dict[str, float] = field(default_factory=dict)
+    curve_label: str = ""  # of that x
     samples: dict[str, str] = field(default_factory=dict)  # of figure 1: title -> labelled data set
 
 

@@ -1,6 +1,7 @@
 """Reports from what runs left behind: pages of an experiment and of one run."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,9 +20,10 @@ from mkd.loader.batch import Batch, to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
-from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
+from mkd.report.content import Evaluation, PageFigure, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
+from mkd.report.table_files import cost_cells, speed_note
 from mkd.report.thumbnails import map_view
 from mkd.train.input_bands import check_kind
 
@@ -35,8 +37,10 @@ def experiment_report(
     raster: Path | None,
     map: Path | None,
     command: str,
+    *,
+    figures: Sequence[PageFigure] = (),
 ) -> None:
-    """Write the page of an experiment: table, curves, confusion, test tiles, map, configs.
+    """Write the page of an experiment: table, figures, curves, confusion, test tiles, map, configs.
 
     Args:
         config: the experiment, all of whose runs have ended.
@@ -45,6 +49,7 @@ def experiment_report(
         raster: orthomosaic of ``map``, or None.
         map: predicted map, or None.
         command: what repeats it.
+        figures: over the rows.
     """
     first, last_row = config.seeds[0], list(config.rows)[-1]
     folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
@@ -56,10 +61,7 @@ def experiment_report(
         classes=tiles.index.classes,
         palette=tiles.index.palette,
         facts=_facts(config, results, found["samples"]),
-        rows=[
-            Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
-            for r in results["rows"]
-        ],
+        rows=[_row(r, config) for r in results["rows"]],
         evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
         runs=[
             RunMetrics(name, run_folder(config, name, seed) / "metrics.jsonl", seed)
@@ -67,15 +69,12 @@ def experiment_report(
             for seed in config.seeds
         ],
         panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
+        figures=figures,
         map=None if map is None else map_view(raster, map),
         configs={f"{name}, seed {first}": _config_text(config, name, first) for name in needed_runs(config)},
         versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
         command=command,
-        notes=[
-            f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
-            for r in results["controls"]
-        ]
-        + [f"{found['text']}." for found in results["differences"]],
+        notes=_notes(results),
         created=date.today().isoformat(),
     )
     write_report(path, page)
@@ -97,7 +96,7 @@ def run_report(config: EvaluateRun) -> None:
 @torch.inference_mode()
 def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
     """Return image, truth and each model's prediction for test tiles spread evenly over the data set."""
-    chosen = np.linspace(0, len(tiles) - 1, min(PANELS, len(tiles))).round().astype(int).tolist()
+    chosen = spread_evenly(len(tiles), PANELS)
     items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
@@ -107,12 +106,17 @@ def panels(tiles: TileSet, models: dict[str, Path]) -> list[Panel]:
             found = probabilities(model, to_unit(item.pixels(card.architecture.scale)), card.crop)
             predicted[n][title] = found.argmax(dim=1)[0].to(torch.uint8).numpy()
     return [
-        Panel(tiles.meta(n)["key"], _colours(item, tiles), item.labels[0].numpy(), by_model)
+        Panel(tiles.meta(n)["key"], tile_picture(item, tiles), item.labels[0].numpy(), by_model)
         for n, item, by_model in zip(chosen, items, predicted, strict=True)
     ]
 
 
-def _colours(item: Batch, tiles: TileSet) -> NDArray[np.uint8]:
+def spread_evenly(tiles: int, count: int) -> list[int]:
+    """Return the numbers of so many tiles of a set, or of all where there are fewer, from the first to the last."""
+    return [int(n) for n in np.linspace(0, tiles - 1, min(count, tiles)).round()]
+
+
+def tile_picture(item: Batch, tiles: TileSet) -> NDArray[np.uint8]:
     """Return a tile (H,W,3) for people, see `shown_bands`; beyond 8 bits from the low to the high of its data set."""
     stored: NDArray[Any] = item.images[0].permute(1, 2, 0).contiguous().numpy()
     bands = list(shown_bands((), stored.shape[2]))
@@ -135,6 +139,34 @@ def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict
 
 def _config_text(config: Experiment, run: str, seed: int) -> str:
     return (run_folder(config, run, seed) / "config.yaml").read_text(encoding="utf-8")
+
+
+def _row(row: dict[str, Any], config: Experiment) -> Row:
+    """Return a line of the page's table; the run folder is told where several tables share an OUT."""
+    return Row(
+        name=row["name"],
+        miou_mean=row["miou_mean"],
+        miou_std=row["miou_std"],
+        seeds=tuple(int(s) for s in row["seeds"]),
+        iou=row["iou"],
+        paper=row.get("paper"),
+        cost=cost_cells(row),
+        folder=row["folder"] if config.page else "",
+    )
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """Return the controls, the differences, and what the speed is of, one sentence each."""
+    controls = [
+        f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
+        for r in results["controls"]
+    ]
+    speed = speed_note(results["rows"])
+    return [
+        *controls,
+        *(f"{found['text']}." for found in results["differences"]),
+        *([speed] if speed else []),
+    ]
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

@@ -66,6 +66,7 @@ def _views(report: Report) -> dict[str, Any]:
         "classes": classes,
         "legend": legend(report.classes, report.palette),
         "absent": absent,
+        "costs": list(rows[0].cost) if rows else [],
         "results": result_lines(rows, classes if any(row.iou for row in rows) else []),
         "bars": iou_bars(rows, classes) if any(row.iou for row in rows) else {},
         "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],
