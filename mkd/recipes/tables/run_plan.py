@@ -58,14 +58,16 @@ def plan_text(config: Experiment, planned: list[PlannedRun]) -> str:
     if config.hardware:
         lines.append(f"hours are of: {config.hardware}")
     for run in planned:
-        hours = "hours not stated" if run.hours is None else f"{run.left:.2g} of {run.hours:.2g} h left"
+        hours = (
+            "hours not stated" if run.hours is None else f"{_shown(run.left)} of {_shown(run.hours)} h left"
+        )
         lines.append(f"{run.name}, seed {run.seed}: {run.state}; {hours}")
         lines.append(f"    python launch/{run.script}.py {shlex.join(run.overrides)}")
     left = [run for run in planned if not run.ended]
     stated = [run.left for run in left if run.left is not None]
     unknown = len(left) - len(stated)
     more = f" without {unknown} run(s) whose hours are not stated" if unknown else ""
-    lines.append(f"left: {len(left)} of {len(planned)} runs, {sum(stated):.2g} h one after another{more}")
+    lines.append(f"left: {len(left)} of {len(planned)} runs, {_shown(sum(stated))} h one after another{more}")
     return "\n".join(lines)
 
 
@@ -123,6 +125,12 @@ def _planned(config: Experiment, name: str, seed: int) -> PlannedRun:
         left=None if step.hours is None else step.hours * (1 - min(done, 1.0)),
         after=goes_on_from(config, name),
     )
+
+
+def _shown(hours: float | None) -> str:
+    """Write hours with the digits that an estimate has."""
+    assert hours is not None
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _sbatch(run: PlannedRun, after: list[str]) -> str:
