@@ -151,7 +151,7 @@ def _row(row: dict[str, Any], config: Experiment) -> Row:
         iou=row["iou"],
         paper=row.get("paper"),
         cost=cost_cells(row),
-        folder=row["folder"] if config.page else "",
+        folder=row["run"] if config.page else "",
     )
 
 

@@ -73,7 +73,7 @@ class Row:
     """One line of the results table: mean and standard deviation of mIoU over seeds, IoU by class name.
 
     `paper` is the mIoU of the paper, None where there is none; `cost` is column name to text of what the network
-    costs; `folder` holds the row's runs.
+    costs; `folder` is that of the row's runs, in the experiment's.
     """
 
     name: str

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from mkd.report.figures import HAIRLINE, INK, MUTED, STYLE, new_figure
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the second seven lines are dashed, and so on
 PAPER = "#5d6b7a"
+NAMES = 9  # class names in a column beside a row of pictures
 
 
 @dataclass(frozen=True)
@@ -118,19 +120,21 @@ def grid_figure(rows: Sequence[GridRow], classes: Sequence[tuple[str, str]], sid
         side: width and height of a picture, inches.
     """
     columns = max(len(row.pictures) for row in rows)
+    below = 0.35 + 0.2 * -(-len(classes) // 6)
+    right = 1.5 * -(-max(len(row.classes) for row in rows) // NAMES)
     with matplotlib.rc_context(STYLE):
-        extra = 0.35 + 0.2 * -(-len(classes) // 6)
-        figure = Figure(
-            figsize=(side * columns + 0.4, (side + 0.25) * len(rows) + extra), layout="constrained"
-        )
+        size = (side * columns + 0.4 + right, (side + 0.3) * len(rows) + below)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(rows), columns, squeeze=False)
     above: list[str] = []
     for line, row in zip(axes, rows, strict=True):
         headings = [heading for heading, _, _ in row.pictures]
         for n, plot in enumerate(line):
-            plot.set_axis_off()
             if n >= len(row.pictures):
+                plot.set_axis_off()
                 continue
+            plot.set(xticks=[], yticks=[])
+            plot.spines[:].set_color(HAIRLINE)
             heading, image, note = row.pictures[n]
             plot.imshow(image, interpolation="nearest")
             if above[n : n + 1] != [heading]:
@@ -138,19 +142,17 @@ def grid_figure(rows: Sequence[GridRow], classes: Sequence[tuple[str, str]], sid
             plot.text(
                 0.5, -0.03, note, transform=plot.transAxes, ha="center", va="top", fontsize=7, color=MUTED
             )
-        place = {"transform": line[0].transAxes, "rotation": 90, "ha": "right", "va": "center"}
-        line[0].text(-0.04, 0.5, row.name, fontsize=8, color=MUTED, **place)
+        line[0].set_ylabel(row.name, fontsize=8, color=MUTED)
         above = headings
         if row.classes:
-            right = {"loc": "center left", "bbox_to_anchor": (1.03, 0.5), "borderaxespad": 0.0}
-            columns_of_names = -(-len(row.classes) // 9)
-            line[-1].legend(
-                handles=_patches(row.classes), ncols=columns_of_names, frameon=False, fontsize=7, **right
-            )
+            place: dict[str, Any] = {
+                "loc": "center left",
+                "bbox_to_anchor": (1.03, 0.5),
+                "borderaxespad": 0.0,
+            }
+            _add_legend(line[-1], row.classes, -(-len(row.classes) // NAMES), place)
     if classes:
-        figure.legend(
-            handles=_patches(classes), loc="outside lower center", ncols=6, frameon=False, fontsize=8
-        )
+        _add_legend(figure, classes, 6, {"loc": "outside lower center"})
     return figure
 
 
@@ -161,12 +163,15 @@ def coloured(ids: NDArray[np.uint8], palette: Sequence[Colour]) -> NDArray[np.ui
     return table[ids]
 
 
-def _patches(classes: Sequence[tuple[str, str]]) -> list[Patch]:
-    return [Patch(facecolor=colour, edgecolor=HAIRLINE, label=name) for name, colour in classes]
-
-
 def png_bytes(figure: Figure, dots: int = 160) -> bytes:
     """Return a figure as PNG on white, with so many dots an inch."""
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=dots, facecolor="white", metadata={"Software": None})
     return out.getvalue()
+
+
+def _add_legend(
+    to: Axes | Figure, classes: Sequence[tuple[str, str]], columns: int, place: dict[str, Any]
+) -> None:
+    patches = [Patch(facecolor=colour, edgecolor=HAIRLINE, label=name) for name, colour in classes]
+    to.legend(handles=patches, ncols=columns, frameon=False, fontsize=7.5, labelcolor=INK, **place)

@@ -42,14 +42,18 @@ def draw_sets(config: DemoRun, data: Path, scenes: Path) -> None:
         write_text(data / domain / "split.json", json.dumps({"touching": parts["touching"]}) + "\n")
 
 
-def draw_table_sets(data: Path) -> None:
+def draw_table_sets(data: Path, sizes: DemoRun | None = None) -> None:
     """Draw the demo's sets, and write the shares of them that tables 3 and 4 train on; what is there stays.
 
     Writes below ``data``: target/ and intermediate/; unlabelled_10/unlabelled and unlabelled_50/unlabelled, shares of
     target/unlabelled in percent; label_16/labelled and label_16/unlabelled, with labels for 1/16 of target/train, and
     so on for 8, 4 and 2.
+
+    Args:
+        data: folder for the sets.
+        sizes: of what is drawn; None: those of the demo.
     """
-    draw_sets(DemoRun(), data, data / "scenes")
+    draw_sets(sizes or DemoRun(), data, data / "scenes")
     unlabelled, train = data / "target" / "unlabelled", data / "target" / "train"
     with route_log_lines(say_on_stdout, "shards"):
         for percent in UNLABELLED_SHARES:
