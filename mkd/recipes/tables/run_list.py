@@ -42,8 +42,9 @@ def measured_runs(config: Experiment) -> list[str]:
             raise ValueError(
                 f"differences: '{title}' is {list(pair)}; give two runs of rows and controls: {', '.join(measured)}"
             )
-    if strange := [title for title in config.paper if title not in lines]:
-        raise ValueError(f"paper: '{strange[0]}' is no row; the rows are {', '.join(lines)}")
+    for key, titles, known in (("paper", config.paper, lines), ("curve", config.curve, config.rows)):
+        if strange := [title for title in titles if title not in known]:
+            raise ValueError(f"{key}: '{strange[0]}' is no row; the rows are {', '.join(known)}")
     return list(measured)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mkd.config.load import parse
+from mkd.config.load import load, parse
 from mkd.config.schema import Experiment
 
 
@@ -29,6 +29,13 @@ def test_an_experiment_by_its_name_keeps_its_folder():
     """experiment=NAME writes into OUT itself, as before there were tables by number."""
     assert parsed("experiment=real/table2", "out=x").page is None
     assert parsed("table=2", "scale=real", "out=x").page == "table2"
+
+
+@pytest.mark.parametrize("page", ["..", "a/b", "stage1"])
+def test_a_page_is_a_folder_of_its_own(tmp_path, page):
+    """The results never come into a run's folder, nor beside OUT."""
+    with pytest.raises(ValueError, match=f"page={page}: give a name for a folder of OUT"):
+        load(Experiment, "experiment", ["table=3", f"out={tmp_path}", f"page={page}"])
 
 
 @pytest.mark.parametrize(

@@ -149,32 +149,6 @@ def test_few_shots_of_a_split_set(tmp_path, messages):
     assert "classes absent among the 10 labelled tiles: rare" in messages
 
 
-def test_a_share_of_the_unlabelled_tiles(tmp_path):
-    """--unlabelled N keeps N of the tiles that --labelled leaves, without labels; smaller shares lie in larger ones."""
-    source = make(tmp_path / "all")
-    whole = split(source, tmp_path / "whole", SplitOptions(labelled=10))
-    before = {part: set(tiles_of(whole[part])) for part in ("labelled", "unlabelled")}
-    earlier = set()
-    for number in (1, 20, 118):
-        report = split(source, tmp_path / str(number), SplitOptions(labelled=10, unlabelled=number))
-        assert set(tiles_of(report["labelled"])) == before["labelled"]
-        found = tiles_of(report["unlabelled"])
-        assert len(found) == number
-        assert earlier <= set(found) <= before["unlabelled"]
-        assert all(label is None for _, label, _ in found.values())
-        earlier = set(found)
-
-
-def test_a_share_of_a_set_without_labels(tmp_path):
-    """Without --labelled the share is of all tiles, which need no labels; no other part is written."""
-    source = make(tmp_path / "all", labelled=lambda number: False)
-    report = split(source, tmp_path / "out", SplitOptions(unlabelled=7))
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["unlabelled"]
-    assert set(tiles_of(report["unlabelled"])) < set(tiles_of(source))
-    assert read_index(report["unlabelled"]).samples == 7
-    assert split(source, tmp_path / "out", SplitOptions(unlabelled=7))["done_before"]
-
-
 def test_few_shots_beside_a_block_split(tmp_path):
     """With --by and --labelled the shots come from the training part."""
     source = make(tmp_path / "all")

@@ -65,6 +65,13 @@ def test_only_what_rows_need_is_planned(tmp_path):
     assert [run.name for run in plan_runs(family(tmp_path, seeds=[0, 1]))] == ["stage1", "stage2", "ssl"] * 2
 
 
+@pytest.mark.parametrize("key", ["paper", "curve"])
+def test_a_figure_of_no_row_is_refused(tmp_path, key):
+    """A title that is no row's is found before anything is trained."""
+    with pytest.raises(ValueError, match=f"{key}: 'SLS' is no row; the rows are SSL"):
+        plan_runs(family(tmp_path, **{key: {"SLS": 77.05}}))
+
+
 def test_an_override_that_a_later_one_replaces_needs_nothing(tmp_path):
     """The start that all semi-supervised runs share does not count for one that has a start of its own."""
     config = family(tmp_path, rows={"Branch": "branch"})
