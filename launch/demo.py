@@ -6,7 +6,7 @@ from mkd.config.schema import DemoRun
 
 def work(config: DemoRun) -> None:
     """Run the demo; torch is imported after the config has been checked."""
-    from mkd.recipes.demo import demo
+    from mkd.recipes.tables.demo import demo
 
     demo(config)
 

@@ -1,4 +1,4 @@
-"""A table of runs: python launch/experiment.py experiment=real/table2 out=RUNS data=FOLDER 'seeds=[0,1,2]'.
+"""A table of runs: python launch/experiment.py table=2 scale=demo, or experiment=real/table2 out=RUNS data=FOLDER.
 
 The file of an experiment of your own is given by its path: experiment=mine.yaml. OUT/report.html is its page.
 """
@@ -11,17 +11,10 @@ from mkd.config.schema import Experiment
 
 
 def work(config: Experiment) -> str:
-    """Run what has not been run, show the table and write the page; torch is imported after the config's checks."""
-    from pathlib import Path
+    """Do what the config asks for; torch is imported after the config's checks."""
+    from mkd.recipes.tables.command import table_or_plan
 
-    from mkd.recipes.experiment import experiment
-    from mkd.recipes.reports import experiment_report
-    from mkd.report.terminal_table import show
-
-    found, page = experiment(config), Path(config.out) / "report.html"
-    show(found)
-    experiment_report(config, found, page, None, None, shlex.join(["python", *sys.argv]))
-    return f"report: {page}"
+    return table_or_plan(config, shlex.join(["python", *sys.argv]))
 
 
 if __name__ == "__main__":

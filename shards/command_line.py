@@ -146,6 +146,9 @@ def _add_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stratify", action="store_true", help="draw these tiles so that each class is among them"
     )
+    parser.add_argument(
+        "--unlabelled", type=int, metavar="N", help="other training tiles that are kept, without labels (all)"
+    )
     parser.add_argument("--shard-size", type=int, default=256, help="tiles a shard (256)")
     _add_workers(parser)
     _add_max_pixels(parser)

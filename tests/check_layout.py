@@ -17,6 +17,7 @@ FAMILIES = {
     "mkd/recipes",
     "mkd/recipes/mapping",
     "mkd/recipes/data_choice",
+    "mkd/recipes/tables",
     "mkd/train/steps",
 }  # the same verb at each level of the way to a run
 FAMILY_OF_BENCHMARKS = "mkd/benchmarks/"

@@ -6,7 +6,7 @@ import pytest
 
 from mkd.config.schema import DemoRun
 from mkd.dataset.index import read_index
-from mkd.recipes.demo import _data
+from mkd.recipes.tables.demo import _data
 from tests.helpers.training.runs import launch
 
 SMALL = ["data.crop=96", "data.batch=4", "data.workers=0", "device=cpu", "save_every=500", "val_every=60"]

@@ -1,6 +1,5 @@
 """launch/throughput.py cost and speed: a network's size, and its rate beside the device's matmul rate."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from mkd.benchmarks.settings import CostRun, SpeedRun
 from mkd.config.load import parse
 from mkd.distributed.engine import Engine
 from mkd.distributed.world import find_world
+from mkd.inference.speed import seconds_a_call
 from mkd.labels import Colour
 from mkd.losses.ohem import ohem_cross_entropy
 from mkd.metrics.cost import cost, gmac
@@ -76,9 +76,9 @@ def measure_speed(config: SpeedRun) -> None:
 
     # Inference, then training steps, then the rate that the device reaches at best.
     model.eval()
-    one, many = (_seconds(infer(n), world.device, config.seconds) for n in (1, config.batch))
+    one, many = (seconds_a_call(infer(n), world.device, config.seconds) for n in (1, config.batch))
     model.train()
-    step = _seconds(train, world.device, config.seconds)
+    step = seconds_a_call(train, world.device, config.seconds)
     rate = _matmul_rate(world.device, config.seconds)
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu",
@@ -95,18 +95,6 @@ def measure_speed(config: SpeedRun) -> None:
     write_json(config.json, found)
 
 
-def _seconds(work: Callable[[], None], device: torch.device, at_least: float) -> float:
-    """Return seconds a call, over at least this many seconds and two calls, after one warm-up call."""
-    work()
-    _wait(device)
-    began, calls = time.perf_counter(), 0
-    while calls < 2 or time.perf_counter() - began < at_least:
-        work()
-        _wait(device)
-        calls += 1
-    return (time.perf_counter() - began) / calls
-
-
 def _matmul_rate(device: torch.device, at_least: float) -> float:
     """Return the device's rate in FLOP/s for large square matrix products, bf16 on a GPU, float32 on a CPU."""
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (2048, torch.float32)
@@ -115,9 +103,4 @@ def _matmul_rate(device: torch.device, at_least: float) -> float:
     def product() -> None:
         torch.mm(a, a)
 
-    return 2 * size**3 / _seconds(product, device, at_least)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 2 * size**3 / seconds_a_call(product, device, at_least)

@@ -70,6 +70,10 @@ def check(config: Any, later: str | None = None) -> None:
             at_least("parallel", config.parallel, 1)
             if not config.seeds:
                 raise ValueError("seeds=[]; give at least one, such as seeds=[0]")
+            if config.page in (".", "..", *config.runs) or "/" in (config.page or ""):
+                raise ValueError(
+                    f"page={config.page}: give a name for a folder of OUT that is none of its runs"
+                )
 
 
 def _check_predict(c: s.PredictRun) -> None:

@@ -14,7 +14,15 @@ class Experiment:
     data: str = "data"  # folder that {data} stands for in overrides
     seeds: list[int] = field(default_factory=lambda: [0])  # each run is trained once a seed
     parallel: int = 1  # seeds trained at once, each in a process with its part of the cores
+    table: int | None = None  # 1 to 5, a table of the paper: short for experiment=SCALE/tableN
+    figure: int | None = None  # 1 or 3, a figure of the paper: short for experiment=SCALE/figureN
+    scale: str = "demo"  # of table= or figure=: demo (drawn landscapes) | real (small real sets) | paper
+    plan: bool = False  # print each run with its state and hours, and stop without training
+    slurm: bool = False  # print one line of sbatch for each run that has not ended, and stop without training
+    page: str | None = None  # folder of OUT for the results and the report; none: OUT itself
+    drawn: bool = False  # draw the landscapes of the demo into data=, where they are missing
     title: str = ""  # above the table
+    hardware: str = ""  # that the runs' hours are of, for plan=true
     test: str = MISSING  # labelled data set every row is evaluated on
     frequent: list[str] = field(default_factory=list)  # classes of a second mean, e.g. without rare ones
     common: dict[str, list[str]] = field(default_factory=dict)  # script -> overrides of its runs
@@ -24,6 +32,13 @@ class Experiment:
     controls: dict[str, str] = field(default_factory=dict)
     # title -> [run, run]: mIoU of the first less that of the second, paired over the seeds
     differences: dict[str, list[str]] = field(default_factory=dict)
+    paper: dict[str, float] = field(default_factory=dict)  # row title -> mIoU of the paper, percent
+    # also parameters, GMAC and images a second of each row's network
+    cost: bool = False
+    # row title -> x of a curve of mIoU over rows, such as the percentage of the unlabelled tiles
+    curve: dict[str, float] = field(default_factory=dict)
+    curve_label: str = ""  # of that x
+    samples: dict[str, str] = field(default_factory=dict)  # of figure 1: title -> labelled data set
 
 
 @dataclass
@@ -32,6 +47,7 @@ class ExperimentStep:
 
     script: str = MISSING  # supervised | kd | semi
     overrides: list[str] = field(default_factory=list)
+    hours: float | None = None  # that it takes on the experiment's hardware
 
 
 @dataclass

@@ -21,6 +21,7 @@ from omegaconf import MISSING
 from mkd.config import schema
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SHARED = "base"  # name of a file that others of its folder build on: no choice by itself
 COMMANDS = (  # word after python launch/, schema
     ("supervised.py", schema.SupervisedRun),
     ("kd.py", schema.KdRun),
@@ -120,7 +121,7 @@ def choices(name: str) -> Iterator[tuple[str, str, str]]:
     for entry in entries:
         if isinstance(entry, dict):
             for group, chosen in entry.items():
-                files = sorted((CONFIGS / group).rglob("*.yaml"))
+                files = sorted(file for file in (CONFIGS / group).rglob("*.yaml") if file.stem != SHARED)
                 names = [file.relative_to(CONFIGS / group).with_suffix("").as_posix() for file in files]
                 yield group, "..." if chosen == MISSING else chosen, ", ".join(names)
 

@@ -32,6 +32,7 @@ from mkd.config.overrides import (
     type_of_key,
     unquoted,
 )
+from mkd.config.paper_tables import spell_out
 from mkd.config.run_config import from_yaml, set_value, to_yaml
 from mkd.documents import check_yaml_shape, parse_yaml
 
@@ -61,6 +62,8 @@ def parse(kind: type[T], name: str, argv: Sequence[str]) -> T:
         raise ValueError(fault)
     given = last_of_each([split_argument(argument) for argument in argv])
     groups = {group: chosen for group, chosen, _ in choices(name)}
+    if kind is schema.Experiment:
+        given = spell_out(given, next(files for group, _, files in choices(name) if group == "experiment"))
     chosen = {key: override for key, override in given.items() if key in groups}
     values = {key: override for key, override in given.items() if key not in groups}
     for key, override in values.items():

@@ -16,11 +16,12 @@ from mkd.inference.windowed import probabilities
 from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
-from mkd.recipes.experiment import run_folder, test_set
-from mkd.report.content import Evaluation, Panel, Report, Row, RunMetrics
+from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
+from mkd.report.content import Evaluation, PageFigure, Panel, Report, Row, RunMetrics
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
-from mkd.report.thumbnails import map_view
+from mkd.report.table_files import cost_cells, speed_note
+from mkd.report.drawing.thumbnails import map_view
 from mkd.train.input_bands import check_kind
 
 PANELS = 6  # test tiles shown
@@ -33,8 +34,10 @@ def experiment_report(
     raster: Path | None,
     map: Path | None,
     command: str,
+    *,
+    figures: Sequence[PageFigure] = (),
 ) -> None:
-    """Write the page of an experiment: table, curves, confusion, test tiles, map, configs.
+    """Write the page of an experiment: table, figures, curves, confusion, test tiles, map, configs.
 
     Args:
         config: the experiment, all of whose runs have ended.
@@ -43,6 +46,7 @@ def experiment_report(
         raster: orthomosaic of ``map``, or None.
         map: predicted map, or None.
         command: what repeats it.
+        figures: over the rows.
     """
     first, last_row = config.seeds[0], list(config.rows)[-1]
     folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
@@ -54,26 +58,20 @@ def experiment_report(
         classes=tiles.index.classes,
         palette=tiles.index.palette,
         facts=_facts(config, results, found["samples"]),
-        rows=[
-            Row(r["name"], r["miou_mean"], r["miou_std"], tuple(int(s) for s in r["seeds"]), r["iou"])
-            for r in results["rows"]
-        ],
+        rows=[_row(r, config) for r in results["rows"]],
         evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
         runs=[
             RunMetrics(name, run_folder(config, name, seed) / "metrics.jsonl", seed)
-            for name in config.runs
+            for name in needed_runs(config)
             for seed in config.seeds
         ],
         panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
+        figures=figures,
         map=None if map is None else map_view(raster, map),
-        configs={f"{name}, seed {first}": _config_text(config, name, first) for name in config.runs},
+        configs={f"{name}, seed {first}": _config_text(config, name, first) for name in needed_runs(config)},
         versions={k: str(v) for k, v in found["provenance"]["versions"].items()},
         command=command,
-        notes=[
-            f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
-            for r in results["controls"]
-        ]
-        + [f"{found['text']}." for found in results["differences"]],
+        notes=_notes(results),
         created=date.today().isoformat(),
     )
     write_report(path, page)
@@ -124,6 +122,34 @@ def _facts(config: Experiment, results: dict[str, Any], test_tiles: int) -> dict
 
 def _config_text(config: Experiment, run: str, seed: int) -> str:
     return (run_folder(config, run, seed) / "config.yaml").read_text(encoding="utf-8")
+
+
+def _row(row: dict[str, Any], config: Experiment) -> Row:
+    """Return a line of the page's table; the run folder is told where several tables share an OUT."""
+    return Row(
+        name=row["name"],
+        miou_mean=row["miou_mean"],
+        miou_std=row["miou_std"],
+        seeds=tuple(int(s) for s in row["seeds"]),
+        iou=row["iou"],
+        paper=row.get("paper"),
+        cost=cost_cells(row),
+        folder=row["run"] if config.page else "",
+    )
+
+
+def _notes(results: dict[str, Any]) -> list[str]:
+    """Return the controls, the differences, and what the speed is of, one sentence each."""
+    controls = [
+        f"Control, {r['name']}: mIoU {100 * r['miou_mean']:.1f} %, seeds {', '.join(r['seeds'])}."
+        for r in results["controls"]
+    ]
+    speed = speed_note(results["rows"])
+    return [
+        *controls,
+        *(f"{found['text']}." for found in results["differences"]),
+        *([speed] if speed else []),
+    ]
 
 
 def _summary(rows: list[dict[str, Any]]) -> str:

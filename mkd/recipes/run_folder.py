@@ -110,6 +110,22 @@ def enter_run(config: RunConfig, world: World) -> tuple[Path, str]:
     return Path(run_on_rank0(world, lambda: str(open_run(config)))), extended
 
 
+def other_config(config: RunConfig) -> str:
+    """Return where the run in a config's folder is of another config; empty where it is not, or where there is none."""
+    path = Path(config.out) / "config.yaml"
+    return difference(_written(path), config) if path.is_file() else ""
+
+
+def last_step(folder: Path) -> tuple[str, int] | None:
+    """Return phase and step of the last line of a run's journal that can be read; None where there is none."""
+    path, found = folder / "metrics.jsonl", None
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # a line that a kill has cut
+            row = json.loads(line)
+            found = str(row["phase"]), int(row["step"])
+    return found
+
+
 def is_run(config: RunConfig) -> bool:
     """Return whether the config's folder holds a run, which is then gone on with."""
     return (Path(config.out) / "config.yaml").is_file()

@@ -74,13 +74,20 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the results table: mean and standard deviation of mIoU over seeds, IoU by class name."""
+    """One line of the results table: mean and standard deviation of mIoU over seeds, IoU by class name.
+
+    `paper` is the mIoU of the paper, None where there is none; `cost` is column name to text of what the network
+    costs; `folder` is that of the row's runs, in the experiment's.
+    """
 
     name: str
     miou_mean: float
     miou_std: float | None = None
     seeds: Sequence[int] = ()
     iou: Mapping[str, float | None] = field(default_factory=dict)
+    paper: float | None = None
+    cost: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
 
     @classmethod
     def from_evaluations(
@@ -152,6 +159,15 @@ class MapView:
 
 
 @dataclass(frozen=True)
+class PageFigure:
+    """A figure of the page: title, an SVG element or a data URI, words for those who cannot see it."""
+
+    title: str
+    picture: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Report:
     """A whole page.
 
@@ -171,6 +187,7 @@ class Report:
     panels: Sequence[Panel] = ()
     worst: Sequence[Panel] = ()
     map: MapView | None = None
+    figures: Sequence[PageFigure] = ()
     configs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""

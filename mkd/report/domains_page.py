@@ -10,7 +10,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mkd.atomic import write_text
-from mkd.report.figures import INK, STYLE, inline_svg, new_figure
+from mkd.report.drawing.figures import INK, STYLE, inline_svg, new_figure
 from mkd.report.templates import render_template
 
 # Okabe and Ito: eight colours that colour-blind readers tell apart; forms tell them apart in print.

@@ -7,8 +7,8 @@ import matplotlib
 from markupsafe import Markup
 
 from mkd.report.content import DETAILS, Evaluation
-from mkd.report.curves import COLOURS
-from mkd.report.figures import MUTED, STYLE, inline_svg, new_figure
+from mkd.report.drawing.curves import COLOURS
+from mkd.report.drawing.figures import MUTED, STYLE, inline_svg, new_figure
 from mkd.report.tables import percent
 
 

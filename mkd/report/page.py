@@ -6,9 +6,9 @@ from typing import Any
 from mkd.atomic import write_text
 from mkd.labels import IGNORE
 from mkd.report.content import Evaluation, Report, Row
-from mkd.report.curves import draw_curves
+from mkd.report.drawing.curves import draw_curves
 from mkd.report.evaluation_views import evaluation_views
-from mkd.report.image_panels import map_panel, panel_views
+from mkd.report.drawing.image_panels import map_panel, panel_views
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 from mkd.report.templates import render_template
 
@@ -67,6 +67,7 @@ def _views(report: Report) -> dict[str, Any]:
         "classes": classes,
         "legend": legend(report.classes, report.palette),
         "absent": absent,
+        "costs": list(rows[0].cost) if rows else [],
         "results": result_lines(rows, classes if any(row.iou for row in rows) else []),
         "bars": iou_bars(rows, classes) if any(row.iou for row in rows) else {},
         "confusions": [(e, confusion_lines(e), worst_confusions(e)) for e in report.evaluations],

@@ -8,7 +8,7 @@ from pathlib import Path
 from mkd.atomic import write_text
 from mkd.labels import NODATA, Colour
 from mkd.report.content import MapView
-from mkd.report.figures import css_colour, ids_uri, photo_uri, scale_colours
+from mkd.report.drawing.figures import css_colour, ids_uri, photo_uri, scale_colours
 from mkd.report.templates import render_template
 
 LARGEST = 4096  # pixels: longest side of a picture in the page
@@ -32,7 +32,7 @@ def write_preview(
 
     Args:
         path: an HTML file.
-        view: scene, classes and confidence at page size, see `mkd.report.thumbnails.map_view`.
+        view: scene, classes and confidence at page size, see `mkd.report.drawing.thumbnails.map_view`.
         cover: all classes, by id.
         title: such as the name of the map.
         subtitle: a sentence below it.

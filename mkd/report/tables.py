@@ -1,11 +1,11 @@
 """The page's tables and bars as ready text: results, IoU by class, confusion matrix."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mkd.labels import Colour
 from mkd.report.content import Evaluation, Row
-from mkd.report.figures import css_colour, scale_colours
+from mkd.report.drawing.figures import css_colour, scale_colours
 
 ABSENT = "absent"
 
@@ -28,6 +28,10 @@ class ResultLine:
     gain: str
     seeds: str
     iou: list[Cell]
+    paper: str = ""
+    apart: str = ""
+    cost: list[str] = field(default_factory=list)
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,13 @@ def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine
             name=row.name,
             miou=Cell(percent(row.miou_mean), several and row.miou_mean == best_miou),
             spread="" if row.miou_std is None else f"± {percent(row.miou_std)}",
-            gain=""
-            if row is rows[0]
-            else f"{100 * (row.miou_mean - rows[0].miou_mean):+.1f}".replace("-", "−"),
+            gain="" if row is rows[0] else _points(row.miou_mean - rows[0].miou_mean),
             seeds=", ".join(map(str, row.seeds)),
             iou=[_iou_cell(row.iou, name, best[name] if several else None) for name in classes],
+            paper="" if row.paper is None else percent(row.paper, 2),
+            apart="" if row.paper is None else _points(row.miou_mean - row.paper),
+            cost=list(row.cost.values()),
+            folder=row.folder,
         )
         for row in rows
     ]
@@ -157,6 +163,10 @@ def worst_confusions(evaluation: Evaluation, count: int = 3, least: float = 0.02
 def legend(classes: Sequence[str], palette: Sequence[Colour]) -> list[tuple[str, str]]:
     """Pair class names with their CSS colours."""
     return [(name, css_colour(colour)) for name, colour in zip(classes, palette, strict=True)]
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "−")
 
 
 def _iou_cell(iou: Mapping[str, float | None], name: str, best: float | None) -> Cell:

@@ -7,13 +7,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mkd.report.table_files import points, to_paper
+
 
 def show(results: dict[str, Any]) -> None:
     """Print rows, then controls, of an experiment's results: mIoU mean, spread, and IoU by class."""
     rows = results["rows"]
     table = Table(title=Text(results["title"] or results["name"]))
     table.add_column("")
-    for heading in ("mIoU", "std", *(["frequent"] if "frequent_mean" in rows[0] else []), *rows[0]["iou"]):
+    papers = any("paper" in row for row in rows)
+    frequent_too = ["frequent"] if "frequent_mean" in rows[0] else []
+    for heading in ("mIoU", "std", *(["paper", "- paper"] if papers else []), *frequent_too, *rows[0]["iou"]):
         table.add_column(Text(heading), justify="right")  # a class name is no markup
     for row in [*rows, *results.get("controls", [])]:
         frequent = [f"{100 * row['frequent_mean']:.2f}"] if "frequent_mean" in row else []
@@ -23,6 +27,11 @@ def show(results: dict[str, Any]) -> None:
             Text(row["name"]),
             f"{100 * row['miou_mean']:.2f}",
             std,
+            *(
+                (f"{100 * row['paper']:.2f}" if "paper" in row else "", points(to_paper(row)))
+                if papers
+                else ()
+            ),
             *frequent,
             *iou,
             end_section=row is rows[-1],

@@ -60,8 +60,8 @@ def split(
     by, fractions = options.by, list(options.fractions)
     asked: dict[str, Any] = {"command": "split", "by": by, "seed": options.seed, "labelled": options.labelled}
     asked |= {"block": options.block if by == "block" else None, "fractions": fractions if by else None}
-    if options.stratify:
-        asked["stratify"] = True
+    later = {"stratify": options.stratify or None, "unlabelled": options.unlabelled}
+    asked |= {key: value for key, value in later.items() if value is not None}  # older parts do not have them
     inputs = identity({**asked, "shard_size": shard_size, "index": index.sha256()})
     # Write the parts, unless all of them exist.
     folders = {part: Folder(out).child(part) for part in parts.keys}

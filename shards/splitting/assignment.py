@@ -34,6 +34,8 @@ class SplitOptions:
         labelled: number of training tiles that keep their labels; the others lose theirs. A smaller number gives a
             subset of a larger one. None = no few-shot subsets.
         stratify: draw these tiles so that each class is among them.
+        unlabelled: number of the other training tiles that are kept, without labels. A smaller number gives a subset of
+            a larger one. None = all of them where `labelled` is given.
     """
 
     by: str | None = None
@@ -42,6 +44,7 @@ class SplitOptions:
     seed: int = 0
     labelled: int | None = None
     stratify: bool = False
+    unlabelled: int | None = None
 
 
 def read_tile_places(source: str | os.PathLike[str], index: DatasetIndex) -> list[tuple[TilePlace, bool]]:
@@ -81,7 +84,7 @@ def plan_parts(
         raise ValueError("--stratify draws few shots: give their number too, such as --labelled 20")
     # Split by place, or take all tiles for training tiles.
     if options.by is None:
-        if options.labelled is None:
+        if options.labelled is None and options.unlabelled is None:
             raise ValueError("nothing to do: give --by block or --by source, or --labelled N, or both")
         keys, dropped = {"train": [place.key for place in places]}, dict[str, int]()
     else:
@@ -98,6 +101,15 @@ def plan_parts(
             chosen = draw_few_shots(candidates, options.labelled, options.seed)
         keys["labelled"] = [key for key in keys["train"] if key in chosen]
         keys["unlabelled"] = [key for key in keys["train"] if key not in chosen]
+    if options.unlabelled is not None:
+        others = keys.get("unlabelled", keys["train"])
+        if not 1 <= options.unlabelled <= len(others):
+            raise ValueError(
+                f"--unlabelled {options.unlabelled}: the training tiles without those of --labelled are {len(others)}, "
+                f"choose 1..{len(others)}"
+            )
+        kept = draw_few_shots(others, options.unlabelled, options.seed)
+        keys["unlabelled"] = [key for key in others if key in kept]
     if options.by is None:
         del keys["train"]
     return Parts({part: part_keys for part, part_keys in keys.items() if part_keys}, dropped)

@@ -4,16 +4,14 @@ import pytest
 import yaml
 
 from mkd.benchmarks.settings import CostRun
+from mkd.config.keys import choices
 from mkd.config.load import CONFIGS, load
 from mkd.config.schema import Experiment, KdRun, SemiRun, SupervisedRun
-from mkd.recipes.experiment import _fill
+from mkd.recipes.tables.run_list import needed_runs, overrides_of
 
 KINDS = {"supervised": SupervisedRun, "kd": KdRun, "semi": SemiRun}
 MODELS = sorted(p.stem for p in (CONFIGS / "model").glob("*.yaml"))
-TABLES = sorted(
-    str(p.relative_to(CONFIGS / "experiment").with_suffix(""))
-    for p in (CONFIGS / "experiment").rglob("*.yaml")
-)
+TABLES = sorted(next(files for group, _, files in choices("experiment")).split(", "))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -37,6 +35,10 @@ def make_paths(overrides, below):
     for override in overrides:
         path = override.partition("=")[2]
         if path.startswith(str(below)):
+            if path.endswith(".safetensors"):
+                (below / path).parent.mkdir(parents=True, exist_ok=True)
+                (below / path).touch()
+                continue
             for file in ("index.json", "model.yaml", "model.safetensors"):
                 (below / path).mkdir(parents=True, exist_ok=True)
                 (below / path / file).touch()
@@ -44,14 +46,31 @@ def make_paths(overrides, below):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_run_of_a_table_loads(name, tmp_path):
-    """Each run's overrides are known keys with values of the right type that pass the checks."""
+    """The overrides of each run that it needs are known keys with values of the right type that pass the checks."""
     config = table(name, tmp_path)
-    assert config.runs
-    for run, step in config.runs.items():
-        texts = [*config.common.get(step.script, []), *step.overrides]
-        filled = [f"out={tmp_path / run}", *(_fill(config, t, 3) for t in texts)]
-        make_paths(filled, tmp_path)
-        assert load(KINDS[step.script], step.script, filled).out == str(tmp_path / run)
+    assert needed_runs(config) or config.samples
+    for run in needed_runs(config):
+        script, filled = config.runs[run].script, overrides_of(config, run, 3)
+        make_paths([text for text in filled if not text.startswith("out=")], tmp_path)
+        assert load(KINDS[script], script, filled).out == str(tmp_path / "out" / run / "seed3")
+
+
+@pytest.mark.parametrize("scale", sorted({name.partition("/")[0] for name in TABLES if "/" in name}))
+def test_every_run_of_a_scale_is_needed(scale, tmp_path):
+    """A run that tables share is one that a table needs."""
+    configs = [table(name, tmp_path) for name in TABLES if name.startswith(f"{scale}/table")]
+    shared = {run for config in configs for run in config.runs}
+    assert shared == {run for config in configs for run in needed_runs(config)}
+
+
+@pytest.mark.parametrize("scale", sorted({name.partition("/")[0] for name in TABLES if "/" in name}))
+def test_a_run_of_one_folder_is_one_run(scale, tmp_path):
+    """Runs of one name in tables of one scale have the same overrides, as they share a folder."""
+    seen = {}
+    for name in (name for name in TABLES if name.startswith(f"{scale}/")):
+        config = table(name, tmp_path)
+        for run in needed_runs(config):
+            assert seen.setdefault(run, overrides_of(config, run, 3)) == overrides_of(config, run, 3), run
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -79,4 +98,4 @@ def test_table_files_say_what_they_cost(name):
 def test_there_is_something_to_test():
     """The collections above are not empty."""
     assert {"lite0", "hrnet_w48_psa", "resnet101_ibn_a"} <= set(MODELS)
-    assert {"demo", "real/table2"} <= set(TABLES)
+    assert {"demo", "real/table2", *(f"{scale}/table3" for scale in ("demo", "real", "paper"))} <= set(TABLES)

@@ -192,6 +192,9 @@ def test_splitting_again_does_nothing_and_an_interrupted_split_is_made_again(tmp
         ),
         ({"by": "source", "fractions": (0, 0.5, 0.5)}, "train above 0"),
         ({"labelled": 129}, "--labelled 129: .* are 128"),
+        ({"unlabelled": 129}, "--unlabelled 129: .* are 128, choose 1..128"),
+        ({"labelled": 100, "unlabelled": 29}, "--unlabelled 29: .* without those of --labelled are 28"),
+        ({"unlabelled": 0}, "--unlabelled 0: .* choose 1..128"),
     ],
 )
 def test_what_cannot_be_split_is_told(tmp_path, options, words):

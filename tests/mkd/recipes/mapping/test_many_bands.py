@@ -26,7 +26,7 @@ from mkd.models.build import build
 from mkd.pixel_scale import PixelScale
 from mkd.recipes.mapping.export import export
 from mkd.recipes.mapping.predict_map import predict as predict_command
-from mkd.report.thumbnails import map_view
+from mkd.report.drawing.thumbnails import map_view
 from tests.helpers.shards import CLASSES, PALETTE
 
 PLACE = (0.5, 0.0, 400000.0, 0.0, -0.5, 5600000.0)

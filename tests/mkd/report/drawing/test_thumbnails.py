@@ -8,7 +8,7 @@ import pytest
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterWriter
-from mkd.report.thumbnails import map_view
+from mkd.report.drawing.thumbnails import map_view
 
 
 def raster(path, array, nodata):

@@ -7,7 +7,7 @@ import numpy as np
 
 from mkd.labels import IGNORE, NODATA, Colour
 from mkd.report.content import Bytes, MapView, Panel
-from mkd.report.figures import css_colour, ids_uri, photo_uri, scale_colours
+from mkd.report.drawing.figures import css_colour, ids_uri, photo_uri, scale_colours
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def map_panel(
     """Encode a map for the page.
 
     Args:
-        view: what `mkd.report.thumbnails.map_view` gives.
+        view: what `mkd.report.drawing.thumbnails.map_view` gives.
         classes: class names.
         palette: one colour a class.
         doubt: confidence below which a pixel counts as doubtful, in [0, 1].

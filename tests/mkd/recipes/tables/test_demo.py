@@ -6,7 +6,7 @@ import pytest
 
 from mkd.config.schema import DemoRun
 from mkd.dataset.index import read_index
-from mkd.recipes.demo import _data
+from mkd.recipes.tables.demo import _data
 from shards.inputs.class_file import read_classfile
 from tests.helpers.training.runs import ROOT, digests
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mkd.report.content import MapView, Panel
-from mkd.report.image_panels import map_panel, panel_views
+from mkd.report.drawing.image_panels import map_panel, panel_views
 
 CLASSES = ("road", "water", "field")
 PALETTE = ((240, 200, 60), (50, 110, 200), (190, 140, 70))

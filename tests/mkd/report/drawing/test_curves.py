@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mkd.report.content import RunMetrics
-from mkd.report.curves import draw_curves, read_phases, smooth, thin
+from mkd.report.drawing.curves import draw_curves, read_phases, smooth, thin
 
 values_lists = st.lists(st.floats(-100, 100), min_size=1, max_size=70)
 

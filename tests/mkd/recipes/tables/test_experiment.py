@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from mkd.config.schema import DemoRun, Experiment, ExperimentStep
-from mkd.recipes.demo import demo
-from mkd.recipes.experiment import _fill, _row, experiment, run_folder
 from mkd.recipes.reports import experiment_report
+from mkd.recipes.tables.demo import demo
+from mkd.recipes.tables.experiment import experiment
+from mkd.recipes.tables.results import _row
+from mkd.recipes.tables.run_list import fill, run_folder
 from mkd.report.terminal_table import show
 from tests.helpers.training.runs import QUICK, RANDOM, digests
 
@@ -31,25 +33,25 @@ def test_placeholders(tmp_path):
     """{data}, {out}, {seed} and {run:NAME} become folders and numbers, several in one override too."""
     config = table(tmp_path)
     out = config.out
-    assert _fill(config, "data.val={data}/val{seed}", 2) == "data.val=tiles/val2"
-    assert _fill(config, "semi.start={run:base}/model", 1) == f"semi.start={out}/base/seed1/model"
-    assert _fill(config, "x={out}/{run:next}", 0) == f"x={out}/{out}/next/seed0"
-    assert _fill(config, "steps=5", 0) == "steps=5"
+    assert fill(config, "data.val={data}/val{seed}", 2) == "data.val=tiles/val2"
+    assert fill(config, "semi.start={run:base}/model", 1) == f"semi.start={out}/base/seed1/model"
+    assert fill(config, "x={out}/{run:next}", 0) == f"x={out}/{out}/next/seed0"
+    assert fill(config, "steps=5", 0) == "steps=5"
 
 
 @pytest.mark.parametrize("text", ["a={run:other}/model", "a={what}", "a={seed"])
 def test_an_unknown_placeholder_is_refused(tmp_path, text):
     """What cannot be filled in is one sentence with what can."""
     with pytest.raises(ValueError, match=r"\{data\}, \{out\}, \{seed\} and \{run:NAME\}") as caught:
-        _fill(table(tmp_path), text, 0)
+        fill(table(tmp_path), text, 0)
     assert text.split("=")[1].split("}")[0] in str(caught.value)
 
 
 def test_what_is_filled_in_stays_as_it_is(tmp_path):
     """Braces in the name of a folder are no placeholder."""
     config = table(tmp_path, data="/d/{seed} {x", out=str(tmp_path / "{out}"))
-    assert _fill(config, "a={data}/v", 3) == "a=/d/{seed} {x/v"
-    assert _fill(config, "a={run:base}/model", 3) == f"a={tmp_path}/{{out}}/base/seed3/model"
+    assert fill(config, "a={data}/v", 3) == "a=/d/{seed} {x/v"
+    assert fill(config, "a={run:base}/model", 3) == f"a={tmp_path}/{{out}}/base/seed3/model"
 
 
 def test_a_typo_in_a_placeholder_names_what_was_meant(tmp_path):
@@ -57,7 +59,7 @@ def test_a_typo_in_a_placeholder_names_what_was_meant(tmp_path):
     with pytest.raises(
         ValueError, match=r"\{run:bsae\} is not known; did you mean \{run:base\}\?.*base, next"
     ):
-        _fill(table(tmp_path), "semi.start={run:bsae}/model", 0)
+        fill(table(tmp_path), "semi.start={run:bsae}/model", 0)
 
 
 def results(config, run, figures):
@@ -153,7 +155,8 @@ def test_a_row_of_no_run_is_refused_first(tmp_path):
 def test_every_run_is_checked_before_the_first_is_trained(tmp_path, sets, step, word):
     """A mistake in the last run of a table of hours is found at its start."""
     good = ExperimentStep("supervised", [f"data.labelled={sets['labelled']}", *RANDOM, *QUICK, "steps=1"])
-    config = table(tmp_path, runs={"base": good, "next": step}, seeds=[0], test=sets["val"])
+    runs, rows = {"base": good, "next": step}, {"Base": "base", "Next": "next"}
+    config = table(tmp_path, runs=runs, rows=rows, seeds=[0], test=sets["val"])
     with pytest.raises(ValueError, match=word):
         experiment(config)
     assert not (tmp_path / "out" / "base").exists()
@@ -176,7 +179,8 @@ def test_folders_and_test_set_are_checked_before_the_first_run_is_trained(tmp_pa
         ({"base": good}, sets["unlabelled"], "have no label"),
         ({"base": early, "next": good}, sets["val"], "is not trained before it"),
     ):
-        config = table(tmp_path, runs=runs, seeds=[0], test=str(test), common=common)
+        rows = {name: name for name in runs}
+        config = table(tmp_path, runs=runs, rows=rows, seeds=[0], test=str(test), common=common)
         with pytest.raises(ValueError, match=word):
             experiment(config)
     assert not (tmp_path / "out").exists()

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from mkd.atomic import write_text
-from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.cli.peak_memory import PeakMemory
-from mkd.config.load import CONFIGS, load
+from mkd.config.load import load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
 from mkd.dataset.index import read_index
-from mkd.recipes.experiment import check_alone, experiment, run_folder
 from mkd.recipes.mapping.predict_map import predict
 from mkd.recipes.reports import experiment_report
+from mkd.recipes.tables.drawn_sets import draw_sets
+from mkd.recipes.tables.experiment import check_alone, experiment
+from mkd.recipes.tables.run_list import run_folder
 from mkd.report.terminal_table import show
-from mkd.synth.landscape import draw_scenes, render, write_orthomosaic
-from shards.commands.split import split
-from shards.commands.tile import tile
-from shards.inputs.scenes.tiling import TilingOptions
-from shards.output.build_options import BuildOptions
-from shards.splitting.assignment import SplitOptions
+from mkd.synth.landscape import render, write_orthomosaic
 
 UNSEEN = "target_unseen"
 
@@ -62,20 +58,9 @@ def demo(config: DemoRun) -> None:
 
 
 def _data(config: DemoRun, out: Path) -> None:
-    """Render orthomosaics, cut them into tiles, split them by spatial block and keep few labels."""
+    """Draw the data sets, and the scene that the map is of."""
     data, scenes = out / "data", out / "scenes"
-    for domain, count in (("intermediate", config.intermediate_scenes), ("target", config.target_scenes)):
-        if (data / domain / "split.json").is_file():
-            continue
-        print(f"{domain}: drawing {count} orthomosaics of {config.scene} x {config.scene} pixels", flush=True)
-        images, labels = draw_scenes(scenes, domain, count, config.scene)
-        classes = CONFIGS / "datasets" / f"demo_{domain}.yaml"
-        whole, few = data / domain / "all", config.labelled if domain == "target" else None
-        with route_log_lines(say_on_stdout, "shards"):
-            tile(images, classes, BuildOptions(whole), labels, TilingOptions(size=config.tile))
-            options = SplitOptions(by="block", block=config.block, labelled=few)
-            parts: dict[str, Any] = split(whole, data / domain, options)
-        write_text(data / domain / "split.json", json.dumps({"touching": parts["touching"]}) + "\n")
+    draw_sets(config, data, scenes)
     unseen = scenes / "images" / f"{UNSEEN}.tif"
     if not unseen.is_file():
         write_orthomosaic(render("target", config.scene, config.scene, 1000), scenes, UNSEEN)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mkd.report.figures import css_colour, ids_uri, inline_svg, new_figure, photo_uri, scale_colours
+from mkd.report.drawing.figures import css_colour, ids_uri, inline_svg, new_figure, photo_uri, scale_colours
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 200, 0)]
 

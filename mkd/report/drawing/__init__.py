@@ -1,0 +1,1 @@
+"""Figures and pictures of pages: curves, SVG and PNG, tiles and maps in colours."""
