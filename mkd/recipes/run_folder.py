@@ -6,6 +6,7 @@ import itertools
 import json
 import platform
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import yaml
 from mkd.atomic import write_text
 from mkd.config.comparison import difference
 from mkd.config.load import to_yaml
-from mkd.config.schema import DataConfig, RunConfig
+from mkd.config.schema import DataConfig, KdRun, RunConfig, SupervisedRun
 from mkd.dataset.index import DatasetIndex, read_index
 from mkd.dataset.label_notes import label_notes
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World
 from mkd.documents import mapping, parse_yaml, whole
 from mkd.models.architecture import published_rates
+
+FILLED_IN = ("aspp_rates", "mean", "std")  # keys of a network that a run writes into its config
 
 
 def open_run(config: RunConfig) -> Path:
@@ -111,9 +114,20 @@ def enter_run(config: RunConfig, world: World) -> tuple[Path, str]:
 
 
 def other_config(config: RunConfig) -> str:
-    """Return where the run in a config's folder is of another config; empty where it is not, or where there is none."""
+    """Return where the run in a config's folder is of another config; empty where it is not, or where there is none.
+
+    Keys of the network that a run fills in itself, see `factories.settle`, count as those of the run where the config
+    leaves them open: so this works for a config that no data set or model has been read for.
+    """
     path = Path(config.out) / "config.yaml"
-    return difference(_written(path), config) if path.is_file() else ""
+    if not path.is_file():
+        return ""
+    written = _written(path)
+    if isinstance(config, (SupervisedRun, KdRun)):
+        there = yaml.safe_load(written).get("model", {})
+        open_keys = [key for key in FILLED_IN if getattr(config.model, key) is None and key in there]
+        config = replace(config, model=replace(config.model, **{key: there[key] for key in open_keys}))
+    return difference(written, config)
 
 
 def last_step(folder: Path) -> tuple[str, int] | None:

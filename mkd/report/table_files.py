@@ -27,7 +27,7 @@ def cost_cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "parameters, M": f"{cost['parameters'] / 1e6:.2f}",
         **counted,
-        "images/s": f"{cost['speed']['images_per_second']:.1f}",
+        "images/s": f"{cost['speed']['images_per_second']:.3g}",
     }
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from mkd.config.run_config import to_yaml
 from mkd.config.schema import Experiment, ExperimentStep
+from mkd.recipes.factories import architecture, settle
 from mkd.recipes.tables.run_list import goes_on_from, needed_runs, overrides_of, parse_run, run_folder
 from mkd.recipes.tables.run_plan import plan_runs, plan_text, sbatch_lines
 
@@ -45,7 +46,11 @@ def begin(config, name, step=None, ended=False):
     """Leave behind what a run has at some step, or at its end."""
     folder = run_folder(config, name, 0)
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(to_yaml(parse_run(config, name, 0)))
+    run = parse_run(config, name, 0)
+    if config.runs[name].script != "semi":  # as a run does with the network that it has built
+        settle(run.model, architecture(run.model, run.data.crop))
+        assert run.model.mean is not None
+    (folder / "config.yaml").write_text(to_yaml(run))
     phase = "semi" if config.runs[name].script == "semi" else "student"
     if step is not None:
         rows = [{"phase": phase, "step": n} for n in range(0, step + 1, 10)]
