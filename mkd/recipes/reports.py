@@ -18,10 +18,10 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
 from mkd.report.content import Evaluation, PageFigure, Panel, Report, Row, RunMetrics
+from mkd.report.drawing.thumbnails import map_view
 from mkd.report.page import write_report
 from mkd.report.run_report import report_of_run
 from mkd.report.table_files import cost_cells, speed_note
-from mkd.report.drawing.thumbnails import map_view
 from mkd.train.input_bands import check_kind
 
 PANELS = 6  # test tiles shown

@@ -7,8 +7,8 @@ from mkd.atomic import write_text
 from mkd.labels import IGNORE
 from mkd.report.content import Evaluation, Report, Row
 from mkd.report.drawing.curves import draw_curves
-from mkd.report.evaluation_views import evaluation_views
 from mkd.report.drawing.image_panels import map_panel, panel_views
+from mkd.report.evaluation_views import evaluation_views
 from mkd.report.tables import confusion_lines, iou_bars, legend, percent, result_lines, worst_confusions
 from mkd.report.templates import render_template
 

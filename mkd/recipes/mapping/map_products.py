@@ -14,8 +14,8 @@ from mkd.geo.raster import RasterReader
 from mkd.geo.vector.polygon_file import write_polygons
 from mkd.geo.vector.polygons import class_polygons
 from mkd.inference.area_table import ClassArea, measure_areas, write_areas
-from mkd.report.preview import ClassCover, write_preview
 from mkd.report.drawing.thumbnails import map_view
+from mkd.report.preview import ClassCover, write_preview
 
 PREVIEW_SIDE = 2000  # pixels: longest side of the pictures in a preview
 ENDINGS = {"polygons": ".gpkg", "areas": ".csv", "preview": ".html"}
