@@ -173,7 +173,7 @@ class PredictSpeedRun:
     model: str = "hrnet_w18_small"  # of configs/model
     tile: int = 512  # side of a window, pixels
     overlap: int = 128  # of neighbouring windows, pixels
-    batch: int = 4  # windows in a forward pass of ours
+    batch: int | None = None  # windows in a forward pass of ours; null: as launch/predict_map.py
     rounds: int = 3
     parts: list[str] = field(default_factory=lambda: ["rate", "memory"])
     # interpreter with segmentation_models_pytorch; null = without
@@ -184,8 +184,10 @@ class PredictSpeedRun:
     def check(self) -> None:
         """Refuse sizes, parts and paths that the benchmark cannot use."""
         _check_named("model", self.model)
-        for key, low in {"tile": 32, "overlap": 0, "batch": 1, "rounds": 1}.items():
+        for key, low in {"tile": 32, "overlap": 0, "rounds": 1}.items():
             at_least(key, getattr(self, key), low)
+        if self.batch is not None:
+            at_least("batch", self.batch, 1)
         at_least("scene", self.scene, self.tile)
         if self.overlap >= self.tile:
             raise ValueError(f"overlap={self.overlap}: less than tile={self.tile} is allowed")

@@ -78,7 +78,8 @@ def check(config: Any, later: str | None = None) -> None:
 
 def _check_predict(c: s.PredictRun) -> None:
     model_folder("model", c.model)
-    at_least("batch", c.batch, 1)
+    if c.batch is not None:
+        at_least("batch", c.batch, 1)
     if c.tile is not None:
         at_least("tile", c.tile, 1)
     if c.overlap is not None:

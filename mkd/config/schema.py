@@ -226,7 +226,8 @@ class PredictRun:
     # views of each window whose probabilities are averaged: none, flips (4), d4 (8, with quarter turns); as many times
     # the time
     tta: str = "none"
-    batch: int = 4  # windows in a forward pass
+    # windows in a forward pass; none: as many as have the pixels of one of 512 x 512 on a CPU, of four on a GPU
+    batch: int | None = None
     trust_vrt: bool = False  # let the input name any other files, on the network too
     device: str | None = None  # none: cuda when there is one, else cpu
 

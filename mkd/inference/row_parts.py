@@ -62,7 +62,7 @@ class RowParts:
                 "on; let none remove that folder, and start again"
             )
         with written_aside(self._path(band.row)) as aside, open(aside, "wb") as file:
-            np.savez_compressed(file, **band._asdict())  # a scene of 50,000 x 50,000 has 5 GB of them
+            np.savez(file, **band._asdict())  # not packed: that takes longer than writing them
 
     def bands(self, rows: Sequence[int]) -> Iterator[MapBand]:
         """Yield the bands in the order of their rows; waits for each that another process is still making.

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,8 @@ def measure_predict(config: PredictSpeedRun) -> None:
         ValueError: weights of other classes than the scene's, or a contender that failed.
     """
     device, files = find_world(config.device).device, scene_files(config)
+    if config.batch is None:
+        config = replace(config, batch=recipe.usual_batch(config.tile, device))
     found: Found = {"settings": asdict(config), "machine": machine_facts(device)}
     if "rate" in config.parts:
         found |= _rates(config, files, device)
@@ -155,7 +157,8 @@ def _bare_forward(
 
     Model, layout and precision are those of the map; nothing is read, softened, blended or written.
     """
-    model, card = load_model(files["model"])
+    (model, card), batch = load_model(files["model"]), config.batch
+    assert batch is not None
     scale, autocast = card.architecture.scale, has_bf16(device)
     network = WindowNetwork(model, len(card.classes), scale, device, autocast=autocast, tta="none")
     with RasterReader(files["scene"]) as reader:
@@ -165,8 +168,8 @@ def _bare_forward(
     @torch.inference_mode()
     def seconds() -> float:
         began = time.perf_counter()
-        for first in range(0, len(pixels), config.batch):
-            stored = torch.from_numpy(pixels[first : first + config.batch]).to(device).permute(0, 3, 1, 2)
+        for first in range(0, len(pixels), batch):
+            stored = torch.from_numpy(pixels[first : first + batch]).to(device).permute(0, 3, 1, 2)
             images = stored.float() / 255
             with torch.autocast(device.type, torch.bfloat16, enabled=network.autocast):
                 network.model(images)

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config.schema import PredictRun
 from mkd.distributed.engine import has_bf16
@@ -36,6 +38,8 @@ from mkd.recipes.run_folder import commit
 from shards.inputs.fingerprint import identity
 
 log = logging.getLogger(__name__)
+
+_WINDOW = 512  # pixels: side of a window of which one at a time keeps a CPU busy
 
 # Keys that a map's pixels do not depend on.
 _ELSEWHERE = (
@@ -139,7 +143,7 @@ def _map_whole(task: _Task, source: str, output: str) -> str:
 def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
     """Return the fields of the `RowPlan` of one raster, as JSON has them; remove rows that are of no use."""
     with open_scene(source, task.config, task.card.architecture.scale) as reader:
-        made_of, grid = task.made_of(source, reader), _grid(task.config, task.card)
+        made_of, grid = task.made_of(source, reader), _grid(task)
         check_map(task.card.palette, reader, Path(output), grid)
         parts = RowParts(Path(output), made_of)
         if _is_there(source, output, made_of, reader):
@@ -165,7 +169,7 @@ def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
             autocast=has_bf16(world.device),
             tta=config.tta,
         )
-        predictor = BandPredictor(network, reader, choice, _grid(config, card))
+        predictor = BandPredictor(network, reader, choice, _grid(task))
         title = Path(plan.output).name if task.several else "map"
         done = predict_rows(predictor, plan, world, task.legend(plan.made_of), title)
         return (
@@ -175,13 +179,20 @@ def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
         )
 
 
-def _grid(config: PredictRun, card: ModelCard) -> PredictionGrid:
-    settings = _settings(config, card)
-    return PredictionGrid(settings["tile"], settings["overlap"], config.batch)
+def _grid(task: _Task) -> PredictionGrid:
+    settings = _settings(task.config, task.card)
+    tile, overlap, batch = settings["tile"], settings["overlap"], task.config.batch
+    return PredictionGrid(tile, overlap, usual_batch(tile, task.world.device) if batch is None else batch)
+
+
+def usual_batch(tile: int, device: torch.device) -> int:
+    """Return as many windows as keep a device busy: on a CPU more pixels at once leave its caches, and take longer."""
+    pixels = 4 * _WINDOW**2 if device.type == "cuda" else _WINDOW**2
+    return max(1, pixels // tile**2)
 
 
 def _predict(task: _Task, reader: RasterReader, output: str, made_of: str, title: str) -> MapSummary:
-    config, card, grid = task.config, task.card, _grid(task.config, task.card)
+    config, card, grid = task.config, task.card, _grid(task)
     return predict_map(
         task.model,
         card.palette,
