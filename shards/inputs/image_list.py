@@ -14,7 +14,7 @@ from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import FileTree, nfc
 from shards.progress import list_first, pluralize
 
-_MOST_BYTES = 1 << 26  # of a list: a million names of 64 letters
+_MOST_BYTES = 1 << 28  # of a list: millions of names of 100 letters
 
 
 class ImageItem(NamedTuple):

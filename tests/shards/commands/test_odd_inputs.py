@@ -50,11 +50,11 @@ def test_blanks_of_a_list_belong_to_a_name_that_has_them(folder, tmp_path, line,
 
 @pytest.mark.parametrize("endless", [True, False])
 def test_a_list_without_end_is_refused(folder, tmp_path, endless):
-    """/dev/zero, and a file of 200 MB of nothing, are read in part only."""
+    """/dev/zero, and a file of 300 MB of nothing, are read in part only."""
     with open(tmp_path / "list.txt", "wb") as file:
-        file.truncate(200_000_000)
+        file.truncate(300_000_000)
     keys = "/dev/zero" if endless else tmp_path / "list.txt"
-    with pytest.raises(ValueError, match="is no list of images: it has more than 67,108,864 bytes"):
+    with pytest.raises(ValueError, match="is no list of images: it has more than 268,435,456 bytes"):
         pack(folder.root, folder.classfile, BuildOptions(tmp_path / "out"), ImageSelection(keys=keys))
 
 
