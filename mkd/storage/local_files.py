@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 _KINDS = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
+_PIECE = 1 << 24  # bytes that are read at once
+
 
 class FileInfo(NamedTuple):
     """A file or folder of a listing.
@@ -41,10 +43,9 @@ def read_range(path: str, start: int, stop: int | None) -> bytes:
                 file.seek(start)
             if stop is None:
                 return file.readall()
-            data = file.read(stop - start)
-            while len(data) < stop - start and (
-                more := file.read(stop - start - len(data))
-            ):  # of a pipe: in pieces
+            # In pieces: a pipe gives no more, and a read takes the memory that it is asked for, whatever there is.
+            data = file.read(min(stop - start, _PIECE))
+            while len(data) < stop - start and (more := file.read(min(stop - start - len(data), _PIECE))):
                 data += more
             return data
     except OSError as error:
