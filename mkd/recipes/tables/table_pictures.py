@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 
 from mkd.atomic import written_aside
 from mkd.config.schema import Experiment
+from mkd.geo.palette import rgb_from_ids
 from mkd.inference.validation_picture import spread, tile_colours
 from mkd.labels import IGNORE
 from mkd.loader.loader import TileSet
-from mkd.recipes.reports import panels
+from mkd.recipes.reports import PANELS, panels
 from mkd.recipes.tables.run_list import fill, page_folder, run_folder, test_set
 from mkd.report.content import PageFigure, RunMetrics
 from mkd.report.drawing.curves import Series, read_phases
@@ -20,7 +21,6 @@ from mkd.report.drawing.figures import inline_svg
 from mkd.report.drawing.table_figures import (
     CurvePoint,
     GridRow,
-    coloured,
     grid_figure,
     png_bytes,
     share_figure,
@@ -30,6 +30,7 @@ from mkd.report.tables import legend, percent
 
 SAMPLES = 3  # tiles of a data set in figure 1
 COMPARED = 4  # test tiles in figure 3
+UNLABELLED = (236, 236, 236)  # colour of pixels without a label
 
 
 def table_pictures(config: Experiment, results: dict[str, Any]) -> list[PageFigure]:
@@ -71,7 +72,9 @@ def sample_pictures(config: Experiment) -> list[PageFigure]:
         for n in spread(len(tiles), SAMPLES):
             item = tiles.tile((0, n))
             pictures.append(("image", tile_colours(item, tiles), ""))
-            pictures.append(("annotation", coloured(item.labels[0].numpy(), tiles.index.palette), ""))
+            pictures.append(
+                ("annotation", rgb_from_ids(item.labels[0].numpy(), tiles.index.palette, UNLABELLED), "")
+            )
         rows.append(GridRow(title, pictures, legend(tiles.index.classes, tiles.index.palette)))
     return [_pictured(config, "figure1", "Samples and their annotation", grid_figure(rows, []))]
 
@@ -82,14 +85,15 @@ def _compared(config: Experiment) -> Figure:
     tiles = TileSet(test_set(config, first), labelled=True)
     models = {title: run_folder(config, run, first) / "model" for title, run in config.rows.items()}
     palette, rows = tiles.index.palette, []
-    for panel in panels(tiles, models)[:COMPARED]:
+    chosen = spread(len(tiles), PANELS)[:COMPARED]  # the first of those on the page
+    for panel in panels(tiles, models, chosen):
         assert panel.truth is not None
         known = panel.truth != IGNORE
-        pictures = [("image", panel.image, ""), ("truth", coloured(panel.truth, palette), "")]
+        pictures = [("image", panel.image, ""), ("truth", rgb_from_ids(panel.truth, palette, UNLABELLED), "")]
         for title, ids in panel.predictions.items():
             right = float((ids[known] == panel.truth[known]).mean()) if known.any() else None
             note = "" if right is None else f"{percent(right)} % right"
-            pictures.append((title, coloured(ids, palette), note))
+            pictures.append((title, rgb_from_ids(ids, palette, UNLABELLED), note))
         rows.append(GridRow(panel.name[-24:], pictures))
     return grid_figure(rows, legend(tiles.index.classes, palette))
 

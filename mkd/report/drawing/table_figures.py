@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from mkd.labels import Colour
 from mkd.report.drawing.curves import Series
 from mkd.report.drawing.figures import HAIRLINE, INK, MUTED, STYLE, new_figure
 
@@ -154,13 +153,6 @@ def grid_figure(rows: Sequence[GridRow], classes: Sequence[tuple[str, str]], sid
     if classes:
         _add_legend(figure, classes, 6, {"loc": "outside lower center"})
     return figure
-
-
-def coloured(ids: NDArray[np.uint8], palette: Sequence[Colour]) -> NDArray[np.uint8]:
-    """Return class ids (H,W) as a picture (H,W,3) in the palette's colours; what has no label is light grey."""
-    table = np.full((256, 3), 236, np.uint8)
-    table[: len(palette)] = np.array(palette, np.uint8)
-    return table[ids]
 
 
 def png_bytes(figure: Figure, dots: int = 160) -> bytes:

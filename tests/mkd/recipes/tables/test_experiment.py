@@ -268,4 +268,5 @@ def test_parallel_seeds_give_the_same_table(small, tmp_path, monkeypatch):
     """Two seeds at once, each in a process with one thread, end in the figures of one after the other."""
     config, found = small
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    assert experiment(replace(config, out=str(tmp_path / "out"), parallel=2))["rows"] == found["rows"]
+    wanted = [{**row, "folder": str(tmp_path / "out" / row["run"])} for row in found["rows"]]
+    assert experiment(replace(config, out=str(tmp_path / "out"), parallel=2))["rows"] == wanted

@@ -5,12 +5,13 @@ import io
 import numpy as np
 from PIL import Image
 
+from mkd.geo.palette import rgb_from_ids
+from mkd.recipes.tables.table_pictures import UNLABELLED
 from mkd.report.drawing.table_figures import (
     COLOURS,
     CurvePoint,
     GridRow,
     band,
-    coloured,
     grid_figure,
     png_bytes,
     share_figure,
@@ -64,7 +65,7 @@ def test_a_curve_over_a_share_has_ours_and_the_papers():
 def test_ids_get_their_colours_and_no_label_is_grey():
     """A class has its colour of the palette; 255 has none of them."""
     ids = np.array([[0, 1], [1, 255]], np.uint8)
-    found = coloured(ids, [(200, 0, 0), (0, 0, 200)])
+    found = rgb_from_ids(ids, [(200, 0, 0), (0, 0, 200)], UNLABELLED)
     assert found.tolist() == [[[200, 0, 0], [0, 0, 200]], [[0, 0, 200], [236, 236, 236]]]
 
 
