@@ -261,6 +261,9 @@ def _check_semi(c: s.SemiRun, later: str | None) -> None:
     if c.semi.ema_decay is not None:
         below_one("semi.ema_decay", c.semi.ema_decay)
     choice("semi.average", c.semi.average, ("valid", "kept"))
+    choice("semi.teacher_views", c.semi.teacher_views, ("none", "flips", "d4"))
+    at_least("semi.strong_views", c.semi.strong_views, 1)
+    below_one("semi.feature_dropout", c.semi.feature_dropout)
     share("semi.cutmix", c.semi.cutmix)
     share("semi.paste", c.semi.paste)
     at_least("semi.views", c.semi.views, 1)

@@ -103,6 +103,11 @@ class SemiConfig:
     weight: float = 1.0  # w_u, weight of L_cons; 0 is the control: the same training on the labels alone
     # valid | kept: pixels that L_cons is the mean over, all of the unlabelled crops or those with a pseudo-label
     average: str = "valid"
+    strong_views: int = 1  # strong views of each unlabelled tile, 1 or more
+    # chance of a feature channel to be dropped in one more view of each tile, the weak one; 0: no such view
+    feature_dropout: float = 0.0
+    # none | flips | d4: symmetries of a weak view whose predictions the teacher averages, 1, 4 or 8 forward passes
+    teacher_views: str = "none"
     cutmix: float = 1.0  # share of the strong views that get a box of another one
     paste: float = 0.0  # share of the strong views that then get a box of a labelled tile, with its labels
     # least probability of a kept pixel; OHEM leaves a network less sure than plain cross-entropy, which goes with 0.95

@@ -16,10 +16,10 @@ from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
-from mkd.inference.symmetry import mean_softmax, symmetries
 from mkd.labels import NODATA
 from mkd.loader.batch import scaled, to_unit
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.models.symmetry import mean_softmax, symmetries
 from mkd.pixel_scale import PixelScale
 
 
@@ -72,7 +72,7 @@ class WindowNetwork:
             scale: what the model takes.
             device: where it runs.
             autocast: bfloat16 for the forward pass.
-            tta: views that are averaged, see `mkd.inference.symmetry`.
+            tta: views that are averaged, see `mkd.models.symmetry`.
 
         Raises:
             ValueError: a tta that is not known.

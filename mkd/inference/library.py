@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mkd.inference.symmetry import symmetries
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import scaled, to_unit
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.segmentation import SegmentationNetwork
+from mkd.models.symmetry import symmetries
 
 
 @dataclass(frozen=True)

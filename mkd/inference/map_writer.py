@@ -80,7 +80,7 @@ def predict_map(
         tags: what the file says of itself, such as the model.
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
-        tta: views of each window whose probabilities are averaged, see `mkd.inference.symmetry`.
+        tta: views of each window whose probabilities are averaged, see `mkd.models.symmetry`.
         title: what the progress is called.
 
     Returns:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mkd.geo.blend import window_weight
 from mkd.geo.grid import covering_windows
-from mkd.inference.symmetry import mean_softmax
+from mkd.models.symmetry import mean_softmax
 
 UNKNOWN_CROP = 512  # pixels: the window of models that are older than the crop in their card
 
@@ -30,7 +30,7 @@ def probabilities(model: nn.Module, images: Tensor, window: int | None, tta: str
         model: images float (B,3,H,W) in [0,1] -> logits (B,C,H,W).
         images: float (B,3,H,W) in [0,1].
         window: side of a window, pixels; None takes the images whole.
-        tta: views of each window whose probabilities are averaged, see `mkd.inference.symmetry`.
+        tta: views of each window whose probabilities are averaged, see `mkd.models.symmetry`.
 
     Returns:
         float32 (B,C,H,W).

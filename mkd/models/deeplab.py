@@ -56,7 +56,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         self.classifier = nn.Conv2d(a.decoder_channels, num_classes, 1)
 
     def _decode(self, padded: Tensor) -> Tensor:
-        low, deep = self.backbone((padded - self.mean) / self.std)
+        low, deep = self.feature_dropout(self.backbone((padded - self.mean) / self.std))
         deep = self.aspp(self.attention(self.neck(deep)))
         if deep.shape[2:] != low.shape[2:]:
             deep = F.interpolate(deep, size=low.shape[2:], mode="bilinear", align_corners=False)

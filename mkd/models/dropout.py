@@ -1,6 +1,7 @@
 """Dropout whose masks belong to the tile: the same on any number of ranks and after any resume."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +35,65 @@ class SampleDropout(nn.Dropout):
         return x * mask / (1 - self.p)
 
 
+class FeatureDropout(nn.Module):
+    """Drops whole channels of a backbone's maps, of the last samples of a forward pass alone.
+
+    ::
+
+        y_k = x_k * m_k / (1 - p),   m_k ~ Bernoulli(1 - p) for each sample and channel of map k
+
+    It does nothing outside :func:`dropped_features`, nor in eval mode.
+
+    Source: the feature perturbation of Yang et al. 2023, "Revisiting Weak-to-Strong Consistency in Semi-Supervised
+    Semantic Segmentation" (UniMatch): Dropout2d(0.5) on the maps of the weak view.
+    """
+
+    place: Tensor | None = None  # as in SampleDropout, with the layer of the first map
+    p: float = 0.0
+    last: int = 0
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return maps float (N,C_k,H_k,W_k), with channels of the last samples 0."""
+        if not self.training or self.last == 0:
+            return list(maps)
+        return [self._drop(x, level) for level, x in enumerate(maps)]
+
+    def _drop(self, x: Tensor, level: int) -> Tensor:
+        like = x.detach()[:, :, :1, :1]
+        if self.place is None:
+            mask = torch.rand_like(like) < 1 - self.p
+        else:
+            place = self.place.clone()
+            place[2] += level
+            mask = sample_mask(like, 1 - self.p, place)
+        factor = (mask / (1 - self.p)).to(x.dtype)
+        factor[: len(x) - self.last] = 1
+        return x * factor
+
+
+@contextlib.contextmanager
+def dropped_features(model: nn.Module, p: float, last: int) -> Iterator[None]:
+    """Let the `FeatureDropout` of a network act within the block.
+
+    Args:
+        model: a network that has one, see `mkd.models.segmentation.SegmentationNetwork`.
+        p: chance of a channel to become 0, in [0,1); 0 does nothing.
+        last: samples at the end of each forward pass that lose channels.
+    """
+    if p == 0:
+        yield
+        return
+    layers = [module for module in model.modules() if isinstance(module, FeatureDropout)]
+    assert layers, "this network cannot drop features"
+    for module in layers:
+        module.p, module.last = p, last
+    try:
+        yield
+    finally:
+        for module in layers:
+            module.last = 0
+
+
 def seed_dropout(model: nn.Module, seed: int, step: int, slots: Sequence[int], batch: int) -> None:
     """Fix the masks of a forward pass, for all dropout layers of a network.
 
@@ -50,6 +110,9 @@ def seed_dropout(model: nn.Module, seed: int, step: int, slots: Sequence[int], b
     layers = [module for module in model.modules() if isinstance(module, SampleDropout)]
     for layer, module in enumerate(layers):
         module.place = torch.tensor([seed, step, layer, batch, *slots])
+    for features in model.modules():
+        if isinstance(features, FeatureDropout):  # last: the other masks stay those of a network without it
+            features.place = torch.tensor([seed, step, len(layers), batch, *slots])
 
 
 # An operator of its own, because a compiler cannot look into generators; it sees one opaque call.

@@ -148,7 +148,7 @@ class FPN(SegmentationNetwork):
         self.classifier = nn.Conv2d(a.decoder_channels, num_classes, 1)
 
     def _decode(self, padded: Tensor) -> Tensor:
-        maps = self.reassemble(self.backbone((padded - self.mean) / self.std))
+        maps = self.feature_dropout(self.reassemble(self.backbone((padded - self.mean) / self.std)))
         height, width = (-(-side // 4) for side in padded.shape[2:])
         summed: Tensor | None = None
         for lateral, found in zip(self.laterals, maps, strict=True):

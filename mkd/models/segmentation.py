@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mkd.models.architecture import Architecture
+from mkd.models.dropout import FeatureDropout
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -21,6 +22,7 @@ class SegmentationNetwork(nn.Module, ABC):
         backbone: the only part that ImageNet weights exist for.
         classifier: the last 1x1 convolution, decoder_channels -> C.
         divisor: what H and W are padded to a multiple of.
+        feature_dropout: acts on the backbone's maps where the semi-supervised stage asks for it.
     """
 
     mean: Tensor
@@ -34,6 +36,7 @@ class SegmentationNetwork(nn.Module, ABC):
         if num_classes < 2:
             raise ValueError(f"model: {num_classes} classes make no segmentation, use 2 or more")
         self.architecture, self.num_classes = architecture, num_classes
+        self.feature_dropout = FeatureDropout()
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(architecture.std).view(1, -1, 1, 1), persistent=False)
 

@@ -74,6 +74,8 @@ def _stage(config: schema.SemiRun, run: Run, model: SegmentationNetwork, card: M
         factories.supervised_loss(config.ohem),
         s.weight,
         average=s.average,
+        strong_views=s.strong_views,
+        feature_dropout=s.feature_dropout,
         cutmix=s.cutmix,
         paste=s.paste,
         world=world,
@@ -125,7 +127,7 @@ def _teacher(
     limit = TileLimit(s.tile_entropy, s.drop_start, s.drop_end)
     precision = partial(autocast, run.world.device)
     if t.kind != "service" or s.weight == 0:  # the control asks for no label, so nobody is called
-        return LocalTeacher(model, decay, s.confidence, limit, precision, run.world.gather)
+        return LocalTeacher(model, decay, s.confidence, limit, precision, run.world.gather, s.teacher_views)
     if run.world.ranks > 1 and t.patience > 0.9 * TIMEOUT.total_seconds():
         raise ValueError(
             f"teacher.patience={t.patience:.0f}: the other ranks wait {TIMEOUT.total_seconds():.0f} s for one that "
@@ -149,13 +151,15 @@ def _teacher(
         weights_file=run.folder / WEIGHTS,
     )
     tls = read_pem("teacher.tls_ca", t.tls_ca)
-    access = Access(identity_of(card), _token(config, run), tls, bands=bands)
+    views = s.teacher_views != "none"
+    access = Access(identity_of(card), _token(config, run), tls, bands=bands, views=views)
     return RemoteTeacher(
         model,
         client,
         access,
         max_decay=decay,
         confidence=s.confidence,
+        views=s.teacher_views,
         tile_limit=limit,
         autocast=precision,
         gather=run.world.gather,

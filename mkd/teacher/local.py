@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mkd.loader.batch import to_unit
+from mkd.models.symmetry import mean_softmax
 from mkd.semi.ema import EMA
 from mkd.semi.entropy import PseudoLabels, TileLimit, filter_pseudo_labels
 from mkd.teacher.api import TeacherStats
@@ -26,6 +27,7 @@ class LocalTeacher:
         tile_limit: the tile filter's tau.
         autocast: precision of the forward pass.
         gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
+        views: symmetries of a weak view whose predictions are averaged, see `logits_of`.
 
     Attributes:
         depth: 0; an answer is computed when it is collected.
@@ -39,12 +41,13 @@ class LocalTeacher:
         tile_limit: TileLimit,
         autocast: Autocast = contextlib.nullcontext,
         gather: Callable[[Tensor], Tensor] = lambda score: score,
+        views: str = "none",
     ) -> None:
         """Copy the student."""
         self.ema = EMA(student, max_decay)
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
         self.model = average_network(student, self.ema)
-        self.depth, self.stats, self._gather = 0, TeacherStats(), gather
+        self.depth, self.stats, self._gather, self._views = 0, TeacherStats(), gather, views
         self._submitted: dict[int, tuple[Tensor, float]] = {}
 
     def submit(self, ticket: int, images: Tensor, progress: float) -> None:
@@ -60,7 +63,7 @@ class LocalTeacher:
     @torch.no_grad()
     def label(self, images: Tensor, progress: float) -> PseudoLabels:
         """Return filtered pseudo-labels of weak views, uint8 or float32 (B,bands,H,W)."""
-        logits = logits_of(self.model, images, self.autocast)
+        logits = logits_of(self.model, images, self.autocast, self._views)
         limit = self.tile_limit.limit(progress)
         answer = filter_pseudo_labels(logits, self.confidence, limit, self.ema.updates)
         self.tile_limit.observe(self._gather(answer.score))
@@ -96,8 +99,14 @@ def average_network(student: nn.Module, ema: EMA) -> nn.Module:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, images: Tensor, autocast: Autocast) -> Tensor:
-    """Return logits float (B,C,H,W) of weak views, see `submit`; the one forward pass of every teacher."""
+def logits_of(model: nn.Module, images: Tensor, autocast: Autocast, views: str = "none") -> Tensor:
+    """Return logits float (B,C,H,W) of weak views, see `submit`; what every teacher labels by.
+
+    With views=flips or d4 they are the logarithm of the mean of the softmax over the symmetries of
+    `mkd.models.symmetry`, of which softmax is that mean again.
+    """
     with autocast():
-        logits: Tensor = model(to_unit(images))
-    return logits
+        if views == "none":
+            logits: Tensor = model(to_unit(images))
+            return logits
+        return mean_softmax(model, to_unit(images), views).log()

@@ -14,8 +14,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from mkd.models.symmetry import SYMMETRIES
+
 PROTOCOL = 2  # tiles of 3 bands of uint8
 FLOAT_PROTOCOL = 3  # tiles of float32, of any bands, NaN where a pixel is missing; the rest is that of 2
+VIEWS = 2  # added to either by students whose requests name views; a service of before refuses them
+PROTOCOLS = (PROTOCOL, FLOAT_PROTOCOL, PROTOCOL + VIEWS, FLOAT_PROTOCOL + VIEWS)
 MAX_JSON = 1 << 16  # bytes
 OK, BEHIND, STOPPING, FAILED = "ok", "behind", "stopping", "failed"
 Identity = dict[str, Any]
@@ -40,6 +44,7 @@ class Request:
         limit: tau of the tile filter in [0,1].
         session: whose weights must answer.
         min_version: oldest version that may answer.
+        views: none | flips | d4: symmetries of each image whose predictions are averaged.
     """
 
     id: int
@@ -47,6 +52,7 @@ class Request:
     limit: float
     session: str
     min_version: int
+    views: str = "none"
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,10 @@ def read_request(raw: Any) -> Request:
     """Return the checked JSON beside a request."""
     c = unpack(raw)
     confidence, limit = (float(number(c, k, 0, 1)) for k in ("confidence", "limit"))
-    return Request(integer(c, "id"), confidence, limit, word(c, "session"), integer(c, "min_version"))
+    views = word(c, "views") if "views" in c else "none"  # a student of before does not send it
+    if views not in SYMMETRIES:
+        raise ProtocolError(f"views={views}; one of {', '.join(SYMMETRIES)} is allowed")
+    return Request(integer(c, "id"), confidence, limit, word(c, "session"), integer(c, "min_version"), views)
 
 
 def read_reply(raw: Any) -> Reply:

@@ -34,8 +34,8 @@ class StepBatch:
             missing, or None.
         inside: bool (U,S,S), pixels of `weak` that lie inside their tile and are not missing, or None.
         generators: one for each unlabelled tile; its strong view goes on from here.
-        strong: strong views of pseudo-labelled tiles, as `images`, or None.
-        pseudo: labels of `strong`, uint8 (U,S,S), 255 = dropped, or None.
+        strong: V views of each pseudo-labelled tile, float32 (U,V,bands,S,S), else as `images`, or None.
+        pseudo: labels of `strong`, uint8 (U,V,S,S), 255 = dropped, or None.
         pixel_count: scalar > 0, pixels of the global batch that L_KD or L_cons is the mean over, or None; a
             micro-batch has its equal part, so that the mean of the micro-batches' losses is the mean over these pixels.
     """

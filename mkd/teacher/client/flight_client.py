@@ -45,6 +45,7 @@ class Access:
         timeout: seconds after which a silent call is given up. A teacher on a CPU that others use too may need some
             for a hello; given up in vain, its batches are computed twice.
         bands: of the tiles, of float32; None: tiles of 3 bands of uint8.
+        views: requests name views other than the tile as it is.
     """
 
     identity: protocol.Identity | None
@@ -53,6 +54,7 @@ class Access:
     timeout: float = 20.0
     job: str = ""
     bands: int | None = None
+    views: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,7 @@ class FlightClient:
     def _introduction(self) -> dict[str, Any]:
         own = {"client": self._name, "job": self._access.job}
         version = protocol.PROTOCOL if self._access.bands is None else protocol.FLOAT_PROTOCOL
+        version += protocol.VIEWS * self._access.views
         return {"protocol": version, "identity": self._access.identity, **own}
 
     def _options(self, timeout: float) -> fl.FlightCallOptions:

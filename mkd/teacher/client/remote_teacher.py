@@ -44,6 +44,7 @@ class RemoteTeacher:
         max_decay: upper bound of the EMA's a.
         confidence: pixel threshold in [0,1].
         tile_limit: the tile filter's tau; its memory is the student's.
+        views: symmetries of a weak view whose predictions are averaged, see `mkd.teacher.local.logits_of`.
         autocast: precision of the forward pass where this process must answer itself.
         gather: (B,) of this rank -> (ranks*B,) of all, in rank order; what the tile filter learns from.
         stop: whether the run has been asked to stop; ends a wait for teachers.
@@ -62,6 +63,7 @@ class RemoteTeacher:
         confidence: float,
         tile_limit: TileLimit,
         autocast: Autocast,
+        views: str = "none",
         gather: Callable[[Tensor], Tensor] = lambda score: score,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -69,7 +71,7 @@ class RemoteTeacher:
         assert "." not in config.session
         self.ema, self._student = EMA(student, max_decay), student
         self.confidence, self.tile_limit, self.autocast = confidence, tile_limit, autocast
-        self.config, self.stats, self._gather = config, TeacherStats(), gather
+        self.config, self.stats, self._gather, self._views = config, TeacherStats(), gather, views
         self.depth, self._lead = _depth(config)
         self._requests: dict[int, PendingRequest] = {}
         self._loads, self._number, self._offered = 0, 0, False
@@ -100,7 +102,8 @@ class RemoteTeacher:
             self._offer()
         limit = self.tile_limit.limit(progress)
         self._number += 1  # tickets may come again after a return to a checkpoint; late answers must not
-        ask = protocol.Request(self._number, self.confidence, limit, self.session, self._oldest(self._lead))
+        oldest = self._oldest(self._lead)
+        ask = protocol.Request(self._number, self.confidence, limit, self.session, oldest, self._views)
         self._requests[ticket] = request = PendingRequest(ask, images)
         self._dispatcher.submit(request)
 
@@ -145,7 +148,7 @@ class RemoteTeacher:
     def _local(self, request: PendingRequest) -> PseudoLabels:
         """Answer with the average in this process."""
         self.stats.local += 1
-        logits = logits_of(self.model, request.images, self.autocast)
+        logits = logits_of(self.model, request.images, self.autocast, self._views)
         return filter_pseudo_labels(logits, request.ask.confidence, request.ask.limit, self.ema.updates)
 
     def follow(self, student: nn.Module) -> None:

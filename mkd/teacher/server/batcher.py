@@ -204,7 +204,7 @@ class Batcher(threading.Thread):
             log.warning(text, tiles - 1)
 
     def _serve(self, jobs: list[QueuedRequest]) -> bool:
-        """Label requests in one forward pass; where it fails, return False, and answer if it was for one alone."""
+        """Label requests in one batch; where it fails, return False, and answer if it was for one alone."""
         tiles, self._began = [len(j.images) for j in jobs], time.monotonic()
         try:
             answers = self._label(jobs)
@@ -225,8 +225,12 @@ class Batcher(threading.Thread):
     def _label(self, jobs: list[QueuedRequest]) -> list[PseudoLabels]:
         sizes = [len(j.images) for j in jobs]
         images = jobs[0].images if len(jobs) == 1 else torch.cat([j.images for j in jobs])
-        parts = torch.split(logits_of(self.model, images.to(self.device), self.autocast), sizes)
-        updates = self.header.updates
+        images, updates = images.to(self.device), self.header.updates
+        if len(views := {j.ask.views for j in jobs}) == 1:
+            parts = torch.split(logits_of(self.model, images, self.autocast, *views), sizes)
+        else:  # of students that ask for other views
+            some = zip(torch.split(images, sizes), jobs, strict=True)
+            parts = tuple(logits_of(self.model, x, self.autocast, j.ask.views) for x, j in some)
         found = [
             filter_pseudo_labels(z, j.ask.confidence, j.ask.limit, updates)
             for z, j in zip(parts, jobs, strict=True)

@@ -131,7 +131,11 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         with guarded(self._rejections, context, "requests"):
             content = protocol.unpack(descriptor.command)
             self._check_identity(content)
-            bands = self._bands if content["protocol"] == protocol.FLOAT_PROTOCOL else None
+            of_floats = content["protocol"] in (
+                protocol.FLOAT_PROTOCOL,
+                protocol.FLOAT_PROTOCOL + protocol.VIEWS,
+            )
+            bands = self._bands if of_floats else None
             size = protocol.tile_size(reader.schema, self._config.limits.max_tile, bands)
             with self._stream(writer, *size, _client(content)) as stream:
                 for chunk in reader:
@@ -205,7 +209,7 @@ class TeacherServer(fl.FlightServerBase):  # type: ignore[misc]
         }
 
     def _check_identity(self, content: dict[str, Any]) -> None:
-        if content.get("protocol") not in (protocol.PROTOCOL, protocol.FLOAT_PROTOCOL):
+        if content.get("protocol") not in protocol.PROTOCOLS:
             raise protocol.ProtocolError(
                 f"protocol {content.get('protocol')} at the student, {protocol.PROTOCOL} here; install the same mkd"
             )

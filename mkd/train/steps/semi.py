@@ -12,7 +12,9 @@ from mkd.labels import IGNORE
 from mkd.loader.augment import StrongView, cutmix, strong_colour
 from mkd.loader.batch import to_unit
 from mkd.losses.pseudo_label import pseudo_label_loss
+from mkd.models.dropout import dropped_features
 from mkd.train.batches import FILTERED, StepBatch
+from mkd.train.pseudo.exchange import PseudoBatch
 from mkd.train.pseudo.feed import PseudoFeed
 from mkd.train.steps.supervised import SupervisedLoss
 
@@ -28,6 +30,9 @@ class SemiStep:
         loss_sup: L_sup.
         weight: w_u; the monitor halves it with each rollback. 0 is the control: no unlabelled tile is used.
         average: what L_cons is the mean over: "valid", all pixels inside the tiles, or "kept", those with a label.
+        strong_views: of each pseudo-labelled tile.
+        feature_dropout: chance of a channel of the backbone's maps to be dropped in one more view of each tile, the
+            weak one; 0: there is no such view. L_cons is the mean over all views.
         cutmix: share of the strong views that get a box of another one.
         paste: share of the strong views that then get a box of a labelled tile, with its labels.
         world: the ranks that share a batch.
@@ -41,6 +46,8 @@ class SemiStep:
     loss_sup: SupervisedLoss
     weight: float
     average: str = "valid"
+    strong_views: int = 1
+    feature_dropout: float = 0.0
     cutmix: float = 1.0
     paste: float = 0.0
     world: World = field(default_factory=World.single)
@@ -65,8 +72,20 @@ class SemiStep:
         if self.weight == 0:  # the control: labels alone, also in BatchNorm's batch
             return batch
         # Pseudo-labelled tiles; this waits for the teachers of all ranks.
-        tiles, size = self.pseudo(progress), self.pseudo.size
-        view = self.strong_view or strong_colour
+        tiles = self.pseudo(progress)
+        views = [self._strong(tiles, batch) for _ in range(self.strong_views)]
+        if self.feature_dropout > 0:  # the weak view comes last, as it is
+            views.append((to_unit(tiles.weak)[: self.pseudo.size], tiles.labels[: self.pseudo.size]))
+        mixed, labels = (torch.stack(parts, dim=1) for parts in zip(*views, strict=True))
+        outside = labels == IGNORE
+        labels = labels.masked_fill(labels == FILTERED, IGNORE)
+        counted = ~outside if self.average == "valid" else labels != IGNORE
+        count = self.world.all_reduce_sum(counted.sum()).clamp(min=1)  # waits for all ranks
+        return replace(batch, strong=mixed, pseudo=labels, pixel_count=count)
+
+    def _strong(self, tiles: PseudoBatch, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """Return one strong view of each of this rank's tiles, with boxes of others, and its labels."""
+        size, view = self.pseudo.size, self.strong_view or strong_colour
         strong, labels = view(to_unit(tiles.weak), tiles.generators), tiles.labels
         # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
@@ -75,11 +94,7 @@ class SemiStep:
         if self.paste > 0:
             own = view(batch.images, draws)
             mixed, labels = cutmix(mixed, labels, own, batch.labels, draws, self.paste)
-        outside = labels == IGNORE
-        labels = labels.masked_fill(labels == FILTERED, IGNORE)
-        counted = ~outside if self.average == "valid" else labels != IGNORE
-        count = self.world.all_reduce_sum(counted.sum()).clamp(min=1)  # waits for all ranks
-        return replace(batch, strong=mixed, pseudo=labels, pixel_count=count)
+        return mixed, labels
 
     def __call__(self, micro_batch: StepBatch, measure_gradients: bool) -> dict[str, Tensor]:
         """Return this rank's partial losses by name; the monitor reports what the filters kept."""
@@ -89,12 +104,14 @@ class SemiStep:
         assert micro_batch.strong is not None
         assert micro_batch.pseudo is not None
         assert micro_batch.pixel_count is not None
-        # One forward pass of labelled tiles and strong views.
-        images, labels = torch.cat([micro_batch.images, micro_batch.strong]), micro_batch.labels
-        z_s = self.net(images)
+        # One forward pass of labelled tiles and views, of all tiles the first view, then the second.
+        strong, pseudo = (t.transpose(0, 1).flatten(0, 1) for t in (micro_batch.strong, micro_batch.pseudo))
+        images, labels = torch.cat([micro_batch.images, strong]), micro_batch.labels
+        with dropped_features(self.model, self.feature_dropout, len(micro_batch.pseudo)):
+            z_s = self.net(images)
         # The named losses and their sum.
         loss_sup = self.loss_sup(z_s[: len(labels)], labels, self.world)
-        loss_cons = pseudo_label_loss(z_s[len(labels) :], micro_batch.pseudo, count=micro_batch.pixel_count)
+        loss_cons = pseudo_label_loss(z_s[len(labels) :], pseudo, count=micro_batch.pixel_count)
         return {
             "loss": loss_sup + self.pseudo.monitor.weight_factor * self.weight * loss_cons,
             "loss_sup": loss_sup.detach(),

@@ -92,6 +92,7 @@ def remote(
     gather=one_rank,
     stop=lambda: False,
     bands=None,
+    views="none",
     **config,
 ):
     """Return the student's side; what students log until it is closed goes into `said`."""
@@ -100,11 +101,12 @@ def remote(
     teacher = RemoteTeacher(
         student,
         config,
-        Access(identity, token, tls, timeout, bands=bands),
+        Access(identity, token, tls, timeout, bands=bands, views=views != "none"),
         max_decay=0.9,
         confidence=0.4,
         tile_limit=limit or TileLimit(absolute=1.0),
         autocast=contextlib.nullcontext,
+        views=views,
         gather=gather,
         stop=stop,
     )

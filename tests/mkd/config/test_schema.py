@@ -62,6 +62,15 @@ def test_the_papers_choice_is_the_methods(key):
     assert [tuple(v) if isinstance(v, list) else v for v in found] == [METHOD[key]] * len(having)
 
 
+def test_unimatch_has_its_perturbations():
+    """semi=unimatch has two strong views, half of the features dropped, 0.95 and plain cross-entropy."""
+    run = parse(SemiRun, "semi", ["semi=unimatch", "semi.start=x", "out=x", "data.labelled=x"])
+    found = (run.semi.strong_views, run.semi.feature_dropout, run.semi.cutmix, run.semi.confidence)
+    assert found == (2, 0.5, 0.5, 0.95)
+    assert run.ohem.threshold is None
+    assert run.semi.average == "valid"
+
+
 @pytest.mark.parametrize("name", ["supervised", "kd", "cost", "speed"])
 def test_the_default_network_is_the_papers(name):
     """Without model= a run takes HRNetV2-W48 with the paper's attention and stage 1's 256 channels."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from mkd.models.dropout import SampleDropout, sample_mask, seed_dropout
+from mkd.models.dropout import FeatureDropout, SampleDropout, dropped_features, sample_mask, seed_dropout
 
 SHAPE = (5, 4, 3)  # channels, height, width
 
@@ -136,3 +136,69 @@ def test_a_compiled_network_has_the_same_masks_in_one_graph():
 def test_the_operator_keeps_its_contract():
     """Torch's own checks of a custom operator: schema, fake tensors, autograd registration."""
     torch.library.opcheck(sample_mask, (ones(2), 0.5, torch.tensor([0, 0, 0, 2, 0, 1])))
+
+
+class TwoMaps(nn.Module):
+    """A network that only drops features of two maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.other = FeatureDropout(), SampleDropout(0.5)
+
+    def forward(self, maps):
+        return self.features(maps)
+
+
+def maps_of(count):
+    return [torch.ones(count, 8, 4, 3), torch.ones(count, 5, 2, 2)]
+
+
+def perturbed(slots, last, count, p=0.5, step=0, batch=12):
+    net = TwoMaps().train()
+    seed_dropout(net, 0, step, slots, batch)
+    with dropped_features(net, p, last):
+        return net(maps_of(count))
+
+
+def test_whole_channels_of_the_last_samples_are_dropped():
+    """The first samples are as they were; of the last each channel is 0 or x / (1 - p), as often as p says."""
+    found = perturbed(range(40), 40, 120, p=0.25, batch=40)
+    for x in found:
+        assert (x[:80] == 1).all()
+        per_channel = x[80:].flatten(2)
+        assert (per_channel == per_channel[:, :, :1]).all(), "a channel is dropped as a whole"
+        values = per_channel[:, :, 0]
+        zero = values == 0
+        torch.testing.assert_close(values[~zero], torch.full_like(values[~zero], 1 / 0.75))
+        sigma = (0.25 * 0.75 / values.numel()) ** 0.5
+        assert zero.float().mean().item() == pytest.approx(0.25, abs=4 * sigma)
+    assert not torch.equal(found[0][80:, :5, 0, 0], found[1][80:, :, 0, 0]), "each map has masks of its own"
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_feature_masks_do_not_depend_on_ranks_and_micro_batches(parts):
+    """The parts of a global batch of 12, 12 strong and 12 weak views lose the channels of the whole."""
+    whole = [x.unflatten(0, (3, 12)) for x in perturbed(range(12), 12, 36)]
+    size = 12 // parts
+    for n in range(parts):
+        slots = range(n * size, (n + 1) * size)
+        part = perturbed(slots, size, 3 * size)
+        for x, of_all in zip(part, whole, strict=True):
+            assert torch.equal(x.unflatten(0, (3, size)), of_all[:, list(slots)])
+
+
+def test_features_are_dropped_within_the_block_alone():
+    """Outside `dropped_features`, in eval mode and with p = 0 the maps themselves come back; other masks stay."""
+    net = TwoMaps().train()
+    with dropped_features(net, 0.5, 2):
+        assert any((x == 0).any() for x in net(maps_of(2)))
+        assert all(torch.equal(x, y) for x, y in zip(net.eval()(maps_of(2)), maps_of(2), strict=True))
+        net.train()
+    given = maps_of(2)
+    assert all(x is y for x, y in zip(net(given), given, strict=True))
+    with dropped_features(net, 0.0, 2):
+        assert all(x is y for x, y in zip(net(given), given, strict=True))
+    alone = nn.Sequential(SampleDropout(0.5)).train()
+    for each in (alone, net):
+        seed_dropout(each, 1, 2, [0, 1], 2)
+    assert torch.equal(alone[0](ones(2)), net.other(ones(2)))

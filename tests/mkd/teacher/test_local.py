@@ -50,6 +50,32 @@ def test_labels_are_those_of_the_formula():
     assert 0 < kept < answer.labels.numel(), "the case must have kept and dropped pixels"
 
 
+@pytest.mark.parametrize("views", ["flips", "d4"])
+def test_labels_of_several_views_are_of_their_mean(views):
+    """With views= the filters see the mean of the softmax over flipped (and turned) tiles, turned back."""
+    student, images = tiny_net(), weak_views()
+    with torch.no_grad():
+        student[4].weight *= 20
+    answer = LocalTeacher(student, 0.9, 0.6, TileLimit(absolute=0.8), views=views).label(images, 0.0)
+    model, total = copy.deepcopy(student).eval(), torch.zeros(4, 3, 6, 5, dtype=torch.float64)
+    turns = range(4) if views == "d4" else (0, 2)
+    with torch.no_grad():
+        for turn in turns:
+            for mirror in (False, True):
+                view = torch.rot90(images.flip(3) if mirror else images, turn, (2, 3))
+                back = torch.rot90(model(view.float() / 255).double().softmax(1), -turn, (2, 3))
+                total += (back.flip(3) if mirror else back) / (2 * len(turns))
+    top, labels = total.max(dim=1)
+    score = -(total * total.log()).sum(dim=1).mean(dim=(1, 2)) / np.log(3)
+    torch.testing.assert_close(answer.score.double(), score, rtol=1e-5, atol=1e-6)
+    assert torch.equal(answer.accepted, score <= 0.8)
+    clear = (top - 0.6).abs() > 1e-5
+    wanted = labels.masked_fill((top < 0.6) | ~answer.accepted[:, None, None], 255)
+    assert torch.equal(answer.labels[clear].long(), wanted[clear])
+    single = teacher_of(student, 0.6, TileLimit(absolute=0.8)).label(images, 0.0)
+    assert not torch.equal(single.score, answer.score)
+
+
 def test_follows_the_ema():
     """After each update the network holds a theta_T + (1 - a) theta_S, buffers included."""
     student = tiny_net()

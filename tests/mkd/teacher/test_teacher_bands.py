@@ -76,9 +76,13 @@ def test_colours_with_and_without_holes_at_one_service():
 
 
 def test_students_of_colours_speak_the_old_protocol():
-    """8-bit colours are protocol 2, as earlier versions know it; other tiles 3, which those refuse."""
-    said = [FlightClient("127.0.0.1:1", Access(FIVE, None, bands=b))._introduction() for b in (None, 5)]
-    assert [content["protocol"] for content in said] == [2, 3]
+    """8-bit colours are protocol 2, as earlier versions know it; other tiles, and views, others, which those refuse."""
+    said = [
+        FlightClient("127.0.0.1:1", Access(FIVE, None, bands=b, views=v))._introduction()["protocol"]
+        for v in (False, True)
+        for b in (None, 5)
+    ]
+    assert said == [2, 3, 4, 5]
 
 
 def test_other_bands_are_refused():
@@ -96,3 +100,21 @@ def test_other_bands_are_refused():
         with pytest.raises(protocol.ProtocolError):
             protocol.tile_size(schema, 64, bands)
     assert protocol.tile_size(protocol.image_schema(6, 5, 5), 64, 5) == (6, 5)
+
+
+@pytest.mark.parametrize("bands", [None, 5])
+def test_views_travel_with_the_request(bands):
+    """A service averages over flips where the student asks for it: the labels of the local teacher, to the bit."""
+    net = Net(bands or 3)
+    batches = [views(5, seed) if bands else weak_views(seed) for seed in range(2)]
+    own = {"identity": FIVE, "bands": 5} if bands else {}
+    with service(copy.deepcopy(net), **({"identity": FIVE} if bands else {})) as server:
+        teacher = remote(net, server.endpoint, views="flips", **own)
+        reference = LocalTeacher(net, 0.9, 0.4, TileLimit(absolute=1.0), views="flips")
+        pairs = list(zip(answers(teacher, batches), answers(reference, batches), strict=True))
+        assert all(same(one, other) for one, other in pairs)
+        others = answers(local(net), batches)
+        assert not any(
+            torch.equal(one.score, other.score) for (one, _), other in zip(pairs, others, strict=True)
+        )
+        teacher.close()

@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 
-from mkd.semi.entropy import filter_pseudo_labels
+from mkd.semi.entropy import TileLimit, filter_pseudo_labels
 from mkd.teacher import protocol
+from mkd.teacher.local import LocalTeacher
 from mkd.teacher.server.batcher import QueuedRequest
 from tests.helpers.teacher.services import batcher_of, same, until, weak_views
 from tests.helpers.training.nets import perturb, tiny_net
@@ -86,6 +88,23 @@ def test_requests_share_a_batch_and_keep_their_answers():
         assert torch.equal(answer.labels, other.labels)
         assert answer.version == HEADER.updates
     assert not found[1].accepted.any()
+
+
+def test_requests_with_other_views_share_a_batch():
+    """A request that asks for the mean over flips gets it, beside one that does not."""
+    net, views = tiny_net(), ("none", "flips", "none")
+    jobs = [job_of(n) for n in range(3)]
+    jobs = [replace(job, ask=replace(job.ask, views=v)) for job, v in zip(jobs, views, strict=True)]
+    batcher = batcher_of(net, HEADER, wait_s=10.0)
+    batcher.streams = 3
+    with running(batcher, *jobs):
+        found = answers(*jobs)
+    local = LocalTeacher(net, 0.0, jobs[0].ask.confidence, TileLimit(absolute=1.0), views="flips")
+    for n, answer in enumerate(found):
+        other = local.label(job_of(n).images, 0.0) if n == 1 else expected(net, n)
+        torch.testing.assert_close(answer.score, other.score)
+        assert torch.equal(answer.labels, other.labels)
+    assert not torch.equal(found[1].score, expected(net, 1).score)
 
 
 def test_a_batch_has_a_limit():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mkd.distributed.engine import Engine
-from mkd.models.dropout import SampleDropout
+from mkd.models.dropout import FeatureDropout, SampleDropout
 from mkd.train.batches import StepBatch
 from mkd.train.loop import _train_step
 from mkd.train.pseudo.exchange import PseudoBatch
@@ -29,10 +29,18 @@ BATCH, SIDE = 4, 10
 NOTHING = SupervisedLoss(0.0, 0.0)  # L_sup is 0: what is left is the mean in question
 
 
+class OneMap(FeatureDropout):
+    """Drops channels of one map, in a chain of layers."""
+
+    def forward(self, x):
+        return super().forward([x])[0]
+
+
 def plain_net(seed):
     """Make a network whose pixels do not see other tiles."""
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), SampleDropout(0.5), nn.Conv2d(4, 3, 1))
+    first = nn.Conv2d(3, 4, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), SampleDropout(0.5), nn.Conv2d(4, 3, 1), OneMap())
 
 
 STUDENT, TEACHER = (
@@ -70,7 +78,8 @@ def step_of(kind, world, ohem):
     model = copy.deepcopy(STUDENT)
     if kind == "kd":
         return KdStep(model, TEACHER, ohem, 3.0, 0.7, consolidation(model, 0.4), world)
-    return SemiStep(model, Given(world), model, ohem, 0.7, world=world)
+    more = {"strong_views": 2, "feature_dropout": 0.5} if kind == "views" else {}
+    return SemiStep(model, Given(world), model, ohem, 0.7, world=world, **more)
 
 
 def one_update(world, kind, passes, folder, ohem=NOTHING):
@@ -103,7 +112,7 @@ def same(found, expected):
         torch.testing.assert_close(found[0][name], value, rtol=1e-5, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["kd", "semi"])
+@pytest.mark.parametrize("kind", ["kd", "semi", "views"])
 @pytest.mark.parametrize("micro", [1, 2])
 def test_forward_passes_do_not_weigh(tmp_path, kind, micro):
     """micro=1 and 2 give the losses and the gradient of micro=4: a tile of few valid pixels counts by its pixels."""
@@ -113,7 +122,7 @@ def test_forward_passes_do_not_weigh(tmp_path, kind, micro):
 
 
 @pytest.mark.parametrize("ohem", [NOTHING, SupervisedLoss(1.0, 1.0), SupervisedLoss(0.4, 0.3)])
-@pytest.mark.parametrize("kind", ["kd", "semi"])
+@pytest.mark.parametrize("kind", ["kd", "semi", "views"])
 def test_ranks_and_forward_passes_are_one_product(tmp_path, kind, ohem):
     """2 ranks in one pass are 1 rank, and so are 2 ranks in two passes 1 rank in two, as far as L_KD and L_cons go.
 

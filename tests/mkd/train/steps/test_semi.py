@@ -8,6 +8,7 @@ import torch
 
 from mkd.distributed.engine import Engine
 from mkd.loader.augment import cutmix, strong_colour
+from mkd.models.dropout import FeatureDropout, sample_mask, seed_dropout
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.local import LocalTeacher
 from mkd.train.batches import FILTERED, StepBatch
@@ -105,10 +106,10 @@ def test_the_mean_over_valid_pixels(paste):
     if paste:
         strong, labels = cutmix(strong, labels, strong_colour(views.images, draws), views.labels, draws, 1.0)
         assert not torch.equal(labels, given.labels)
-    assert torch.equal(batch.strong, strong)
+    assert torch.equal(batch.strong[:, 0], strong)
     assert batch.pixel_count.item() == (labels != 255).sum().item()
     kept = labels.masked_fill(labels == FILTERED, 255)
-    assert torch.equal(batch.pseudo, kept)
+    assert torch.equal(batch.pseudo[:, 0], kept)
     assert 0 < (kept != 255).sum() < batch.pixel_count
     step.train()
     torch.manual_seed(9)
@@ -119,6 +120,55 @@ def test_the_mean_over_valid_pixels(paste):
         z = student(torch.cat([views.images, strong])).double()
     wanted = references.cross_entropy(z[2:], kept) * (kept != 255).sum() / (labels != 255).sum()
     assert found == pytest.approx(float(wanted), rel=1e-4)
+
+
+class Dropping(torch.nn.Module):
+    """The tiny network, whose first map can lose channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.feature_dropout = tiny_net(), FeatureDropout()
+
+    def forward(self, images):
+        (first,) = self.feature_dropout([self.net[0](images)])
+        return self.net[1:](first)
+
+
+def test_two_strong_views_and_one_with_dropped_features():
+    """L_cons is the mean over all views: two strong ones that follow each other, and the weak one without channels."""
+    given, views, p = pseudo_of(), views_of(), 0.5
+    step = step_of(given, average="valid", strong_views=2, feature_dropout=p)
+    step.model = step.net = Dropping()
+    batch = step.prepare(views, 0.5)
+    draws, mixes, labels = draws_of(), [], []
+    for _ in range(2):
+        strong = strong_colour(given.weak.float() / 255, draws)
+        mixed, mixed_labels = cutmix(
+            strong, given.labels, strong.roll(-1, 0), given.labels.roll(-1, 0), draws, 1.0
+        )
+        mixes.append(mixed)
+        labels.append(mixed_labels)
+    assert not torch.equal(*mixes)
+    mixes.append(given.weak.float() / 255)
+    labels.append(given.labels)
+    kept = torch.cat(labels).masked_fill(torch.cat(labels) == FILTERED, 255)
+    for number, (mixed, its_labels) in enumerate(zip(mixes, kept.split(2), strict=True)):
+        assert torch.equal(batch.strong[:, number], mixed)
+        assert torch.equal(batch.pseudo[:, number], its_labels)
+    step.train()
+    seed_dropout(step.model, 3, 4, [0, 1], 2)
+    losses = step(batch, False)
+    slow = Dropping().train()
+    seed_dropout(slow, 3, 4, [0, 1], 2)
+    mask = sample_mask(torch.empty(8, 4, 1, 1), 1 - p, torch.tensor([3, 4, 1, 2, 0, 1])) / (1 - p)
+    mask[:6] = 1  # labelled tiles and strong views
+    with torch.no_grad():
+        z = slow.net[1:](slow.net[0](torch.cat([views.images, *mixes])) * mask)
+    wanted = references.cross_entropy(z[2:].double(), kept) * (kept != 255).sum() / kept.numel()
+    assert losses["loss_cons"].item() == pytest.approx(float(wanted), rel=1e-4)
+    sup = references.ohem(z[:2].double(), views.labels, 0.7, int(0.1 * views.labels.numel()))
+    assert losses["loss_sup"].item() == pytest.approx(sup, rel=1e-4)
+    assert step.model.feature_dropout.last == 0
 
 
 def test_the_control_uses_the_labels_alone():
