@@ -11,7 +11,7 @@ from torch import nn
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.place.control_points import ControlPoints
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.inference.map_writer import predict_map
+from tests.helpers.maps import predict_map
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 250)]
 PLACE = (0.5, 0.0, 400000.0, 0.0, -0.5, 5600000.0)
