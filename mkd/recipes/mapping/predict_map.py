@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,11 @@ def predict(config: PredictRun) -> str:
     makers = world if share_rows else World.single(world.device)
     task = _Task(config, model, card, makers, weights_digest(config.model), len(pairs) > 1)
     with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
+        plans: Iterable[list[Any]] = (_plan_rows(task, *pair) for pair in pairs[world.rank :: world.ranks])
         if share_rows:
-            plans: list[list[Any]] = run_on_rank0(world, lambda: [_plan_rows(task, *pair) for pair in pairs])
-            # From here on no rank waits for another but rank 0, for files.
-            lines = [line for plan in plans if (line := _map_by_rows(task, RowPlan(*plan))) is not None]
-        else:
-            mine = (RowPlan(*_plan_rows(task, *pair)) for pair in pairs[world.rank :: world.ranks])
-            lines = [line for plan in mine if (line := _map_by_rows(task, plan)) is not None]
+            plans = run_on_rank0(world, lambda: [_plan_rows(task, *pair) for pair in pairs])
+        # From here on no rank waits for another but rank 0, for files.
+        lines = [line for plan in plans if (line := _make_map(task, RowPlan(*plan))) is not None]
     if len(pairs) == 1:
         return lines[0] if lines else ""
     shared = world.ranks > 1 and not share_rows
@@ -127,8 +126,9 @@ def _kept(output: str) -> str:
 def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
     """Return the fields of the `RowPlan` of one raster, as JSON has them; remove rows that are of no use."""
     with open_scene(source, task.config, task.card.architecture.scale) as reader:
-        made_of, grid = task.made_of(source, reader), _grid(task)
+        grid = _grid(task)
         check_map(task.card.palette, reader, Path(output), grid)
+        made_of = task.made_of(source, reader)
         parts = RowParts(Path(output), made_of)
         if _is_there(source, output, made_of, reader):
             parts.remove()
@@ -138,7 +138,7 @@ def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
         return [source, output, made_of, parts.prepare(rows, newest)]
 
 
-def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
+def _make_map(task: _Task, plan: RowPlan) -> str | None:
     """Make this rank's part of one map; return the map's line on rank 0, None elsewhere."""
     if plan.missing is None and not task.world.is_main:
         return None
