@@ -1,7 +1,7 @@
 """How far the map of a crop agrees with that of its scene: python FILE MODEL SCENE.tif [SIDE].
 
-The upper left SIDE x SIDE pixels are the scene. It is mapped as it is, and without its first k rows and columns; the two
-maps are compared a window away from the borders. "Corner" are rasters without a place: their windows begin at their
+The upper left SIDE x SIDE pixels are the scene. It is mapped as it is, and without its first k rows and columns; the
+two maps are compared a window away from the borders. "Corner" are rasters without a place: their windows begin at their
 corners. "Ground" are rasters with their transform: their windows begin on one grid.
 """
 
