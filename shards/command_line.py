@@ -63,7 +63,7 @@ def _add_adopt(parser: argparse.ArgumentParser) -> None:
     )
     for option, default, text in (
         ("image", "jpg,jpeg,png,tif,tiff", "members that are images; the first one of a tile is taken"),
-        ("label", "label.png,seg.png,mask.png", "members that are labels, grey PNGs of class ids"),
+        ("label", "label.png,seg.png,mask.png", "members that are labels, PNGs as the class file says"),
     ):
         parser.add_argument(
             f"--{option}-ext",

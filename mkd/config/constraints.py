@@ -14,7 +14,11 @@ def dataset(key: str, path: str, classes: str | None = None) -> None:
             f"{key}={path}: no such folder; give a data set made by 'python -m shards pack|tile'"
         )
     if classes is None and not (Path(path) / "index.json").is_file():
-        plain = "; for a plain folder of images give data.classes=FILE" if key.startswith("data.") else ""
+        plain = "; pack a plain folder first, by 'python -m shards pack'"
+        if key.startswith("data."):
+            plain = "; for a plain folder of images give data.classes=FILE"
+        elif key == "kd.source_data":
+            plain += ", or give what the first stage has packed, OUT.data/labelled of its out="
         raise ValueError(
             f"{key}={path}: no index.json in it; the folder is not a data set or its build did not end{plain}"
         )

@@ -16,9 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mkd.image_header import check_shape
+from mkd.label_coding import LabelCoding
 
 IMAGES = ("jpg", "png", "tif")  # extensions of an image member
 LABEL = "label.png"
+_MODES = {
+    "L": "a grey picture of 8 bits",
+    "P": "a picture with a palette",
+    "RGB": "a picture of 8-bit colours",
+}
 VALID = "valid.png"  # of tiles with missing pixels: 0 where missing, 255 where there is data
 
 
@@ -60,27 +66,29 @@ def decode_image(data: bytes | memoryview, kind: str, out: NDArray[Any]) -> None
     out[...] = pixels
 
 
-def decode_label(data: bytes | memoryview, out: NDArray[np.uint8]) -> None:
+def decode_label(data: bytes | memoryview, out: NDArray[np.uint8], coding: LabelCoding | None = None) -> None:
     """Decode a label.
 
     Args:
         data: a grey PNG of 8 bits: class ids, 255 = ignore.
         out: (H, W) uint8; is overwritten.
+        coding: what the PNG's values or colours mean, where they are no class ids.
 
     Raises:
         ValueError: not a whole picture of this kind, or of another size than ``out``.
     """
     check_shape(data, out.shape)
-    pixels = _png(data, "L")
-    _check_size(pixels.shape, out)
-    out[...] = pixels
+    pixels = _png(data, "L" if coding is None else coding.mode, strict=True)
+    _check_size(pixels.shape[:2], out)
+    out[...] = pixels if coding is None else coding.to_ids(pixels)
 
 
-def _png(data: bytes | memoryview, mode: str) -> NDArray[np.uint8]:
+def _png(data: bytes | memoryview, mode: str, strict: bool = False) -> NDArray[np.uint8]:
+    """Decode a PNG, converted to a mode of Pillow; strict refuses another one."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
-            if mode == "L" and picture.mode != "L":
-                raise ValueError(f"a label is a grey picture of 8 bits, not of mode {picture.mode}")
+            if strict and picture.mode != mode:
+                raise ValueError(f"a label here is {_MODES[mode]}, not of mode {picture.mode}")
             return np.asarray(picture.convert(mode) if picture.mode != mode else picture)
     except Exception as error:  # Pillow passes on the errors of each format's library
         raise ValueError(str(error).replace("\n", " ")) from None

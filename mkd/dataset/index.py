@@ -14,6 +14,7 @@ from mkd.dataset.shard_list import ShardInfo as ShardInfo
 from mkd.dataset.shard_list import ShardList, parse_url, shard_sizes, shard_url
 from mkd.documents import MAX_JSON, file_name, mapping, parse_json, sequence, shown, whole
 from mkd.documents import text as one_line
+from mkd.label_coding import LabelCoding
 from mkd.labels import IGNORE, Colour
 from mkd.pixel_scale import DTYPES, MAX_BANDS
 from mkd.storage.folder import Folder
@@ -21,6 +22,7 @@ from mkd.storage.folder import Folder
 INDEX_NAME = "index.json"
 FORMAT = "mkd-dataset"
 VERSION = 2
+_CODED = 3  # of sets whose labels are mapped at decoding: earlier programs would read other classes
 _SHARD_KEYS = {field.name for field in fields(ShardInfo)} - {"url"}  # which adopted shards alone have
 
 
@@ -45,6 +47,7 @@ class DatasetIndex:
         ignore_index: 255.
         missing_pixels: pixels that hold no data; their tiles have a member "valid.png".
         statistics: of the bands, what networks normalise by; None for 3 bands of uint8, which need none.
+        labels: what the values of the labels mean, of adopted sets; None: they are class ids.
     """
 
     name: str
@@ -63,6 +66,7 @@ class DatasetIndex:
     ignore_index: int = IGNORE
     missing_pixels: int = 0
     statistics: BandStatistics | None = None
+    labels: LabelCoding | None = None
 
     def __post_init__(self) -> None:
         """Convert the shards to a `ShardList`, which takes little memory."""
@@ -78,12 +82,17 @@ class DatasetIndex:
         """Return the content of `index.json`."""
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         content["statistics"] = self.statistics and vars(self.statistics)
-        for name in ("missing_pixels", "statistics"):  # left out where empty, as earlier versions wrote it
+        content["labels"] = self.labels and self.labels.to_json()
+        for name in (
+            "missing_pixels",
+            "statistics",
+            "labels",
+        ):  # left out where empty, as earlier versions wrote it
             if not content[name]:
                 del content[name]
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": _CODED if self.labels else VERSION,
             **content,
             "shards": [shard.to_json() for shard in self.shards],
         }
@@ -163,10 +172,10 @@ def _content(text: bytes) -> Any:
 
 def _parse(content: Any, path: str) -> DatasetIndex:
     found = (content.get("format"), content.get("version")) if isinstance(content, dict) else (None, None)
-    if found != (FORMAT, VERSION):
+    if found not in ((FORMAT, VERSION), (FORMAT, _CODED)):
         raise ValueError(
             f"{path} has format {shown(found[0])} version {shown(found[1])}, this program reads {FORMAT!r} "
-            f"version {VERSION}: pack the data set again"
+            f"versions {VERSION} and {_CODED}: pack the data set again"
         )
     try:
         index = _index(content)
@@ -207,6 +216,7 @@ def _index(content: dict[str, Any]) -> DatasetIndex:
         ignore_index=whole(content["ignore_index"], "ignore_index", IGNORE, IGNORE),
         missing_pixels=whole(content.get("missing_pixels", 0), "missing_pixels"),
         statistics=BandStatistics.from_json(content.get("statistics"), bands),
+        labels=LabelCoding.from_json(content.get("labels"), len(content["classes"])),
     )
 
 

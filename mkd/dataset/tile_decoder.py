@@ -155,7 +155,7 @@ class TileDecoder:
         for place, request, kind, content, pixels in members:
             try:
                 if kind in (LABEL, VALID):
-                    decode_label(content, pixels)
+                    decode_label(content, pixels, self.index.labels if kind == LABEL else None)
                     if kind == LABEL:
                         self._check_ids(pixels)
                 else:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
+
+Start = tuple[int, int]  # row and column, pixels
+
+# Pixels, added before a floor: origins lie at whole, half, third and tenth pixels, where rounding must not decide.
+_OFF_ROUND = 0.1371
 
 
 class Window(NamedTuple):
@@ -15,17 +21,44 @@ class Window(NamedTuple):
     width: int
 
 
-def covering_windows(height: int, width: int, size: int, overlap: int) -> Iterator[Window]:
+def grid_start(transform: tuple[float, ...] | None, step: int) -> Start:
+    """Return where the first window begins of a grid that is fixed to the ground.
+
+    Its windows begin every `step` pixels from the origin of the CRS, (x, y) = (0, 0). So a raster and what is cut out
+    of it by whole pixels have the same windows.
+
+    Args:
+        transform: (a, b, c, d, e, f) with x = a col + b row + c, y = d col + e row + f; None: the raster has no place.
+        step: from one window to the next, pixels, >= 1.
+
+    Returns:
+        Row and column in [0, step); (0, 0) without a place.
+    """
+    if transform is None:
+        return 0, 0
+    a, b, c, d, e, f = transform
+    area = a * e - b * d
+    if not area:
+        return 0, 0
+    # The pixel of the origin: a col + b row = -c, d col + e row = -f.
+    row, col = (c * d - a * f) / area, (b * f - c * e) / area
+    return math.floor(row + _OFF_ROUND) % step, math.floor(col + _OFF_ROUND) % step
+
+
+def covering_windows(
+    height: int, width: int, size: int, overlap: int, first: Start = (0, 0)
+) -> Iterator[Window]:
     """Yield windows of one size that together cover every pixel, row by row.
 
-    Along an axis of length n the starts are 0, s, 2s, ... with s = size - overlap, and the last is n - size,
-    so the last row and column are shifted back inside. A shorter axis gets one window of length n.
+    Along an axis of length n the starts are 0, those of g, g + s, g + 2s, ... that lie between, and n - size, with
+    s = size - overlap. So windows at the edges are shifted inside. A shorter axis gets one window of length n.
 
     Args:
         height: raster rows, pixels, >= 1.
         width: raster columns, pixels, >= 1.
         size: edge of a window, pixels, >= 1.
         overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < size.
+        first: g of rows and columns, each in [0, s): `grid_start`.
 
     Returns:
         An iterator over windows, row-major.
@@ -36,7 +69,9 @@ def covering_windows(height: int, width: int, size: int, overlap: int) -> Iterat
     _positive(height=height, width=width, size=size)
     if not 0 <= overlap < size:
         raise ValueError(f"overlap {overlap} is not in [0, size): choose an overlap below the size {size}")
-    rows, cols = _starts(height, size, size - overlap), _starts(width, size, size - overlap)
+    step = size - overlap
+    assert 0 <= min(first) <= max(first) < step, first
+    rows, cols = _starts(height, size, step, first[0]), _starts(width, size, step, first[1])
     tall, wide = min(size, height), min(size, width)
     return (Window(row, col, tall, wide) for row in rows for col in cols)
 
@@ -58,10 +93,10 @@ def touches(a: Window, b: Window) -> bool:
     return in_rows and in_cols
 
 
-def _starts(length: int, size: int, step: int) -> list[int]:
+def _starts(length: int, size: int, step: int, first: int) -> list[int]:
     if length <= size:
         return [0]
-    return [*range(0, length - size, step), length - size]
+    return sorted({0, *range(first, length - size, step), length - size})
 
 
 def _positive(**numbers: int) -> None:

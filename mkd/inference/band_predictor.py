@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mkd.distributed.engine import autocast
 from mkd.geo.band_choice import BandChoice
 from mkd.geo.blend import Band, BandBlender, Floats
-from mkd.geo.grid import Window, covering_windows
+from mkd.geo.grid import Start, Window, covering_windows, grid_start
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_info import RasterInfo
 from mkd.labels import NODATA
 from mkd.loader.batch import scaled, to_unit
 from mkd.models.segmentation import SegmentationNetwork
@@ -29,6 +31,18 @@ class PredictionGrid(NamedTuple):
     tile: int
     overlap: int
     batch: int
+
+    def start(self, info: RasterInfo) -> Start:
+        """Return where the first window begins inside a raster: the grid is fixed to the ground."""
+        return grid_start(info.transform, self.tile - self.overlap)
+
+    def windows(self, info: RasterInfo) -> Iterator[Window]:
+        """Yield the windows of a raster, row by row."""
+        return covering_windows(info.height, info.width, self.tile, self.overlap, self.start(info))
+
+    def first_rows(self, info: RasterInfo) -> list[int]:
+        """Return the first row of each band of a raster: where rows of windows begin."""
+        return list(dict.fromkeys(window.row for window in self.windows(info)))
 
 
 class MapBand(NamedTuple):
@@ -61,7 +75,6 @@ class WindowNetwork:
         scale: PixelScale,
         device: torch.device,
         *,
-        autocast: bool,
         tta: str,
     ) -> None:
         """Move the model to its device, in eval mode.
@@ -70,8 +83,7 @@ class WindowNetwork:
             model: float32 (B, bands, H, W), see `scaled`, to logits (B, C, H, W).
             classes: C.
             scale: what the model takes.
-            device: where it runs.
-            autocast: bfloat16 for the forward pass.
+            device: where it runs, in bfloat16 on a GPU that has it; probabilities and their blend are float32 always.
             tta: views that are averaged, see `mkd.models.symmetry`.
 
         Raises:
@@ -80,7 +92,7 @@ class WindowNetwork:
         symmetries(tta)  # refused here, before anything is read
         # As the pixels lie in memory; on a CPU a forward pass takes a quarter less time than channels first.
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
-        self.classes, self.device, self.autocast, self.scale = classes, device, autocast, scale
+        self.classes, self.device, self.scale = classes, device, scale
         self.tta = tta
 
     @torch.inference_mode()
@@ -91,11 +103,11 @@ class WindowNetwork:
         images = to_unit(scaled(stored, known, self.scale))
         if known is not None and not isinstance(self.model, SegmentationNetwork):
             images = images.nan_to_num(0.0)  # ours put their mean there themselves
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with autocast(self.device):
             probabilities = mean_softmax(self._logits, images, self.tta)
         if not bool(torch.isfinite(probabilities).all()):
             raise ValueError(
-                "the model gives values that are not finite: check its weights, or switch autocast off"
+                "the model gives values that are not finite: check its weights, or give device=cpu"
             )
         return np.asarray(probabilities.cpu().numpy(), np.float32)
 
@@ -107,12 +119,6 @@ class WindowNetwork:
                 "use the palette of the model's own folder"
             )
         return logits
-
-
-def first_rows(height: int, width: int, grid: PredictionGrid) -> list[int]:
-    """Return the first row of each band of a raster of this size, pixels: where rows of windows begin."""
-    windows = covering_windows(height, width, grid.tile, grid.overlap)
-    return list(dict.fromkeys(window.row for window in windows))
 
 
 class BandPredictor:
@@ -127,7 +133,7 @@ class BandPredictor:
     ) -> None:
         self.network, self.reader, self.choice, self.grid = network, reader, choice, grid
         self.size = (reader.info.height, reader.info.width)
-        self.edges = [*first_rows(*self.size, grid), self.size[0]]  # and the end of the last
+        self.edges = [*grid.first_rows(reader.info), self.size[0]]  # and the end of the last
         self.across = sum(1 for _ in takewhile(lambda window: window.row == 0, self._windows()))
 
     @property
@@ -161,7 +167,7 @@ class BandPredictor:
                 yield self._finished(band, self.across - empty[band.row], empty[band.row])
 
     def _windows(self) -> Iterator[Window]:
-        return covering_windows(*self.size, self.grid.tile, self.grid.overlap)
+        return self.grid.windows(self.reader.info)
 
     def _reaching(self, band: int) -> int:
         """Return the first row of windows that reaches into a band."""

@@ -1,25 +1,23 @@
-"""Model and GeoTIFF to land-cover map, window by window, in memory that does not grow with height."""
+"""Land-cover maps of finished bands of rows, in memory that does not grow with height.
+
+Band 1 = argmax_c p_c, band 2 = min(254, round(255 max_c p_c)), p the blend of `mean_softmax` over windows. Confidence
+stops at 254, as 255 marks missing data in both bands.
+"""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from mkd.geo.class_map import ClassMapWriter, Legend
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
-from mkd.inference.band_match import bands_for
-from mkd.inference.band_predictor import BandPredictor, MapBand, PredictionGrid, WindowNetwork
-from mkd.inference.window_progress import window_progress
+from mkd.inference.band_predictor import MapBand, PredictionGrid
 from mkd.labels import NODATA, Colour
-from mkd.pixel_scale import PLAIN, PixelScale
 
 _log = logging.getLogger(__name__)
 
@@ -41,73 +39,12 @@ class MapSummary:
     mean_confidence: float | None
 
 
-def predict_map(
-    model: nn.Module,
-    class_palette: Sequence[Colour],
-    input: str | Path | RasterReader,
-    output: str | Path,
-    *,
-    tile: int = 512,
-    overlap: int = 128,
-    batch: int = 4,
-    bands: Sequence[int | str] | None = None,
-    scale: PixelScale = PLAIN,
-    names: Sequence[str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    device: str | torch.device = "cpu",
-    autocast: bool = False,
-    tta: str = "none",
-    title: str = "map",
-) -> MapSummary:
-    """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
-
-    p = blend of mean_softmax(model, window, tta);  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
-    Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
-
-    Args:
-        model: float32 (B, bands, H, W), see `scaled`, to logits (B, C, H, W); moved to `device`, put in eval mode.
-        class_palette: one (r, g, b) a class, 0..255, at most 255 classes.
-        input: raster of the model's bands and type, any size; pixels without data (by no-data value, alpha, mask,
-            NaN) stay so in the map. An open reader is left open.
-        output: cloud-optimised GeoTIFF, uint8: class id with colour table, confidence; CRS and transform, or control
-            points, of the input; there once whole, with class names in ``OUTPUT.aux.xml``.
-        tile: edge of a window, pixels, >= 1; smaller rasters are one window.
-        overlap: least overlap of neighbouring windows, pixels, 0 <= overlap < tile.
-        batch: windows a forward pass, >= 1.
-        bands: numbers (from 1) or names of the bands to use as data; None = all but alpha.
-        scale: what the model takes.
-        names: class names, by id; None = class 0, class 1, ...
-        tags: what the file says of itself, such as the model.
-        device: where the model runs.
-        autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
-        tta: views of each window whose probabilities are averaged, see `mkd.models.symmetry`.
-        title: what the progress is called.
-
-    Returns:
-        Counts and mean confidence.
-
-    Raises:
-        ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
-            logits that are not finite.
-    """
-    grid = PredictionGrid(tile, overlap, batch)
-    check_map(class_palette, input, Path(output), grid)
-    network = WindowNetwork(
-        model, len(class_palette), scale, torch.device(device), autocast=autocast, tta=tta
-    )
-    classes = names or [f"class {n}" for n in range(len(class_palette))]
-    legend = Legend(tuple(classes), tuple(class_palette), tags or {})
-    with _opened(input) as reader:
-        predictor = BandPredictor(network, reader, bands_for(reader, bands, scale), grid)
-        with window_progress(predictor.windows_of(0, predictor.count), title) as advance:
-            return write_map(Path(output), legend, reader, predictor.bands(0, predictor.count, advance))
-
-
 def write_map(output: Path, legend: Legend, reader: RasterReader, bands: Iterable[MapBand]) -> MapSummary:
     """Write the finished bands of a raster, all of them and from top to bottom, as its map.
 
     Args:
-        output: see `predict_map`.
+        output: cloud-optimised GeoTIFF, uint8: class id with colour table, confidence; CRS and transform, or control
+            points, of the raster; there once whole, with class names in ``OUTPUT.aux.xml``.
         legend: names, colours and tags.
         reader: the raster.
         bands: of `BandPredictor`, or read from files; memory holds one at a time.
@@ -135,11 +72,6 @@ def write_map(output: Path, legend: Legend, reader: RasterReader, bands: Iterabl
     )
 
 
-def _opened(input: str | Path | RasterReader) -> AbstractContextManager[RasterReader]:
-    """Open a raster; a reader that is open already is left open."""
-    return nullcontext(input) if isinstance(input, RasterReader) else RasterReader(input)
-
-
 def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
     """Return the place of a raster on Earth, for a map on its grid; warn when it has none."""
     if info.transform is None and info.control is None:
@@ -152,7 +84,13 @@ def _place(info: RasterInfo, input: str | Path) -> dict[str, Any]:
 def check_map(
     palette: Sequence[Colour], input: str | Path | RasterReader, output: Path, grid: PredictionGrid
 ) -> None:
-    """Refuse a grid, a number of classes or a place that no map can be made with; see `predict_map`.
+    """Refuse a grid, a number of classes or a place that no map can be made with.
+
+    Args:
+        palette: one (r, g, b) a class.
+        input: the raster.
+        output: the map.
+        grid: of windows.
 
     Raises:
         ValueError: one sentence.

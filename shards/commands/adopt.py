@@ -6,12 +6,13 @@ import logging
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mkd.dataset.index import DatasetIndex
 from mkd.dataset.shard_record import TileRecord
 from mkd.image_header import BYTES_A_PIXEL
+from mkd.label_coding import LabelCoding
 from mkd.labels import IGNORE
 from mkd.storage.folder import split_url
 from shards.commands.input_notes import note_labels
@@ -20,7 +21,7 @@ from shards.inputs.encode import tile_key
 from shards.inputs.fingerprint import Stamp, identity, unit_fingerprint
 from shards.inputs.images.image_file import CHECKS
 from shards.inputs.mask_file import class_ids
-from shards.inputs.stored_tile import REMEDY, stored_image, stored_label
+from shards.inputs.stored_tile import label_coding, stored_image, stored_label
 from shards.inputs.tar_list import AdoptedTar, expand, named_tars, tar_stamps
 from shards.output.build_manifest import describe_build
 from shards.output.build_options import BuildOptions
@@ -49,6 +50,10 @@ _NOTES = {  # what is counted: its noun, and what was done
     "several_labels": ("tile", "with several labels: the first is taken"),
     "other_content": ("image", "of another kind than the name says: read as what it is"),
     "unread_members": ("member", "not read, of other extensions"),
+    "assigned_pixels": (
+        "pixel",
+        "of the labels have a colour that the class file does not list: ignored, as unknown_colours says",
+    ),
     "odd_members": (
         "member",
         "passed over, as webdataset does: links, folders and names without an extension",
@@ -99,7 +104,7 @@ def adopt(
     """
     # Check the options, before anything is listed or written.
     classfile = unlabelled_classfile("*") if classes is None else read_classfile(classes)
-    _check_masks(classfile)
+    coding = label_coding(classfile)
     name = options.name or classfile.name
     check_name(name, options.shard_size)
     if check not in CHECKS:
@@ -115,8 +120,8 @@ def adopt(
     place = " ".join(urls)
     origin = {"source": place, "origin": classfile.source, "inputs_sha256": inputs}
     manifest = describe_build("adopt", classfile, options, {**asked, **origin}, place)
-    adopter = _Adopter(classfile, images, labels, names.labelled_only, check, options.max_pixels)
-    built = build(manifest, units, adopter, options)
+    adopter = _Adopter(classfile, coding, images, labels, names.labelled_only, check, options.max_pixels)
+    built = build(replace(manifest, labels=coding), units, adopter, options)
     report = {"folder": str(options.out), "done_before": built.done_before}
     if built.index is None:
         return report
@@ -129,6 +134,7 @@ class _Adopter:
     """Reads one tar, and enters its tiles into a shard's record."""
 
     classfile: ClassFile
+    coding: LabelCoding | None
     images: Sequence[str]
     labels: Sequence[str]
     labelled_only: bool
@@ -191,8 +197,10 @@ class _Adopter:
             if labels:
                 label, data = tile.members[labels[0]]
                 ids, counts = stored_label(
-                    data, f"{name}.{labels[0]}", self.classfile, image.size, self.max_pixels
+                    data, f"{name}.{labels[0]}", self.classfile, self.coding, image.size, self.max_pixels
                 )
+                if ids.assigned:
+                    shard.left_out("assigned_pixels", ids.assigned, example=name)
                 if ids.unknown:
                     reason = f"unknown mask values: {list_unknown(ids.unknown)}"
                     shard.quarantine(
@@ -214,16 +222,6 @@ class _Adopter:
         if _SPELLINGS.get(images[0].rpartition(".")[2]) not in (None, image.extension):
             shard.left_out("other_content", example=f"{name}.{images[0]}")
         shard.enter(TileRecord(key, image.size, found), counts, (image.bands, image.dtype))
-
-
-def _check_masks(classfile: ClassFile) -> None:
-    """Refuse a class file whose labels can never be read as they lie."""
-    if classfile.masks != "ids" or classfile.threshold is not None:
-        how = "a threshold" if classfile.threshold is not None else f"masks: {classfile.masks}"
-        raise ValueError(
-            f"{classfile.path} has {how}, but labels of adopted shards are read as they lie, as class ids: {REMEDY}, "
-            "which maps them"
-        )
 
 
 def _plan_units(

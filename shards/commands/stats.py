@@ -14,6 +14,7 @@ from rich.text import Text
 
 from mkd.dataset.index import DatasetIndex, ShardInfo, read_index, write_index
 from mkd.image_header import MAX_PIXELS
+from mkd.label_coding import LabelCoding
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.process_pool import map_in_processes
@@ -36,6 +37,7 @@ class _Task(NamedTuple):
     info: ShardInfo
     bands: int
     dtype: str
+    labels: LabelCoding | None
     max_pixels: int
 
 
@@ -74,7 +76,9 @@ def stats(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = MA
     index = read_index(place)
     if not index.samples:
         raise ValueError(f"{folder} has no tiles, so there is nothing to count: build it again")
-    tasks = [_Task(place.url, shard, index.bands, index.dtype, max_pixels) for shard in index.shards]
+    tasks = [
+        _Task(place.url, shard, index.bands, index.dtype, index.labels, max_pixels) for shard in index.shards
+    ]
     total = _zero_counts(index.bands, index.dtype)
     for counts in progress(map_in_processes(_count_shard, tasks, workers), len(tasks), "stats", "shards"):
         _add(total, counts)
@@ -133,7 +137,7 @@ def _count_shard(task: _Task) -> _Counts:
         name = f"{task.info.file}, {key}"
         for extension, data in members.items():
             if extension == "label.png":
-                label = label_pixels(data, f"{name}.{extension}", task.max_pixels)
+                label = label_pixels(data, f"{name}.{extension}", task.max_pixels, task.labels)
                 ids = np.bincount(label.ravel(), minlength=256)
                 found.pixels[:] += ids
                 found.tiles[:] += ids > 0

@@ -52,7 +52,7 @@ def verify(folder: str | os.PathLike[str], workers: int = 1, max_pixels: int = M
         for shard in index.shards
     }
     tasks = [
-        ShardTask(place.url, shard, index.num_classes, index.bands, index.dtype, max_pixels)
+        ShardTask(*(place.url, shard, index.num_classes, index.bands, index.dtype, index.labels, max_pixels))
         for shard in index.shards
         if shard.file in sizes
     ]

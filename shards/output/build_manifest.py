@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from mkd.documents import parse_json
+from mkd.label_coding import LabelCoding
 from mkd.labels import Colour
 from mkd.storage.folder import Folder
 from shards.inputs.class_file import ClassFile
@@ -42,6 +43,7 @@ class BuildManifest:
         masks: its kind of masks; both for messages only.
         units: fingerprint of each unit of work, in order of the shards' numbers.
         place: where the inputs are, in full; copies of them elsewhere make the same build.
+        labels: what the values of the labels mean, where they are no class ids.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BuildManifest:
     masks: str
     units: tuple[str, ...] = ()
     place: str = field(default="", compare=False)
+    labels: LabelCoding | None = None
 
     def file(self, number: int) -> str:
         """Name a shard."""
@@ -178,6 +181,7 @@ def read_manifest(folder: Folder) -> BuildManifest:
                 "palette": tuple((r, g, b) for r, g, b in content["palette"]),
                 "budget": Budget(*content["budget"]),
                 "units": tuple(content["units"]),
+                "labels": LabelCoding.from_json(content.get("labels"), len(content["classes"])),
             }
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -186,7 +190,12 @@ def read_manifest(folder: Folder) -> BuildManifest:
 
 def write_manifest(folder: Folder, description: BuildManifest) -> None:
     """Write the manifest whole; several parts of one build may write it at the same time."""
-    text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(description)}, indent=1) + "\n"
+    content = {"format": FORMAT, "version": VERSION, **asdict(description)}
+    if description.labels is None:  # as earlier versions wrote it
+        del content["labels"]
+    else:
+        content["labels"] = description.labels.to_json()
+    text = json.dumps(content, indent=1) + "\n"
     if folder.local is None:
         folder.write(BUILD_NAME, text)
         return

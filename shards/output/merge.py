@@ -100,7 +100,7 @@ def merge(folder: Folder, manifest: BuildManifest, lock: FolderLock, workers: in
     if totals.named:
         counts["named"] = totals.named
     index = totals.index(manifest.name, manifest.classes, manifest.palette, {**manifest.provenance, **counts})
-    index = replace(index, statistics=band_statistics(folder, index, workers))
+    index = replace(index, statistics=band_statistics(folder, index, workers), labels=manifest.labels)
     write_index(folder, index)
     return index
 

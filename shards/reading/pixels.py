@@ -9,6 +9,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from mkd.image_header import MAX_PIXELS, check_size
+from mkd.label_coding import LabelCoding
 from shards.inputs.encode import decode_picture
 
 
@@ -46,21 +47,32 @@ def image_pixels(data: bytes, extension: str, name: str, max_pixels: int = MAX_P
     return pixels
 
 
-def label_pixels(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def label_pixels(
+    data: bytes, name: str, max_pixels: int = MAX_PIXELS, coding: LabelCoding | None = None
+) -> NDArray[np.uint8]:
     """Decode a label member.
 
     Args:
         data: the file, a PNG.
         name: what to call it in an error.
         max_pixels: greatest number of pixels that its header may say.
+        coding: what its values or colours mean, where they are no class ids: `labels` of the index.
 
     Returns:
         (H, W) uint8 class ids, 255 = ignored.
 
     Raises:
-        ValueError: not a whole grey PNG of 8 bits.
+        ValueError: not a whole grey PNG of 8 bits, or not what the coding says.
     """
     picture = decode_picture(data, name, max_pixels)
-    if picture.mode != "L":
-        raise ValueError(f"{name}: the label is of mode {picture.mode}, needs uint8 ids (L): pack it again")
-    return np.asarray(picture)
+    if picture.mode != (wanted := "L" if coding is None else coding.mode):
+        raise ValueError(
+            f"{name}: the label is of mode {picture.mode}, needs "
+            + ("uint8 ids (L): pack it again" if coding is None else f"{wanted}: adopt it again")
+        )
+    if coding is None:
+        return np.asarray(picture)
+    try:
+        return coding.to_ids(np.asarray(picture))
+    except ValueError as error:
+        raise ValueError(f"{name}: the label cannot be read ({error}): adopt it again") from None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_list import shard_place
 from mkd.dataset.shard_record import Member, ShardRecord, TileRecord, adopted_meta, read_record
+from mkd.label_coding import LabelCoding
 from mkd.labels import IGNORE
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
@@ -23,13 +24,14 @@ IMAGES = {"jpg", "png", "tif"}
 
 
 class ShardTask(NamedTuple):
-    """One shard to be checked: URL of its folder, what the index says of it, classes, bands, type, pixel limit."""
+    """One shard to be checked: its folder's URL, what the index says of it and of all tiles, and the pixel limit."""
 
     url: str
     info: ShardInfo
     classes: int
     bands: int
     dtype: str
+    labels: LabelCoding | None
     max_pixels: int
 
     @property
@@ -190,7 +192,7 @@ def _check_meta(meta: Mapping[str, Any], size: list[int], labelled: bool, name: 
 
 
 def _check_label(data: bytes, size: list[int], task: ShardTask, name: str, found: ShardCheck) -> None:
-    ids = label_pixels(data, f"{name}.label.png", task.max_pixels)
+    ids = label_pixels(data, f"{name}.label.png", task.max_pixels, task.labels)
     counts = np.bincount(ids.ravel(), minlength=256)
     found.counts += counts
     if list(ids.shape) != size:

@@ -13,8 +13,9 @@ from mkd.dataset.index import ShardInfo, read_index
 from mkd.dataset.shard_list import shard_place, shard_url
 from mkd.dataset.shard_record import Member, adopted_meta, member_fault, read_matching_record
 from mkd.documents import mapping, parse_json
+from mkd.label_coding import LabelCoding
 from mkd.storage.folder import Folder
-from shards.inputs.encode import EncodedTile
+from shards.inputs.encode import EncodedTile, encode_png
 from shards.reading.pixels import label_pixels
 
 Kind = tuple[int, str]  # bands and type of images
@@ -62,14 +63,21 @@ def _content(file: BinaryIO, member: Member) -> bytes:
     return file.read(member.size)
 
 
-def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uint8")) -> EncodedTile:
-    """Make a tile of its members.
+def tile_of(
+    key: str,
+    group: dict[str, bytes],
+    shard: str,
+    kind: Kind = (3, "uint8"),
+    coding: LabelCoding | None = None,
+) -> EncodedTile:
+    """Make a tile of its members; its label holds class ids, whatever the data set's do.
 
     Args:
         key: the tile's.
         group: content by extension.
         shard: what to call the shard in an error.
         kind: bands and type of the data set's images.
+        coding: `labels` of the index.
 
     Raises:
         ValueError: members that are missing, surplus or damaged, naming shard and key.
@@ -81,6 +89,8 @@ def tile_of(key: str, group: dict[str, bytes], shard: str, kind: Kind = (3, "uin
             f"{shard}, {key}: members {sorted(group)}, needs one jpg, png or tif, json and maybe label.png, valid.png"
         )
     label, meta = group.get("label.png"), meta_of(key, group, shard)
+    if label is not None and coding is not None:
+        label = encode_png(label_pixels(label, f"{shard}, {key}.label.png", coding=coding))
     valid, counts = group.get("valid.png"), _counts(label, key, shard)
     missing = 0 if valid is None else int((label_pixels(valid, f"{shard}, {key}.valid.png") == 0).sum())
     return EncodedTile(key, group[images[0]], images[0], label, meta, counts, *kind, valid, missing)
@@ -106,7 +116,7 @@ def read_tiles(folder: str | os.PathLike[str] | Folder) -> Iterator[EncodedTile]
     index = read_index(place)
     for shard in index.shards:
         for key, group in read_groups(place, shard):
-            yield tile_of(key, group, shard_url(place, shard), (index.bands, index.dtype))
+            yield tile_of(key, group, shard_url(place, shard), (index.bands, index.dtype), index.labels)
 
 
 def read_metas(folder: Folder, shards: Iterable[ShardInfo]) -> Iterator[tuple[str, dict[str, Any], bool]]:

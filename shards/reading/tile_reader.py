@@ -23,6 +23,7 @@ from mkd.dataset.shard_record import (
 from mkd.geo.band_choice import shown_bands
 from mkd.geo.palette import screen_values
 from mkd.image_header import MAX_PIXELS
+from mkd.label_coding import LabelCoding
 from mkd.storage.folder import Folder
 from shards.reading.pixels import image_pixels, label_pixels
 from shards.reading.shard_reader import meta_of
@@ -37,7 +38,13 @@ class TileImage(NamedTuple):
     meta: Mapping[str, Any] = MappingProxyType({})
 
 
-def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int = MAX_PIXELS) -> TileImage:
+def read_tile(
+    place: Folder,
+    shard: ShardInfo,
+    tile: TileRecord,
+    max_pixels: int = MAX_PIXELS,
+    coding: LabelCoding | None = None,
+) -> TileImage:
     """Read and decode one tile.
 
     Args:
@@ -45,6 +52,7 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
         shard: the tile's.
         tile: what the shard's record says of the tile.
         max_pixels: larger tiles are refused before they are decoded.
+        coding: `labels` of the index.
 
     Raises:
         ValueError: a damaged tile, naming shard and key.
@@ -54,7 +62,7 @@ def read_tile(place: Folder, shard: ShardInfo, tile: TileRecord, max_pixels: int
     if not kind:
         raise ValueError(f"{name} holds {sorted(members)}, no jpg, png or tif: build the shard again")
     label = members.get("label.png")
-    ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels)
+    ids = None if label is None else label_pixels(label, f"{name}.label.png", max_pixels, coding)
     image = image_pixels(members[kind], kind, f"{name}.{kind}", max_pixels)
     if shard.url:
         members.setdefault("json", adopted_meta(tile))
@@ -76,7 +84,7 @@ def read_samples(
         info = index.shards[number]
         if record is None or record.info != info:
             record = read_matching_record(place, info)
-        yield read_tile(place, info, record.tiles[sample - ends[number]], max_pixels)
+        yield read_tile(place, info, record.tiles[sample - ends[number]], max_pixels, index.labels)
 
 
 def stretch_to_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:

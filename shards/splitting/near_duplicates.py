@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mkd.dataset.codec import LABEL
 from mkd.dataset.index import ShardInfo
 from mkd.dataset.shard_record import read_matching_record
 from mkd.geo.place.footprints import Ints
@@ -136,7 +137,9 @@ def draw_pairs(shards: Shards, found: NearDuplicates, max_pixels: int = MAX_PIXE
         for tile in (one, other):
             folder, infos = shards[tile.part]
             record = read_matching_record(folder, infos[tile.shard])
-            found_tile = read_tile(folder, infos[tile.shard], record.tiles[tile.row], max_pixels)
+            entry = record.tiles[tile.row]
+            image = entry._replace(members={k: m for k, m in entry.members.items() if k != LABEL})
+            found_tile = read_tile(folder, infos[tile.shard], image, max_pixels)
             images.append(stretch_to_rgb8(found_tile.image))
         title, line = f"{one.part} {one.key}", f"{other.part} {other.key} · {distance} of {BITS} bits differ"
         cards.append(Card(title, line, images[0], None, images[1]))

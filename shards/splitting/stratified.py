@@ -34,7 +34,7 @@ def read_classes(
         for key, group in read_groups(folder, shard, wanted="label.png"):
             if "label.png" in group:
                 name = f"{shard.file}, {key}.label.png"
-                ids = np.unique(label_pixels(group["label.png"], name, max_pixels))
+                ids = np.unique(label_pixels(group["label.png"], name, max_pixels, index.labels))
                 held[key] = frozenset(int(value) for value in ids if value != IGNORE)
     return held
 

@@ -24,11 +24,11 @@ from mkd.benchmarks.settings import PredictSpeedRun
 from mkd.config.keys import CONFIGS
 from mkd.config.load import load
 from mkd.config.schema import PredictRun
-from mkd.distributed.engine import has_bf16
+from mkd.distributed.engine import autocast
 from mkd.distributed.world import find_world
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader
-from mkd.inference.band_predictor import WindowNetwork
+from mkd.inference.band_predictor import PredictionGrid, WindowNetwork
 from mkd.metrics.confusion import ConfusionMatrix
 from mkd.model_folder import load_model, read_card
 from mkd.recipes.mapping import predict_map as recipe
@@ -159,11 +159,10 @@ def _bare_forward(
     """
     (model, card), batch = load_model(files["model"]), config.batch
     assert batch is not None
-    scale, autocast = card.architecture.scale, has_bf16(device)
-    network = WindowNetwork(model, len(card.classes), scale, device, autocast=autocast, tta="none")
+    network = WindowNetwork(model, len(card.classes), card.architecture.scale, device, tta="none")
+    grid = PredictionGrid(config.tile, config.overlap, batch)
     with RasterReader(files["scene"]) as reader:
-        windows = list(covering_windows(config.scene, config.scene, config.tile, config.overlap))
-        pixels = np.stack([reader.read(window) for window in windows])
+        pixels = np.stack([reader.read(window) for window in grid.windows(reader.info)])
 
     @torch.inference_mode()
     def seconds() -> float:
@@ -171,7 +170,7 @@ def _bare_forward(
         for first in range(0, len(pixels), batch):
             stored = torch.from_numpy(pixels[first : first + batch]).to(device).permute(0, 3, 1, 2)
             images = stored.float() / 255
-            with torch.autocast(device.type, torch.bfloat16, enabled=network.autocast):
+            with autocast(device):
                 network.model(images)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,14 @@ import torch
 
 from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config.schema import PredictRun
-from mkd.distributed.engine import has_bf16
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.geo.class_map import Legend
 from mkd.geo.raster import RasterReader
 from mkd.inference.band_match import bands_for, check_scene
-from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork, first_rows
-from mkd.inference.map_writer import MapSummary, check_map, predict_map
-from mkd.inference.row_parts import RowParts, rows_folder
+from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork
+from mkd.inference.map_writer import MapSummary, check_map
+from mkd.inference.row_parts import RowParts
 from mkd.inference.windowed import UNKNOWN_CROP, default_overlap
 from mkd.model_folder import ModelCard, read_card, weights_digest
 from mkd.models.segmentation import SegmentationNetwork
@@ -51,9 +50,9 @@ _ELSEWHERE = (
 def predict(config: PredictRun) -> str:
     """Write the maps that are not there yet, and what is made of each; return a line about each.
 
-    Each map appears when it is whole. Several ranks share the rasters, each by itself; where there are fewer rasters
-    than ranks, they share the rows of each, and rank 0 writes the map. One raster alone is made by rows too, so that a
-    killed job goes on with the rows that are missing.
+    Each map appears when it is whole; until then its finished rows lie beside it, and a killed job goes on with those
+    that are missing. Several ranks share the rasters, each by itself; where there are fewer rasters than ranks, they
+    share the rows of each, and rank 0 writes the map.
 
     Raises:
         ValueError: an input or output that does not do; nothing has been predicted then.
@@ -61,27 +60,25 @@ def predict(config: PredictRun) -> str:
     world = find_world(config.device)
     # Rank 0 looks at all inputs before any is predicted; the others wait for its list.
     pairs: list[list[str]] = run_on_rank0(world, lambda: _plan(config))
-    by_rows: bool = run_on_rank0(
-        world, lambda: len(pairs) < max(world.ranks, 2) or any(map(_rows_left, pairs))
-    )
+    share_rows = len(pairs) < world.ranks
     model, card = factories.load_checked("model", config.model)
-    task = _Task(config, model, card, world, weights_digest(config.model), len(pairs) > 1)
+    makers = world if share_rows else World.single(world.device)
+    task = _Task(config, model, card, makers, weights_digest(config.model), len(pairs) > 1)
     with route_log_lines(say_on_stdout, __name__), route_log_lines(say_on_stdout, "mkd.inference.band_match"):
-        if by_rows:
-            plans: list[list[Any]] = run_on_rank0(world, lambda: [_plan_rows(task, *pair) for pair in pairs])
-            # From here on no rank waits for another but rank 0, for files.
-            lines = [line for plan in plans if (line := _map_by_rows(task, RowPlan(*plan))) is not None]
-        else:
-            lines = [_map_whole(task, *pair) for pair in pairs[world.rank :: world.ranks]]
+        plans: Iterable[list[Any]] = (_plan_rows(task, *pair) for pair in pairs[world.rank :: world.ranks])
+        if share_rows:
+            plans = run_on_rank0(world, lambda: [_plan_rows(task, *pair) for pair in pairs])
+        # From here on no rank waits for another but rank 0, for files.
+        lines = [line for plan in plans if (line := _make_map(task, RowPlan(*plan))) is not None]
     if len(pairs) == 1:
         return lines[0] if lines else ""
-    shared = world.ranks > 1 and not by_rows
+    shared = world.ranks > 1 and not share_rows
     return f"{len(lines)} maps in {Path(pairs[0][1]).parent}" + (" by rank 0" if shared else "")
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What is the same for all rasters of a command."""
+    """What is the same for all rasters of a command; `world`: the ranks that make a map together."""
 
     config: PredictRun
     model: SegmentationNetwork
@@ -93,6 +90,8 @@ class _Task:
     def made_of(self, source: str, reader: RasterReader) -> str:
         """Return the hash of what a map is made of."""
         made_by = {"model_sha256": self.weights, **_settings(self.config, self.card)}
+        if (start := _grid(self).start(reader.info)) != (0, 0):  # else a map is that of earlier versions
+            made_by["first_window"] = start
         return identity(made_by | {"input": content_of(source, reader)})
 
     def legend(self, made_of: str) -> Legend:
@@ -115,11 +114,6 @@ def _plan(config: PredictRun) -> list[list[str]]:
     return pairs
 
 
-def _rows_left(pair: Sequence[str]) -> bool:
-    """Whether a killed command left finished rows of a map."""
-    return rows_folder(Path(pair[1])).is_dir()
-
-
 def _is_there(source: str, output: str, made_of: str, reader: RasterReader) -> bool:
     """Whether a map need not be made."""
     return is_whole(Path(output), made_of, () if "://" in source else reader.info.files)
@@ -129,32 +123,22 @@ def _kept(output: str) -> str:
     return f"{output}: this map is there already, of the same model and input"
 
 
-def _map_whole(task: _Task, source: str, output: str) -> str:
-    """Make one map in this process, where it is not there yet; return its line."""
-    with open_scene(source, task.config, task.card.architecture.scale) as reader:
-        made_of = task.made_of(source, reader)
-        if _is_there(source, output, made_of, reader):
-            return task.finish(reader, output, _kept(output))
-        title = Path(output).name if task.several else "map"
-        done = _predict(task, reader, output, made_of, title)
-        return task.finish(reader, output, f"{output}: {_summary(task.card, done)}")
-
-
 def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
     """Return the fields of the `RowPlan` of one raster, as JSON has them; remove rows that are of no use."""
     with open_scene(source, task.config, task.card.architecture.scale) as reader:
-        made_of, grid = task.made_of(source, reader), _grid(task)
+        grid = _grid(task)
         check_map(task.card.palette, reader, Path(output), grid)
+        made_of = task.made_of(source, reader)
         parts = RowParts(Path(output), made_of)
         if _is_there(source, output, made_of, reader):
             parts.remove()
             return [source, output, made_of, None]
-        rows = first_rows(reader.info.height, reader.info.width, grid)
+        rows = grid.first_rows(reader.info)
         newest = 0 if "://" in source else newest_change(reader.info.files)
         return [source, output, made_of, parts.prepare(rows, newest)]
 
 
-def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
+def _make_map(task: _Task, plan: RowPlan) -> str | None:
     """Make this rank's part of one map; return the map's line on rank 0, None elsewhere."""
     if plan.missing is None and not task.world.is_main:
         return None
@@ -164,11 +148,7 @@ def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
         if plan.missing is None:
             return task.finish(reader, plan.output, _kept(plan.output))
         choice = (bands_for if world.is_main else check_scene)(reader, config.bands, scale)
-        network = WindowNetwork(
-            *(task.model, len(card.classes), scale, world.device),
-            autocast=has_bf16(world.device),
-            tta=config.tta,
-        )
+        network = WindowNetwork(*(task.model, len(card.classes), scale, world.device), tta=config.tta)
         predictor = BandPredictor(network, reader, choice, _grid(task))
         title = Path(plan.output).name if task.several else "map"
         done = predict_rows(predictor, plan, world, task.legend(plan.made_of), title)
@@ -189,27 +169,6 @@ def usual_batch(tile: int, device: torch.device) -> int:
     """Return as many windows as keep a device busy: on a CPU more pixels at once leave its caches, and take longer."""
     pixels = 4 * _WINDOW**2 if device.type == "cuda" else _WINDOW**2
     return max(1, pixels // tile**2)
-
-
-def _predict(task: _Task, reader: RasterReader, output: str, made_of: str, title: str) -> MapSummary:
-    config, card, grid = task.config, task.card, _grid(task)
-    return predict_map(
-        task.model,
-        card.palette,
-        reader,
-        output,
-        tile=grid.tile,
-        overlap=grid.overlap,
-        batch=grid.batch,
-        bands=config.bands,
-        scale=card.architecture.scale,
-        tta=config.tta,
-        names=card.classes,
-        device=task.world.device,
-        autocast=has_bf16(task.world.device),
-        tags=_tags(config, made_of),
-        title=title,
-    )
 
 
 def _summary(card: ModelCard, done: MapSummary) -> str:

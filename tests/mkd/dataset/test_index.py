@@ -71,7 +71,10 @@ def test_what_is_no_data_set_is_named(tmp_path, index):
     ("change", "words"),
     [
         ({"format": "other"}, "format 'other' version 2"),
-        ({"version": 1}, "version 1, this program reads 'mkd-dataset' version 2: pack the data set again"),
+        (
+            {"version": 1},
+            "version 1, this program reads 'mkd-dataset' versions 2 and 3: pack the data set again",
+        ),
         ({"samples": 6}, "samples 6, but its shards sum to 5"),
         ({"labelled": 1}, "labelled 1"),
         ({"bytes": 13}, "bytes 13"),

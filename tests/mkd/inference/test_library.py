@@ -7,10 +7,10 @@ import mkd
 from mkd import load, predict
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.inference.map_writer import predict_map
 from mkd.model_folder import ModelCard, save_model
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
+from tests.helpers.maps import predict_map
 
 FPN = Architecture("tf_efficientnet_lite0", decoder="fpn", lateral_channels=8, decoder_channels=8)
 

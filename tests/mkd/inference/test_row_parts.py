@@ -10,7 +10,7 @@ from torch import nn
 from mkd.geo.grid import Window, covering_windows
 from mkd.geo.raster import RasterReader, RasterWriter
 from mkd.inference.band_match import bands_for
-from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork, first_rows
+from mkd.inference.band_predictor import BandPredictor, PredictionGrid, WindowNetwork
 from mkd.inference.row_parts import RowParts
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
@@ -34,7 +34,7 @@ def scene(tmp_path):
 def predictor(reader, grid, model=None):
     if model is None:
         model = build(FPN, 3, seed=1)
-    network = WindowNetwork(model, 3, PLAIN, torch.device("cpu"), autocast=False, tta="none")
+    network = WindowNetwork(model, 3, PLAIN, torch.device("cpu"), tta="none")
     return BandPredictor(network, reader, bands_for(reader, None, PLAIN), grid)
 
 
@@ -48,7 +48,7 @@ def test_any_stretch_has_the_bits_of_the_whole(scene, grid):
     """Bands asked for alone equal those of the whole raster: pixels, counts, sums, windows."""
     grid = PredictionGrid(*grid)
     ours = predictor(scene, grid, None if grid.overlap < 60 else nn.Conv2d(3, 3, 5, padding=2))
-    assert ours.edges == [*first_rows(HEIGHT, WIDTH, grid), HEIGHT]
+    assert ours.edges == [*grid.first_rows(ours.reader.info), HEIGHT]
     whole, told = list(ours.bands(0, ours.count, lambda n: None)), []
     windows = list(covering_windows(HEIGHT, WIDTH, grid.tile, grid.overlap))
     assert sum(band.windows + band.empty_windows for band in whole) == len(windows)

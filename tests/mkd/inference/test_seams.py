@@ -1,4 +1,4 @@
-"""A map does not depend on where its windows begin, where the network's view is smaller than their overlap."""
+"""A map does not depend on where its scene was cut out; and little on its windows if they are wider than the view."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.inference.map_writer import predict_map
 from mkd.synth.landscape import STYLES, render
+from tests.helpers.maps import predict_map
 
 SIDE, TILE, OVERLAP = 320, 96, 48
 
@@ -63,6 +63,44 @@ def test_a_shifted_grid_gives_the_same_classes(trained, tmp_path, shift):
     same = whole[inner, inner] == moved[inner, inner]
     assert len(np.unique(whole)) > 2
     assert same.mean() >= 0.999
+
+
+class SeesAll(nn.Module):
+    """A network whose answer at each pixel depends on all pixels of its window, and on where in it the pixel lies."""
+
+    def forward(self, images):
+        """Turn (B, 3, H, W) into logits of 3 classes."""
+        height, width = images.shape[2:]
+        ramp = torch.linspace(0, 1, height)[:, None] * torch.linspace(1, 0, width)
+        return 9 * (images - images.mean(dim=(2, 3), keepdim=True)) + ramp * images.std(
+            dim=(2, 3), keepdim=True
+        )
+
+
+def placed_map(image, folder, transform):
+    """Map a window-by-window raster with this transform, a window at a time; return both bands."""
+    height, width = image.shape[:2]
+    with RasterWriter(folder / "in.tif", height, width, 3, "uint8", transform=transform) as writer:
+        writer.write(Window(0, 0, height, width), image)
+    palette = [(n, n, n) for n in range(3)]
+    predict_map(SeesAll(), palette, folder / "in.tif", folder / "map.tif", tile=48, overlap=12, batch=1)
+    with RasterReader(folder / "map.tif") as reader:
+        return reader.read(Window(0, 0, height, width))
+
+
+@pytest.mark.usefixtures("one_thread")  # bits are compared
+@pytest.mark.parametrize(("row", "col"), [(13, 37), (1, 0), (36, 72), (100, 55)])
+def test_a_crop_of_a_placed_scene_has_the_map_of_the_scene(tmp_path, row, col):
+    """Whatever the network sees: the same bytes, a window away from the edges of the crop; without a place others."""
+    image = render("target", SIDE, SIDE, 5).image
+    place = (0.1, 0.0, 500000.0, 0.0, -0.1, 5600000.0)
+    moved = (0.1, 0.0, 500000.0 + 0.1 * col, 0.0, -0.1, 5600000.0 - 0.1 * row)
+    crop = np.ascontiguousarray(image[row:280, col:290])
+    whole = placed_map(image, tmp_path, place)[row:280, col:290]
+    inner = (slice(48, -48), slice(48, -48))
+    assert whole[inner].size
+    np.testing.assert_array_equal(placed_map(crop, tmp_path, moved)[inner], whole[inner])
+    assert (placed_map(crop, tmp_path, None)[inner] != whole[inner]).any()
 
 
 def test_what_reaches_past_the_overlap_shows(trained, tmp_path, monkeypatch):

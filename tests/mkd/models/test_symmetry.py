@@ -7,9 +7,9 @@ from torch import nn
 
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.inference.map_writer import predict_map
 from mkd.inference.windowed import probabilities
 from mkd.models.symmetry import SYMMETRIES, mean_softmax
+from tests.helpers.maps import predict_map
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 250)]
 

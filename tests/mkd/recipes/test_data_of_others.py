@@ -9,10 +9,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mkd.config.load import load
-from mkd.config.schema import SemiRun, SupervisedRun
+from mkd.config.schema import KdRun, SemiRun, SupervisedRun
 from mkd.dataset.index import read_index
 from mkd.dataset.shard_record import read_record
 from mkd.loader.loader import TileSet, in_order
+from mkd.recipes.distill import kd
 from mkd.recipes.semi import semi
 from mkd.recipes.supervised import supervised
 from mkd.storage.folder import Folder
@@ -20,7 +21,17 @@ from shards.commands.adopt import adopt
 from shards.commands.verify import verify
 from shards.output.build_options import BuildOptions
 from tests.helpers.shards import CLASSES, PALETTE
-from tests.helpers.training.runs import QUICK, RANDOM, coloured, finish, kill_once, rows, start
+from tests.helpers.training.runs import (
+    LITE0,
+    QUICK,
+    RANDOM,
+    coloured,
+    finish,
+    kill_once,
+    rows,
+    start,
+    torchrun,
+)
 
 SAVES = ("save_every=1", "val_every=4", "log_every=1", "steps=8")
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,6 +176,54 @@ def test_unlabelled_tiles_in_a_plain_folder(tmp_path, plain, classfile, config_o
     semi(run)
     assert (tmp_path / "run" / "model" / "model.yaml").is_file()
     assert read_index(f"{tmp_path / 'run'}.data/unlabelled").labelled == 0
+
+
+def test_a_second_stage_on_plain_folders(tmp_path, plain, classfile, config_of):
+    """kd trains on a plain folder; its source's tiles are what the first stage has packed, and no plain folder."""
+    folders = [f"data.labelled={plain}", f"data.val={plain}", f"data.classes={classfile}"]
+    supervised(config_of("supervised", f"out={tmp_path / 'first'}", *folders))
+    source = [f"kd.source={tmp_path / 'first' / 'model'}", "kd.ewc_weight=1e-6"]
+    with pytest.raises(
+        ValueError, match=r"kd.source_data=.*plain: no index.json .*OUT.data/labelled of its out="
+    ):
+        config_of("kd", f"out={tmp_path / 'run'}", *folders, *source, f"kd.source_data={plain}")
+    packed = f"kd.source_data={tmp_path / 'first'}.data/labelled"
+    run = config_of("kd", f"out={tmp_path / 'run'}", *folders, *source, packed)
+    assert isinstance(run, KdRun)
+    kd(run)
+    assert (tmp_path / "run" / "model" / "model.yaml").is_file()
+    assert read_index(f"{tmp_path / 'run'}.data/labelled").samples == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["kd", "semi"])
+def test_two_ranks_on_plain_folders(tmp_path, plain, classfile, stage):
+    """Under torchrun rank 0 packs each folder once, both ranks train on the copies, and a missing mask ends both."""
+    folders = [f"data.labelled={plain}", f"data.val={plain}", f"data.classes={classfile}", *QUICK]
+    few = tmp_path / "few" / "images"
+    few.mkdir(parents=True)
+    for image in (plain / "images").iterdir():
+        (few / image.name).write_bytes(image.read_bytes())
+    supervised(load(SupervisedRun, "supervised", [f"out={tmp_path / 'first'}", *folders, *RANDOM, "steps=2"]))
+    more = [f"semi.start={tmp_path / 'first' / 'model'}"]
+    if stage == "kd":
+        more = [
+            f"kd.source={tmp_path / 'first' / 'model'}",
+            f"kd.source_data={tmp_path / 'first'}.data/labelled",
+        ]
+        more += [*LITE0, "kd.teacher_epochs=1", "kd.fisher_tiles=2", "kd.tiles=all"]
+    words = [*folders, *more, f"data.unlabelled={few.parent}", "steps=4"]
+    status, said = finish(torchrun(stage, f"out={tmp_path / 'run'}", *words), 500)
+    assert status == 0, said
+    assert said.count("is a plain folder, packed into") == 3
+    assert (tmp_path / "run" / "model" / "model.yaml").is_file()
+    kinds = ("labelled", "unlabelled", "val")
+    assert [read_index(f"{tmp_path / 'run'}.data/{kind}").labelled for kind in kinds] == [6, 0, 6]
+    (plain / "masks" / "t2.png").unlink()
+    status, said = finish(torchrun(stage, f"out={tmp_path / 'bad'}", *words), 500)
+    assert status != 0
+    assert "lacks 1 mask: masks/t2.png" in said
+    assert not (tmp_path / "bad" / "model").exists()
 
 
 def test_bad_folders_are_one_sentence(tmp_path, plain, classfile):

@@ -106,6 +106,32 @@ def test_rows_of_another_map_are_not_taken(given, tmp_path):
     assert not folder.exists()
 
 
+def test_each_of_several_scenes_goes_on_by_rows(given, tmp_path, capfd, monkeypatch):
+    """A command that ends between the rows of its first scene and its map predicts only the second scene later."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.tif", "b.tif"):
+        (tmp_path / "in" / name).write_bytes((tmp_path / "s.tif").read_bytes())
+    here(given, tmp_path / "whole.tif")
+    asked = [*(word for word in given if not word.startswith("input=")), f"input={tmp_path}/in"]
+
+    def full(*args):
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mkd.recipes.mapping.map_rows.write_map", full)
+        with pytest.raises(OSError, match="the disk is full"):
+            here(asked, tmp_path / "maps")
+    assert names(tmp_path / "maps") == [".tmp-a.tif.rows"]
+    capfd.readouterr()
+    assert "2 maps in" in here(asked, tmp_path / "maps")
+    said = capfd.readouterr().err
+    assert "a.tif: " not in said
+    assert f"b.tif: {ROWS * ACROSS} of {ROWS * ACROSS} windows" in said
+    for name in ("a.tif", "b.tif"):
+        np.testing.assert_array_equal(stored(tmp_path / "maps" / name), stored(tmp_path / "whole.tif"))
+    assert not [name for name in names(tmp_path / "maps") if name.startswith(".tmp")]
+
+
 def test_scenes_are_shared_by_files_where_there_are_enough(given, tmp_path):
     """Two scenes on two ranks: each is made by one, whole."""
     (tmp_path / "in").mkdir()
