@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from mkd.cli.arguments import name_fault
-from mkd.geo.picture_header import lossy_coding
 from mkd.geo.raster import RasterReader
 from mkd.geo.raster_files import lossy_sources, raster_files
 from mkd.geo.raster_safety import RasterLimits
+from mkd.geo.remote_file_bridge import Opener
 from mkd.geo.vector.vector_labels import companion_files, vector_path
 from mkd.storage.folder import Folder, split_url
+from mkd.storage.local_files import link_target
 from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
@@ -37,13 +38,7 @@ def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReade
     sizes = folder.sizes()
     if name not in sizes:
         raise ValueError(f"no raster at {path}: give the URL of a GeoTIFF")
-
-    def opener(asked: str) -> BinaryIO:
-        if asked not in sizes:
-            raise FileNotFoundError(asked)
-        return folder.open(asked, sizes[asked])
-
-    reader = RasterReader(path, opener, limits)
+    reader = RasterReader(path, _opener(folder, sizes), limits)
     worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]
     world_file = next((world for world in worlds if world in sizes), None)
     if reader.info.transform is None and world_file is not None:
@@ -53,6 +48,17 @@ def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReade
             "raster with gdal_translate, or cut a local copy"
         )
     return reader
+
+
+def _opener(folder: Folder, sizes: Mapping[str, int]) -> Opener:
+    """Return how GDAL reaches the files of a remote folder, whose sizes are known."""
+
+    def opened(asked: str) -> BinaryIO:
+        if asked not in sizes:
+            raise FileNotFoundError(asked)
+        return folder.open(asked, sizes[asked])
+
+    return opened
 
 
 def expand_pattern(entry: str) -> list[str]:
@@ -98,9 +104,9 @@ def raster_coding(path: str) -> str:
     """
     folder, name = split_url(path)
     if folder.local is not None:
-        return lossy_sources(folder.local / name)
-    with folder.open(name, folder.sizes()[name]) as file:
-        return lossy_coding(file)
+        return lossy_sources(raster_files(folder.local / name))
+    files = [name, *sorted(_remote_dependencies(folder, name))]
+    return lossy_sources(files, _opener(folder, folder.sizes()))
 
 
 def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
@@ -138,7 +144,9 @@ def _dependencies(path: str) -> dict[str, Stamp]:
         label = os.path.relpath(file, folder.local)  # a copy of all of them elsewhere is the same
         try:
             state = os.stat(file)
-            found[label] = Stamp(state.st_size, str(state.st_mtime_ns))
+            target = link_target(file, folder.local)
+            changed = f"{state.st_mtime_ns} -> {target}" if target else str(state.st_mtime_ns)
+            found[label] = Stamp(state.st_size, changed)
         except OSError:  # a URL, or not there: reading the pixels tells
             found[label] = Stamp(-1, "")
     return found
