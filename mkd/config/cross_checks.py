@@ -18,7 +18,7 @@ from mkd.config.constraints import (
     share,
 )
 
-ACCEPTABLE = ("data", "checkpoint", "threads", "versions")  # what accept= may name
+ACCEPTABLE = ("data", "model", "checkpoint", "threads", "versions")  # what accept= may name
 
 
 @runtime_checkable

@@ -12,6 +12,8 @@ import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from mkd.geo.coding.lossy_coding import lossy_coding
+from mkd.geo.coding.picture_pages import pages_fault
+from mkd.geo.picture_header import read_orientation
 from mkd.geo.raster_safety import MAX_VRT
 from mkd.geo.remote_file_bridge import Opener, guarded
 
@@ -95,6 +97,29 @@ def _lossy_for_gdal(name: str, opener: Opener | None) -> str:
                 return "JPEG"
             if told.get("COMPRESSION_REVERSIBILITY") == "LOSSY":
                 return str(told.get("COMPRESSION", data.driver))
+    return ""
+
+
+def source_fault(files: Sequence[str], opener: Opener | None = None) -> str:
+    """Return "", or why pixels that a VRT takes are not those that a viewer shows of the file that it names.
+
+    GDAL takes the first picture of such a file, as it is stored.
+
+    Args:
+        files: the VRT, then what it depends on, see `raster_files`.
+        opener: how to reach files that are not on a disk, see `RasterReader`.
+    """
+    for name in files[1:]:
+        with suppress(OSError), open(name, "rb") if opener is None else opener(name) as file:
+            fault = pages_fault(file)
+            with suppress(ValueError):  # a placed GeoTIFF that is turned: whoever opens that one says so
+                if not fault and (turned := read_orientation(file)) != 1:
+                    fault = (
+                        f"has orientation {turned} in its EXIF data, which a VRT does not heed and viewers do: make an "
+                        "upright copy of it, or one without the orientation"
+                    )
+            if fault:
+                return f"{files[0]} takes pixels of {name}, which {fault}"
     return ""
 
 

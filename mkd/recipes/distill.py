@@ -65,6 +65,8 @@ def kd(config: schema.KdRun) -> Path:
             check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
     with Run(config, world, index, timer, given) as run:
         if not run.ended():
+            if config.kd.source is not None:
+                run.inputs.check_model("kd.source", config.kd.source)
             if fault := factories.unfit_rates(
                 arch if source is None else source.architecture, config.data.crop
             ):

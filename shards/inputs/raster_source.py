@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from mkd.cli.arguments import name_fault
 from mkd.geo.raster import RasterReader
-from mkd.geo.raster_files import lossy_sources, raster_files
+from mkd.geo.raster_files import lossy_sources, raster_files, source_fault
 from mkd.geo.raster_safety import RasterLimits
 from mkd.geo.remote_file_bridge import Opener
 from mkd.geo.vector.vector_labels import companion_files, vector_path
@@ -102,11 +102,28 @@ def raster_coding(path: str) -> str:
     Args:
         path: path or URL of a raster that exists.
     """
+    return lossy_sources(*_files_of(path))
+
+
+def check_sources(path: str) -> None:
+    """Check that the files that a VRT names are taken as a viewer shows them.
+
+    Args:
+        path: path or URL of a raster that exists.
+
+    Raises:
+        ValueError: one of several pictures, or one that its EXIF orientation turns.
+    """
+    if path.lower().endswith(".vrt") and (fault := source_fault(*_files_of(path))):
+        raise ValueError(fault)
+
+
+def _files_of(path: str) -> tuple[list[str], Opener | None]:
+    """List a raster and what it depends on, and how those are reached that are not on a disk."""
     folder, name = split_url(path)
     if folder.local is not None:
-        return lossy_sources(raster_files(folder.local / name))
-    files = [name, *sorted(_remote_dependencies(folder, name))]
-    return lossy_sources(files, _opener(folder, folder.sizes()))
+        return raster_files(folder.local / name), None
+    return [name, *sorted(_remote_dependencies(folder, name))], _opener(folder, folder.sizes())
 
 
 def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
