@@ -93,7 +93,7 @@ def _lossy_for_gdal(name: str, opener: Opener | None) -> str:
             told = data.tags(ns="IMAGE_STRUCTURE")
             if float(told.get("MAX_Z_ERROR", 0)) > 0:
                 return "LERC with an error above 0"
-            if told.get("COMPRESSION", "").endswith("JPEG"):
+            if data.driver == "JPEG" or told.get("COMPRESSION", "").endswith("JPEG"):
                 return "JPEG"
             if told.get("COMPRESSION_REVERSIBILITY") == "LOSSY":
                 return str(told.get("COMPRESSION", data.driver))

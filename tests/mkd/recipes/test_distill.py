@@ -17,7 +17,8 @@ from mkd.models.build import build
 from mkd.recipes.distill import _consolidation, _student, kd
 from mkd.recipes.run import Run, labelled_index
 from mkd.train.run.startup_timer import StartupTimer
-from tests.helpers.training.runs import digests, rows
+from tests.helpers.shards import write_dataset
+from tests.helpers.training.runs import coloured, digests, retitle, rows
 
 
 def weights(folder):
@@ -45,6 +46,16 @@ def test_the_new_classifier_was_trained(runs):
     fresh.reset_classifier(3, torch.Generator().manual_seed(config.seed))
     teacher = weights(Path(config.out) / "teacher")
     assert moved(teacher, fresh.state_dict()) == {"classifier.weight", "classifier.bias"}
+
+
+def test_source_data_without_labels_are_refused_at_the_start(runs, config_of, tmp_path):
+    """The Fisher needs them only after the teacher's phase; no run folder is made before that is known."""
+    bare = write_dataset(tmp_path / "bare", coloured(2), labelled=False)
+    retitle(bare, ["grass", "path", "lake", "roof"])
+    given = [f"kd.source={runs['supervised'].out}/model", f"kd.source_data={bare}", f"out={tmp_path}/run"]
+    with pytest.raises(ValueError, match="2 of 2 tiles have no label"):
+        kd(config_of("kd", *given))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")

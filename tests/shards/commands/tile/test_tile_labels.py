@@ -96,7 +96,7 @@ def test_lossy_sources_that_gdal_alone_reaches_are_named(tmp_path):
     Image.fromarray(IDS).save(tmp_path / "l.jpg", quality=60)
     write(tmp_path / "l.tif", IDS[None], compress="DEFLATE")
     for name, found in (("l.jpg", "JPEG (l.jpg)"), ("l.tif", "")):
-        label = vrt(tmp_path / "l.vrt", f"/vsisubfile/0_,{tmp_path / name}")
+        label = vrt(tmp_path / "l.vrt", f"/vsisubfile/0,{tmp_path / name}")
         label.write_text(label.read_text().replace('relativeToVRT="1"', 'relativeToVRT="0"'))
         assert lossy_sources(raster_files(label)) == found
 
