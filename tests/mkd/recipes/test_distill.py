@@ -14,11 +14,10 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.models.backbone import create_backbone
 from mkd.models.build import build
-from mkd.recipes.distill import _consolidation, _student, kd
+from mkd.recipes.distill import _consolidation, _start_as_teacher, _student, kd
 from mkd.recipes.run import Run, labelled_index
 from mkd.train.run.startup_timer import StartupTimer
-from tests.helpers.shards import write_dataset
-from tests.helpers.training.runs import coloured, digests, retitle, rows
+from tests.helpers.training.runs import digests, rows
 
 
 def weights(folder):
@@ -28,6 +27,13 @@ def weights(folder):
 def moved(one, other):
     """Return the names whose tensors differ in value or shape."""
     return {n for n, t in one.items() if t.shape != other[n].shape or not torch.equal(t, other[n])}
+
+
+def started(config, teacher):
+    """Return the student as its training begins."""
+    student = _student(config, 3, teacher.architecture)
+    _start_as_teacher(config, student, teacher)
+    return student
 
 
 def test_only_the_classifier_of_a_source_model_is_tuned(runs):
@@ -46,16 +52,6 @@ def test_the_new_classifier_was_trained(runs):
     fresh.reset_classifier(3, torch.Generator().manual_seed(config.seed))
     teacher = weights(Path(config.out) / "teacher")
     assert moved(teacher, fresh.state_dict()) == {"classifier.weight", "classifier.bias"}
-
-
-def test_source_data_without_labels_are_refused_at_the_start(runs, config_of, tmp_path):
-    """The Fisher needs them only after the teacher's phase; no run folder is made before that is known."""
-    bare = write_dataset(tmp_path / "bare", coloured(2), labelled=False)
-    retitle(bare, ["grass", "path", "lake", "roof"])
-    given = [f"kd.source={runs['supervised'].out}/model", f"kd.source_data={bare}", f"out={tmp_path}/run"]
-    with pytest.raises(ValueError, match="2 of 2 tiles have no label"):
-        kd(config_of("kd", *given))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +129,7 @@ def consolidation(config, folder, monkeypatch):
     run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")
-    student = _student(config, 3, teacher.architecture, teacher)
+    student = started(config, teacher)
     return _consolidation(config, run, source, teacher, student), teacher, student
 
 
@@ -171,9 +167,7 @@ def test_where_the_student_starts(config_of, runs, first_stage):
     file = f"model.pretrained={first_stage.model.pretrained}"
     starts = {
         kind: dict(
-            _student(
-                config_of("kd", "out=x", file, f"kd.student_init={kind}"), 3, teacher.architecture, teacher
-            ).named_parameters()
+            started(config_of("kd", "out=x", file, f"kd.student_init={kind}"), teacher).named_parameters()
         )
         for kind in ("random", "imagenet", "teacher")
     }
