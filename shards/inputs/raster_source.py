@@ -161,7 +161,7 @@ def _dependencies(path: str) -> dict[str, Stamp]:
         label = os.path.relpath(file, folder.local)  # a copy of all of them elsewhere is the same
         try:
             state = os.stat(file)
-            target = link_target(file, folder.local)
+            target = link_target(file, os.path.dirname(file))  # mounts further up may differ between machines
             changed = f"{state.st_mtime_ns} -> {target}" if target else str(state.st_mtime_ns)
             found[label] = Stamp(state.st_size, changed)
         except OSError:  # a URL, or not there: reading the pixels tells
