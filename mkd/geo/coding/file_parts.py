@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 _WHOLE_TYPES = {1: "B", 3: "H", 4: "I", 8: "h", 9: "i", 16: "Q"}  # TIFF's numbers of types, struct's letters
+_FARTHEST = 1 << 50  # bytes; a seek beyond a file system's limit is an error of the system
 _MOST_TAGS = 4096  # no real file has as many
 
 
@@ -69,6 +70,8 @@ def chunks(file: BinaryIO, start: int, order: str) -> Iterator[tuple[bytes, int]
 
 
 def read_at(file: BinaryIO, place: int, size: int) -> bytes:
-    """Read some bytes at a place, fewer where the file ends before."""
+    """Read some bytes at a place, fewer where the file ends before; none where no file system reaches."""
+    if place >= _FARTHEST:
+        return b""
     file.seek(place)
     return file.read(size)

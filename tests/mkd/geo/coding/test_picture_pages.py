@@ -68,6 +68,23 @@ def test_directories_that_go_round_end():
     assert pages_fault(io.BytesIO(bytes(data))) == ""
 
 
+def test_a_directory_beyond_all_files_is_none(tmp_path):
+    """A BigTIFF on a disk may say that its second directory lies where no seek reaches: it has one picture."""
+    path = tmp_path / "x.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", BIGTIFF="YES", height=8, width=8, count=1, dtype="uint8"
+    ) as data:
+        data.write(NOISE[0, :8, :8, :1].transpose(2, 0, 1))
+    content = bytearray(path.read_bytes())
+    first = int.from_bytes(content[8:16], "little")
+    after = first + 8 + 20 * int.from_bytes(content[first : first + 8], "little")
+    for far in (1 << 62, (1 << 64) - 1):
+        content[after : after + 8] = far.to_bytes(8, "little")
+        path.write_bytes(content)
+        with open(path, "rb") as file:
+            assert pages_fault(file) == ""
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("end", ["tif", "png", "gif", "webp"])
 def test_a_raster_of_pages_is_refused(tmp_path, kind, end):
