@@ -35,9 +35,11 @@ def check_writable(path: str | Path) -> None:
     """Refuse a file that could not be written, before the work for it is done; makes its folder.
 
     Raises:
-        OSError: no file can be made in that folder, naming ``path``.
+        OSError: it is a folder, or no file can be made in the folder that it lies in, naming ``path``.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OSError(f"{path}: cannot be written (it is a folder); remove that, or give another path")
     trial = path.parent / f".tmp-trial-{os.getpid()}-{path.name}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

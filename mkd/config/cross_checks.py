@@ -18,7 +18,7 @@ from mkd.config.constraints import (
     share,
 )
 
-ACCEPTABLE = ("data", "checkpoint", "threads", "versions")  # what accept= may name
+ACCEPTABLE = ("data", "model", "checkpoint", "threads", "versions")  # what accept= may name
 
 
 @runtime_checkable
@@ -263,15 +263,13 @@ def _check_semi(c: s.SemiRun, later: str | None) -> None:
     choice("semi.average", c.semi.average, ("valid", "kept"))
     choice("semi.teacher_views", c.semi.teacher_views, ("none", "flips", "d4"))
     at_least("semi.strong_views", c.semi.strong_views, 1)
-    below_one("semi.feature_dropout", c.semi.feature_dropout)
     share("semi.cutmix", c.semi.cutmix)
     share("semi.paste", c.semi.paste)
     at_least("semi.views", c.semi.views, 1)
     if c.semi.plateau is not None:
         at_least("semi.plateau", c.semi.plateau, 1)
-    for key in ("drop_start", "drop_end"):
-        if not 0 <= getattr(c.semi, key) < 1:
-            raise ValueError(f"semi.{key}={getattr(c.semi, key)}; a share of tiles in [0, 1) is allowed")
+    for key in ("drop_start", "drop_end", "feature_dropout"):
+        below_one(f"semi.{key}", getattr(c.semi, key))
 
 
 def _check_filters(confidence: float, tile_entropy: float | None, group: str) -> None:

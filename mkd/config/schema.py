@@ -157,7 +157,7 @@ class RunConfig:
     steps: int | None = field(default=None, metadata=LENGTH)  # optimizer steps; overrides epochs
     # go on with the run in out= to another length: from its last checkpoint on by the schedule of that length
     extend: bool = resumable(False)
-    # data, checkpoint, threads, versions: go on although these are not those that the run was begun with
+    # data, model, checkpoint, threads, versions: go on although these are not those that the run was begun with
     accept: list[str] = field(default_factory=list, metadata=RESUMABLE)
     device: str | None = resumable(None)  # none: cuda when there is one, else cpu
     engine: str = resumable("auto")  # auto: plain for one rank, ddp for more | plain | ddp | zero1 | zero2

@@ -27,7 +27,9 @@ def valid_pixels(
     """
     used = [b for b in data.indexes if b not in alpha] if bands is None else list(bands)
     masks = [b for b in alpha if b not in used]
-    flags = data.mask_flag_enums[(used or [1])[0] - 1]
+    flags = {
+        flag for band in used or [1] for flag in data.mask_flag_enums[band - 1]
+    }  # a VRT has some for each band
     mask: NDArray[np.bool_] = np.ones((int(place.height), int(place.width)), np.bool_)
     if MaskFlags.nodata in flags:
         if data.dtypes[0] == "uint8":

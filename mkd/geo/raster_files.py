@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from mkd.geo.picture_header import lossy_coding
+from mkd.geo.coding.lossy_coding import lossy_coding
+from mkd.geo.coding.picture_pages import pages_fault
+from mkd.geo.picture_header import read_orientation
 from mkd.geo.raster_safety import MAX_VRT
+from mkd.geo.remote_file_bridge import Opener, guarded
 
 _SCALED_SOURCE = re.compile(r"<(\w+Source)\b[^>]*\bresampling=[\"']([a-z]\w*)[\"'].*?</\1>", re.I | re.S)
 _SIDES = re.compile(r"<(Src|Dst)Rect\b([^>]*)>", re.I)
@@ -46,35 +50,76 @@ def raster_files(path: str | os.PathLike[str]) -> list[str]:
     return [first, *sorted(found - {first})]
 
 
-def lossy_sources(path: str | os.PathLike[str]) -> str:
-    """Name what changed the values of a raster on a disk, or of a file that a VRT takes them from.
+def lossy_sources(files: Sequence[str], opener: Opener | None = None) -> str:
+    """Name what changed the values of a raster, or of a file that a VRT takes them from.
 
     Args:
-        path: a raster.
+        files: the raster, then what it depends on, see `raster_files`.
+        opener: how to reach files that are not on a disk, see `RasterReader`.
 
     Returns:
         A lossy coding, such as "JPEG" or "JPEG (labels.jpg)", or "a VRT resampled by bilinear"; "" = as drawn.
     """
-    for name in raster_files(path):
-        with suppress(OSError), open(name, "rb") as file:
-            found = lossy_coding(file)
-            file.seek(0)
-            if not found and name.lower().endswith(".vrt"):
-                found = _resampled(file.read(MAX_VRT).decode("utf-8", "replace"))
-            elif not found and file.read(4).startswith((b"II", b"MM")):
-                found = _lossy_lerc(name)
-            if found:
-                return found if name == os.fspath(path) else f"{found} ({os.path.basename(name)})"
+    for name in files:
+        found = _lossy(name, opener)
+        if found:
+            return found if name == files[0] else f"{found} ({os.path.basename(name)})"
     return ""
 
 
-def _lossy_lerc(path: str) -> str:
-    """Name LERC in a TIFF whose values may be off; its blocks say by how much, which GDAL reads."""
-    with warnings.catch_warnings(), suppress(RasterioError), rasterio.Env():
+def _lossy(name: str, opener: Opener | None) -> str:
+    try:
+        with open(name, "rb") if opener is None else opener(name) as file:
+            found = lossy_coding(file)
+            file.seek(0)
+            if found:
+                return found
+            if name.lower().endswith(".vrt"):
+                return _resampled(file.read(MAX_VRT).decode("utf-8", "replace"))
+            if not file.read(4).startswith((b"II", b"MM")):
+                return ""
+    except OSError:  # not there; or of GDAL's /vsi..., which a trusted VRT may name
+        if opener is not None or "/vsi" not in name:
+            return ""
+    return _lossy_for_gdal(name, opener)
+
+
+def _lossy_for_gdal(name: str, opener: Opener | None) -> str:
+    """Name a lossy coding that GDAL tells of: of LERC in a TIFF, whose blocks say by how much values may be off."""
+    with warnings.catch_warnings(), suppress(RasterioError, OSError), rasterio.Env():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path) as data:
-            if float(data.tags(ns="IMAGE_STRUCTURE").get("MAX_Z_ERROR", 0)) > 0:
+        more = {} if opener is None else {"opener": guarded(opener, [])}
+        with rasterio.open(name, **more) as data:
+            told = data.tags(ns="IMAGE_STRUCTURE")
+            if float(told.get("MAX_Z_ERROR", 0)) > 0:
                 return "LERC with an error above 0"
+            if data.driver == "JPEG" or told.get("COMPRESSION", "").endswith("JPEG"):
+                return "JPEG"
+            if told.get("COMPRESSION_REVERSIBILITY") == "LOSSY":
+                return str(told.get("COMPRESSION", data.driver))
+    return ""
+
+
+def source_fault(files: Sequence[str], opener: Opener | None = None) -> str:
+    """Return "", or why pixels that a VRT takes are not those that a viewer shows of the file that it names.
+
+    GDAL takes the first picture of such a file, as it is stored.
+
+    Args:
+        files: the VRT, then what it depends on, see `raster_files`.
+        opener: how to reach files that are not on a disk, see `RasterReader`.
+    """
+    for name in files[1:]:
+        with suppress(OSError), open(name, "rb") if opener is None else opener(name) as file:
+            fault = pages_fault(file)
+            with suppress(ValueError):  # a placed GeoTIFF that is turned: whoever opens that one says so
+                if not fault and (turned := read_orientation(file)) != 1:
+                    fault = (
+                        f"has orientation {turned} in its EXIF data, which a VRT does not heed and viewers do: make an "
+                        "upright copy of it, or one without the orientation"
+                    )
+            if fault:
+                return f"{files[0]} takes pixels of {name}, which {fault}"
     return ""
 
 

@@ -63,8 +63,13 @@ def kd(config: schema.KdRun) -> Path:
             data = factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
             assert origin is not None
             check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
+            factories.open_tiles(
+                config.data, config.kd.source_data, labelled=True
+            )  # needed after the teacher's phase
     with Run(config, world, index, timer, given) as run:
         if not run.ended():
+            if config.kd.source is not None:
+                run.inputs.check_model("kd.source", config.kd.source)
             if fault := factories.unfit_rates(
                 arch if source is None else source.architecture, config.data.crop
             ):
@@ -76,9 +81,10 @@ def kd(config: schema.KdRun) -> Path:
 def _stage(config: schema.KdRun, run: Run, arch: Architecture, source: SegmentationNetwork | None) -> None:
     """Train teacher and student in an open run folder."""
     world, kd = run.world, config.kd
-    # The two networks.
+    # The two networks; weights of ImageNet that are not there or do not fit are found before the teacher's phase.
+    student = _student(config, run.index.num_classes, arch)
     teacher = _teacher(config, run, arch, source)
-    student = _student(config, run.index.num_classes, arch, teacher)
+    _start_as_teacher(config, student, teacher)
     # EWC, and the files that a resumed run must find unchanged.
     fixed_files = {
         "teacher/model.safetensors": check_same_file(world, run.folder / "teacher" / "model.safetensors")
@@ -145,16 +151,19 @@ def _teacher(
     return model.requires_grad_(False).eval()
 
 
-def _student(
-    config: schema.KdRun, num_classes: int, arch: Architecture, teacher: SegmentationNetwork
-) -> SegmentationNetwork:
-    """Return the student's network with its start weights."""
+def _student(config: schema.KdRun, num_classes: int, arch: Architecture) -> SegmentationNetwork:
+    """Return the student's network with its start weights, but for those of the teacher, which is trained first."""
     pretrained = config.model.pretrained if config.kd.student_init == "imagenet" else None
     # Another seed than the teacher's, so that a random student does not start with the teacher's random head.
-    student = build(arch, num_classes, pretrained, seed=config.seed + 1)
+    return build(arch, num_classes, pretrained, seed=config.seed + 1)
+
+
+def _start_as_teacher(
+    config: schema.KdRun, student: SegmentationNetwork, teacher: SegmentationNetwork
+) -> None:
+    """Give the student the teacher's weights, where it is to start with them."""
     if config.kd.student_init == "teacher":
         student.load_state_dict(teacher.state_dict())
-    return student
 
 
 def _consolidation(

@@ -68,7 +68,8 @@ def _pack(config: schema.RunConfig, key: str, folder: str, classfile: ClassFile)
         if not Folder(place).exists(INDEX_NAME):
             raise ValueError(f"data.{key}={folder}: {error}") from None
         raise ValueError(
-            f"data.{key}={folder} or data.classes={config.data.classes} has changed since it was packed into {place}: "
-            f"put the files back, or remove {place}, and a run that has begun goes on with accept=[data] only"
+            f"data.{key}={folder} or data.classes={config.data.classes} has changed since it was packed into {place}, "
+            f"or a version that read it otherwise packed it: put the files back, or remove {place}, and a run that has "
+            "begun goes on with accept=[data] only"
         ) from None
     return place

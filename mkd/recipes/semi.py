@@ -42,6 +42,7 @@ def semi(config: schema.SemiRun) -> Path:
     # What the threads of the teachers' side report is about this rank alone.
     with Run(config, world, index, timer, given) as run, route_log_lines(run.say, "mkd.teacher"):
         if not run.ended():
+            run.inputs.check_model("semi.start", start)
             if fault := factories.unfit_rates(model.architecture, config.data.crop):
                 run.journal.say(f"warning: {fault}")
             _stage(config, run, model, card)

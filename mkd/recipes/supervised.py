@@ -35,6 +35,8 @@ def supervised(config: schema.SupervisedRun) -> Path:
     with Run(config, world, index, timer, given) as run:
         if run.ended():
             return run.folder
+        if not scratch:
+            run.inputs.check_model("student_init", config.student_init)
         if config.student_init == "random":
             run.journal.say(
                 "student: starts from random weights, as student_init=random or model.pretrained=null asks"

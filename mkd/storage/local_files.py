@@ -21,6 +21,7 @@ class FileInfo(NamedTuple):
         version: ETag or time of change: another text after each write.
         is_folder: a folder, not a file.
         fault: "", or why it is neither a file nor a folder that can be read: a FIFO, a device, a loop of links.
+        is_link: a link on a disk; the rest is of what it leads to.
     """
 
     name: str
@@ -28,6 +29,7 @@ class FileInfo(NamedTuple):
     version: str
     is_folder: bool
     fault: str = ""
+    is_link: bool = False
 
 
 def read_range(path: str, start: int, stop: int | None) -> bytes:
@@ -52,6 +54,23 @@ def read_range(path: str, start: int, stop: int | None) -> bytes:
         raise OSError(error.errno, error.strerror, path) from None
 
 
+def link_target(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
+    """Return where links lead from a file: its real path from the folder that holds `root`; "" without a link.
+
+    A link that is turned to another file of equal size and time is another file. Links above `root` do not count, so
+    that inputs which are moved, or mounted elsewhere, with all that they link to stay the same.
+
+    Args:
+        path: a file.
+        root: the folder that a person named.
+    """
+    named = os.path.abspath(root)
+    base = os.path.realpath(os.path.dirname(named))
+    place = os.path.join(base, os.path.relpath(os.path.abspath(path), os.path.dirname(named)))
+    real = os.path.realpath(path)
+    return "" if real == os.path.normpath(place) else os.path.relpath(real, base)
+
+
 def describe(entry: os.DirEntry[str]) -> FileInfo | None:
     """Describe an entry of a folder; None for a link to nowhere."""
     try:
@@ -62,4 +81,4 @@ def describe(entry: os.DirEntry[str]) -> FileInfo | None:
         return FileInfo(entry.name, 0, "", False, f"cannot be read ({error.strerror})")
     is_folder, kind = stat.S_ISDIR(status.st_mode), stat.S_IFMT(status.st_mode)
     fault = "" if is_folder or kind == stat.S_IFREG else f"is {_KINDS.get(kind, 'a device')}, not a file"
-    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault)
+    return FileInfo(entry.name, status.st_size, str(status.st_mtime_ns), is_folder, fault, entry.is_symlink())

@@ -13,13 +13,18 @@ from typing import Any, NamedTuple
 from mkd.cli.arguments import name_fault
 from mkd.dataset.index import INDEX_NAME, read_index
 from mkd.storage.folder import Folder
+from mkd.storage.local_files import FileInfo, link_target
 from shards.inputs.name_patterns import glob_to_regex
+
+# What files mean: raise it when the same files come to make other tiles. A finished data set of an older meaning is
+# then compared by content, and refused where it would differ; unfinished shards are made again.
+READING = 1
 
 _SUFFIXES = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif"}
 
 
 class Stamp(NamedTuple):
-    """An input file's size in bytes, and a mark that changes when it is written again (time, ETag)."""
+    """An input file's size in bytes, and a mark that changes when it is another one (time, ETag, link's target)."""
 
     size: int
     changed: str
@@ -33,6 +38,7 @@ class FileTree:
         self._files: dict[str, dict[str, Stamp]] = {}
         self._folders: dict[str, list[str]] = {}
         self._faults: dict[str, str] = {}  # path -> why it is no file
+        self._linked: dict[str, bool] = {}  # folder -> whether a link leads there
 
     def stamps(self, names: Iterable[str]) -> dict[str, Stamp]:
         """Return the stamp of each file that is there; missing ones are left out.
@@ -155,8 +161,24 @@ class FileTree:
             rows = self.folder.listing(place)
             self._faults |= {_join(place, row.name): row.fault for row in rows if row.fault}
             files = [row for row in rows if not row.is_folder and not row.fault]
-            self._files[place] = {row.name: Stamp(row.size, row.version) for row in files}
+            self._files[place] = {row.name: self._stamp(place, row) for row in files}
             self._folders[place] = sorted(row.name for row in rows if row.is_folder)
+
+    def _stamp(self, place: str, row: FileInfo) -> Stamp:
+        """Take size and time, and where a local link leads; only what may be a link is looked up."""
+        local, target = self.folder.local, ""
+        if local is not None and (row.is_link or self._is_linked(place)):
+            target = link_target(local / place / row.name, local)
+        return Stamp(row.size, f"{row.version} -> {target}" if target else row.version)
+
+    def _is_linked(self, place: str) -> bool:
+        """Whether the source folder, or a folder below it on the way to a place, is a link."""
+        if place not in self._linked:
+            local = self.folder.local
+            assert local is not None, "asked for on a disk only"
+            above = self._is_linked(place.rpartition("/")[0]) if place else False
+            self._linked[place] = above or os.path.islink(os.path.abspath(local / place))
+        return self._linked[place]
 
     def _is_loop(self, place: str) -> bool:
         """Say whether a local folder is a link to one that it lies in."""
@@ -173,8 +195,11 @@ def identity(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp] = Mapping
 
 
 def unit_fingerprint(arguments: Mapping[str, Any], stamps: Mapping[str, Stamp], *more: Any) -> str:
-    """Hash what one shard is made of, times of the files included: 16 hex digits."""
-    return _digest([arguments, stamps, more])[:16]
+    """Hash what one shard is made of, times of the files and `READING` included: 16 hex digits.
+
+    Shards that are made of another data set have no files, and `READING` has no part in them.
+    """
+    return _digest([arguments, stamps, more, *([READING] if stamps else [])])[:16]
 
 
 def holds_dataset(folder: Folder, inputs_sha256: str) -> bool:

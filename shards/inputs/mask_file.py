@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mkd.geo.coding.file_parts import TIFFS, tiff_tags
+from mkd.geo.coding.lossy_coding import lossy_coding
+from mkd.geo.coding.picture_pages import check_pages
 from mkd.geo.palette import ids_from_rgb
-from mkd.geo.picture_header import lossy_coding, picture_orientation, tiff_tags, turn_picture, turn_upright
+from mkd.geo.picture_header import picture_orientation, turn_picture, turn_upright
 from mkd.image_header import MAX_PIXELS, check_size
 from mkd.labels import IGNORE
 from shards.inputs.class_file import ClassFile
 from shards.inputs.encode import UnknownCounts, decode_picture
 from shards.inputs.images.tiff_file import open_tiff
 
-_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _BITS, _FORMAT = 258, 339  # tags of a TIFF
 _TABLE = 1 << 16  # values that one table maps: all of 8 and 16 bits
 
@@ -51,15 +53,16 @@ def read_mask(data: bytes, name: str, classfile: ClassFile, max_pixels: int = MA
         max_pixels: greatest number of pixels that its header may say.
 
     Raises:
-        ValueError: not a picture, truncated, of another kind than the class file says, or of a lossy coding that the
-            class file does not allow.
+        ValueError: not a picture, several, truncated, of another kind than the class file says, or of a lossy coding
+            that the class file does not allow.
     """
     check_size(data, name, max_pixels)
+    check_pages(data, f"mask {name}")
     lossy = lossy_coding(io.BytesIO(data))
     check_lossy(lossy, name, classfile)
     orientation = picture_orientation(data, name)
-    valid = _tiff_valid(data, name, max_pixels) if data.startswith(_TIFFS) else None
-    if classfile.masks == "ids" and data.startswith(_TIFFS) and _is_wide(data):
+    valid = _tiff_valid(data, name, max_pixels) if data.startswith(TIFFS) else None
+    if classfile.masks == "ids" and data.startswith(TIFFS) and _is_wide(data):
         values = turn_upright(_tiff_values(data, name), orientation)
     else:
         picture = turn_picture(decode_picture(data, name, max_pixels), orientation)

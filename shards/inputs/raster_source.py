@@ -5,16 +5,17 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import BinaryIO
 
 from mkd.cli.arguments import name_fault
-from mkd.geo.picture_header import lossy_coding
 from mkd.geo.raster import RasterReader
-from mkd.geo.raster_files import lossy_sources, raster_files
+from mkd.geo.raster_files import lossy_sources, raster_files, source_fault
 from mkd.geo.raster_safety import RasterLimits
+from mkd.geo.remote_file_bridge import Opener
 from mkd.geo.vector.vector_labels import companion_files, vector_path
 from mkd.storage.folder import Folder, split_url
+from mkd.storage.local_files import link_target
 from shards.inputs.fingerprint import FileTree, Stamp
 
 _WORLD_FILES = (".tfw", ".tifw", ".wld", ".TFW")
@@ -37,13 +38,7 @@ def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReade
     sizes = folder.sizes()
     if name not in sizes:
         raise ValueError(f"no raster at {path}: give the URL of a GeoTIFF")
-
-    def opener(asked: str) -> BinaryIO:
-        if asked not in sizes:
-            raise FileNotFoundError(asked)
-        return folder.open(asked, sizes[asked])
-
-    reader = RasterReader(path, opener, limits)
+    reader = RasterReader(path, _opener(folder, sizes), limits)
     worlds = [name[: name.rfind(".")] + end for end in _WORLD_FILES]
     world_file = next((world for world in worlds if world in sizes), None)
     if reader.info.transform is None and world_file is not None:
@@ -53,6 +48,17 @@ def open_raster(path: str, limits: RasterLimits = RasterLimits()) -> RasterReade
             "raster with gdal_translate, or cut a local copy"
         )
     return reader
+
+
+def _opener(folder: Folder, sizes: Mapping[str, int]) -> Opener:
+    """Return how GDAL reaches the files of a remote folder, whose sizes are known."""
+
+    def opened(asked: str) -> BinaryIO:
+        if asked not in sizes:
+            raise FileNotFoundError(asked)
+        return folder.open(asked, sizes[asked])
+
+    return opened
 
 
 def expand_pattern(entry: str) -> list[str]:
@@ -96,11 +102,28 @@ def raster_coding(path: str) -> str:
     Args:
         path: path or URL of a raster that exists.
     """
+    return lossy_sources(*_files_of(path))
+
+
+def check_sources(path: str) -> None:
+    """Check that the files that a VRT names are taken as a viewer shows them.
+
+    Args:
+        path: path or URL of a raster that exists.
+
+    Raises:
+        ValueError: one of several pictures, or one that its EXIF orientation turns.
+    """
+    if path.lower().endswith(".vrt") and (fault := source_fault(*_files_of(path))):
+        raise ValueError(fault)
+
+
+def _files_of(path: str) -> tuple[list[str], Opener | None]:
+    """List a raster and what it depends on, and how those are reached that are not on a disk."""
     folder, name = split_url(path)
     if folder.local is not None:
-        return lossy_sources(folder.local / name)
-    with folder.open(name, folder.sizes()[name]) as file:
-        return lossy_coding(file)
+        return raster_files(folder.local / name), None
+    return [name, *sorted(_remote_dependencies(folder, name))], _opener(folder, folder.sizes())
 
 
 def raster_stamps(paths: Iterable[str]) -> dict[str, Stamp]:
@@ -138,7 +161,9 @@ def _dependencies(path: str) -> dict[str, Stamp]:
         label = os.path.relpath(file, folder.local)  # a copy of all of them elsewhere is the same
         try:
             state = os.stat(file)
-            found[label] = Stamp(state.st_size, str(state.st_mtime_ns))
+            target = link_target(file, os.path.dirname(file))  # mounts further up may differ between machines
+            changed = f"{state.st_mtime_ns} -> {target}" if target else str(state.st_mtime_ns)
+            found[label] = Stamp(state.st_size, changed)
         except OSError:  # a URL, or not there: reading the pixels tells
             found[label] = Stamp(-1, "")
     return found

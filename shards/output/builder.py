@@ -174,7 +174,9 @@ def _check_same_content(
     work: Work,
     workers: int,
 ) -> None:
-    """Recognise a finished data set whose inputs were written again with the same names and sizes.
+    """Recognise a finished data set whose inputs were written again, or are read by another version.
+
+    Their names and sizes are the same. A data set is kept where today's program makes the same shards of them.
 
     Raises:
         ValueError: their content is another one.
@@ -188,8 +190,8 @@ def _check_same_content(
     for file, digest in progress(map_in_processes(hasher, units, workers), len(units), "compare", "shards"):
         if digest != known.get(file, ""):
             raise ValueError(
-                f"{folder} already holds the data set {index.name!r} made of other inputs ({file} would differ): "
-                "choose another --out, or remove it"
+                f"{folder} already holds the data set {index.name!r} made of other inputs, or of the same ones by a "
+                f"version that read them otherwise ({file} would differ): choose another --out, or remove it"
             )
     write_manifest(folder, wanted)
 

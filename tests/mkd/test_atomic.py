@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import mkd.atomic
-from mkd.atomic import append_line, write_text, written_aside
+from mkd.atomic import append_line, check_writable, write_text, written_aside
 
 
 def test_writes_new_folders_and_utf8(tmp_path):
@@ -122,3 +122,11 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
     write_text(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+    """What would fail at the rename, after the work, is said before it."""
+    (tmp_path / "out.gpkg").mkdir()
+    with pytest.raises(OSError, match=r"out\.gpkg: cannot be written \(it is a folder\)"):
+        check_writable(tmp_path / "out.gpkg")
+    assert os.listdir(tmp_path) == ["out.gpkg"]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mkd.atomic import check_writable, write_text
 from mkd.config.schema import DomainsRun
+from mkd.dataset.label_notes import present_classes
 from mkd.distributed.world import find_world
 from mkd.loader.loader import TileSet
 from mkd.metrics.bootstrap import resampled_counts
@@ -69,6 +70,12 @@ def rank_domains(config: DomainsRun) -> str:
     sets = {p: TileSet(p, labelled=True, max_pixels=config.max_pixels) for p in config.candidates}
     if len(target) < 2:
         raise ValueError(f"target={config.target} has {len(target)} tile: give two or more, for two halves")
+    for path, tiles in sets.items():
+        if len(present := present_classes(tiles.index)) < 2:
+            raise ValueError(
+                f"candidates={path} has labels of {' and '.join(present) or 'no class'} only: a probe needs two "
+                "classes; leave it out"
+            )
     network = _source(config, target, sets)
     names = _names(target, sets)
     # Distances and figure, by the source network alone: equally many tiles of each set.

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mkd.atomic import check_writable
+from mkd.config.constraints import on_disk
 from mkd.config.schema import ExportRun
 from mkd.inference.export.onnx_export import ExportOptions, export_onnx
 from mkd.inference.export.stac_item import write_stac_item
@@ -13,14 +15,18 @@ def export(config: ExportRun) -> str:
     """Write the ONNX file, and the STAC item where one is asked for; return a line about each.
 
     Raises:
-        ValueError: a key out of range, or a folder that does not exist.
+        ValueError: a key out of range, a URL, or a folder that does not exist.
+        OSError: a place that cannot be written.
     """
     for key, ending in (("output", ".onnx"), ("stac", ".json")):
         value = getattr(config, key)
         if value is not None and not value.lower().endswith(ending):
             raise ValueError(f"{key}={value}: the name must end in {ending}")
-        if value is not None and not Path(value).absolute().parent.is_dir():
-            raise ValueError(f"the folder of {key}={value} does not exist: create it, or name another")
+        if value is not None:
+            on_disk(key, value)
+            if not Path(value).absolute().parent.is_dir():
+                raise ValueError(f"the folder of {key}={value} does not exist: create it, or name another")
+            check_writable(value)
     for key, low, high in (("tile", 32, 8192), ("overlap", 0, 90), ("resolution", 1e-3, 1e6)):
         value = getattr(config, key)
         if value is not None and not low <= value <= high:

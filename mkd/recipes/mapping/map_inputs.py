@@ -14,12 +14,21 @@ from mkd.atomic import check_writable
 from mkd.config.constraints import on_disk, output_file
 from mkd.config.schema import PredictRun
 from mkd.geo.raster import RasterReader
+from mkd.geo.raster_files import raster_files
 from mkd.geo.raster_safety import RasterLimits
 from mkd.inference.band_match import check_scene
 from mkd.inference.row_parts import rows_folder
 from mkd.pixel_scale import PixelScale
+from mkd.recipes.mapping.map_products import check_min_area
 from mkd.storage.folder import Folder, split_url
-from shards.inputs.raster_source import expand_pattern, open_raster, raster_stamps
+from mkd.storage.local_files import link_target
+from shards.inputs.raster_source import (
+    check_sources,
+    dependency_stamps,
+    expand_pattern,
+    open_raster,
+    raster_stamps,
+)
 
 SUFFIXES = (".tif", ".tiff", ".vrt")  # of the rasters in a folder
 MADE_OF = "MKD_MADE_OF"  # tag of a map: hash of model, settings and inputs
@@ -38,8 +47,9 @@ def plan_maps(config: PredictRun, scale: PixelScale) -> list[list[str]]:
         if "://" not in source and Path(output).resolve() == Path(source).resolve():
             raise ValueError(f"output={output} is the input; give the map another name or folder")
         if not source.startswith(("http://", "https://")):  # those are downloaded, one at a time
-            with open_scene(source, config, scale):
-                pass
+            with open_scene(source, config, scale) as reader:
+                check_min_area(config, reader)
+                check_sources(source)
     _remove_leftovers({Path(output) for _, output in pairs})
     return [[source, output] for source, output in pairs]
 
@@ -137,8 +147,23 @@ def content_of(source: str, reader: RasterReader) -> Sequence[object]:
                 digest.update(block)
         return [digest.hexdigest()]
     if "://" in source:
-        return [(name, *stamp) for name, stamp in raster_stamps([source]).items()]
-    return sorted((Path(name).name, Path(name).stat().st_size) for name in reader.info.files)
+        stamps = raster_stamps([source]) | dependency_stamps([source])[source]
+        return [(name, *stamp) for name, stamp in sorted(stamps.items())]
+    return sorted(map(_file_content, scene_files(source, reader)))
+
+
+def scene_files(source: str, reader: RasterReader) -> list[str]:
+    """Return the files on a disk that a raster consists of, those behind VRTs of VRTs too; none of a URL."""
+    if "://" in source:
+        return []
+    behind = raster_files(source) if source.lower().endswith(".vrt") else []
+    return list(dict.fromkeys([*reader.info.files, *(name for name in behind if Path(name).is_file())]))
+
+
+def _file_content(name: str) -> tuple[str | int, ...]:
+    """Return name and size of a file, and where it leads if it is a link, which may be turned to one of equal size."""
+    target = link_target(name, Path(name).parent)
+    return (Path(name).name, Path(name).stat().st_size, *([target] if target else []))
 
 
 def is_whole(output: Path, made_of: str, files: Sequence[str]) -> bool:

@@ -43,6 +43,16 @@ def plan_products(config: PredictRun, outputs: Sequence[str]) -> None:
             check_writable(product_path(config, key, output, len(outputs) > 1))
 
 
+def check_min_area(config: PredictRun, scene: RasterReader) -> None:
+    """Refuse a `min_area` where a scene cannot tell how large its pixels are, before anything is predicted.
+
+    Raises:
+        ValueError: square metres are asked for, and the scene has no CRS or transform.
+    """
+    if config.polygons is not None:
+        _pixels(config.min_area, scene)
+
+
 def product_path(config: PredictRun, key: str, output: str, several: bool) -> str:
     """Return where a product of a map goes: the file that the key names, or the map's name in that folder."""
     value = str(getattr(config, key))

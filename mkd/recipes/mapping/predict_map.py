@@ -30,6 +30,7 @@ from mkd.recipes.mapping.map_inputs import (
     newest_change,
     open_scene,
     plan_maps,
+    scene_files,
 )
 from mkd.recipes.mapping.map_products import plan_products, write_products
 from mkd.recipes.mapping.map_rows import RowPlan, predict_rows
@@ -116,7 +117,7 @@ def _plan(config: PredictRun) -> list[list[str]]:
 
 def _is_there(source: str, output: str, made_of: str, reader: RasterReader) -> bool:
     """Whether a map need not be made."""
-    return is_whole(Path(output), made_of, () if "://" in source else reader.info.files)
+    return is_whole(Path(output), made_of, scene_files(source, reader))
 
 
 def _kept(output: str) -> str:
@@ -134,7 +135,7 @@ def _plan_rows(task: _Task, source: str, output: str) -> list[Any]:
             parts.remove()
             return [source, output, made_of, None]
         rows = grid.first_rows(reader.info)
-        newest = 0 if "://" in source else newest_change(reader.info.files)
+        newest = newest_change(scene_files(source, reader))
         return [source, output, made_of, parts.prepare(rows, newest)]
 
 

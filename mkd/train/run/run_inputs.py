@@ -1,4 +1,4 @@
-"""What a run was begun with beside its config: data sets and versions, compared when it goes on and between ranks."""
+"""What a run was begun with beside its config: data sets, models and versions, compared when it goes on."""
 
 import hashlib
 import json
@@ -11,8 +11,10 @@ from mkd.dataset.index import DatasetIndex
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World
 from mkd.documents import mapping, parse_json
+from mkd.model_folder import weights_digest
 
 NAME = "inputs.json"  # in a run folder
+_HASHED = {"data": ("data set", "its index has"), "model": ("model", "its weights have")}
 INEXACT = "the numbers are no longer, to the bit, those of a run that was never stopped"
 
 
@@ -49,7 +51,23 @@ class RunInputs:
             ValueError: another one, and not accepted.
         """
         found = check_same_index(self.world, key, place, index)
-        if line := run_on_rank0(self.world, lambda: self._compare_data(key, place, found)):
+        if line := run_on_rank0(self.world, lambda: self._compare("data", key, place, found)):
+            self.say(line)
+
+    def check_model(self, key: str, folder: str) -> None:
+        """Check that the model that the run starts from is the one that it was begun with.
+
+        A checkpoint has the student's weights, but not what else comes of that model, such as the Fisher of stage 2.
+
+        Args:
+            key: its config key.
+            folder: model folder.
+
+        Raises:
+            ValueError: another one, and not accepted.
+        """
+        line = run_on_rank0(self.world, lambda: self._compare("model", key, folder, weights_digest(folder)))
+        if line:
             self.say(line)
 
     def check_versions(self, now: Mapping[str, Any]) -> None:
@@ -69,29 +87,32 @@ class RunInputs:
         try:
             content = mapping(parse_json(self.path.read_bytes()), "it")
             mapping(content["data"], "data")
+            mapping(content.get("model", {}), "model")
             if not isinstance(content["run"], str) or not isinstance(content["accepted"], list):
                 raise ValueError("run or accepted is of a wrong kind")
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self.path} is damaged ({error}): delete it, and start again") from None
         return content
 
-    def _compare_data(self, key: str, place: str, found: str) -> str:
-        """Compare a data set with the run's own, and note it; return what is to be said."""
+    def _compare(self, kind: str, key: str, place: str, found: str) -> str:
+        """Compare a data set or a model with the run's own, and note it; return what is to be said."""
         content, line = self._read(), ""
-        before = content["data"].get(key)
+        noted = content.setdefault(kind, {})
+        before = noted.get(key)
         if before == found:
             return ""
         if before is not None:
-            change = f"{key}={place} is not the data set that this run was begun with: its index has SHA-256 "
-            change += f"{found[:12]}, then it had {before[:12]}"
-            if "data" not in self.accept:
+            what, hashed = _HASHED[kind]
+            change = f"{key}={place} is not the {what} that this run was begun with: {hashed} SHA-256 "
+            change += f"{found[:12]}, then {before[:12]}"
+            if kind not in self.accept:
                 raise ValueError(
-                    f"{change}; put that one back, give another out=, or go on with accept=[data], after which "
+                    f"{change}; put that one back, give another out=, or go on with accept=[{kind}], after which "
                     "no step can be repeated"
                 )
-            line = f"accept=[data]: {change}; {INEXACT}"
-            content["accepted"].append({"data": key, "before": before, "now": found})
-        content["data"][key] = found
+            line = f"accept=[{kind}]: {change}; {INEXACT}"
+            content["accepted"].append({kind: key, "before": before, "now": found})
+        noted[key] = found
         write_text(self.path, json.dumps(content, indent=1) + "\n")
         return line
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import simplejpeg
 
+from mkd.geo.coding.picture_pages import check_pages
 from mkd.geo.picture_header import picture_orientation, turn_picture
 from mkd.image_header import MAX_PIXELS, check_size
 from shards.inputs.encode import decode_picture
@@ -49,9 +50,10 @@ def pack_image(
         The member, and where it holds data: by alpha, and of a TIFF also by its no-data value or mask.
 
     Raises:
-        ValueError: not a picture, truncated, of a kind that no network takes, or without the bands asked for.
+        ValueError: not a picture, several, truncated, of a kind that no network takes, or without the bands asked for.
     """
     check_size(data, name, max_pixels)
+    check_pages(data, name)
     orientation = picture_orientation(data, name)
     if data.startswith(_TIFFS) and (found := pack_tiff(data, name, bands, max_pixels)) is not None:
         return found

@@ -20,7 +20,13 @@ from shards.inputs.encode import tile_key
 from shards.inputs.labels.label_options import LabelOptions, check_grid, vector_source
 from shards.inputs.mask_file import check_lossy
 from shards.inputs.name_patterns import fill_pattern, star_fields
-from shards.inputs.raster_source import expand_pattern, open_raster, raster_coding, spelled_there
+from shards.inputs.raster_source import (
+    check_sources,
+    expand_pattern,
+    open_raster,
+    raster_coding,
+    spelled_there,
+)
 from shards.progress import pluralize
 
 PathLike = str | os.PathLike[str]
@@ -116,6 +122,7 @@ def list_scenes(
 def _read_image(image: str, bands: Sequence[int] | None, limits: RasterLimits) -> Orthomosaic:
     with open_raster(image, limits) as reader:
         info = reader.info
+    check_sources(image)
     choice = choose_bands(image, info, bands, "--bands")
     count, dtype = choice.kind
     if dtype not in DTYPES or count < 3:
@@ -133,6 +140,7 @@ def _with_label(scene: Orthomosaic, label: str, classfile: ClassFile, options: L
         return replace(scene, label=label, vector=vector)
     with open_raster(label, scene.limits) as reader:
         info = reader.info
+    check_sources(label)
     _check_label(label, info, classfile)
     warped = check_grid(label, info, scene.image, scene.info, options.warp_labels)
     check_lossy(coding := raster_coding(label), label, classfile)

@@ -14,7 +14,7 @@ from mkd.loader.loader import TileSet
 from mkd.model_folder import load_model
 from mkd.models.backbone import create_backbone
 from mkd.models.build import build
-from mkd.recipes.distill import _consolidation, _student, kd
+from mkd.recipes.distill import _consolidation, _start_as_teacher, _student, kd
 from mkd.recipes.run import Run, labelled_index
 from mkd.train.run.startup_timer import StartupTimer
 from tests.helpers.training.runs import digests, rows
@@ -27,6 +27,13 @@ def weights(folder):
 def moved(one, other):
     """Return the names whose tensors differ in value or shape."""
     return {n for n, t in one.items() if t.shape != other[n].shape or not torch.equal(t, other[n])}
+
+
+def started(config, teacher):
+    """Return the student as its training begins."""
+    student = _student(config, 3, teacher.architecture)
+    _start_as_teacher(config, student, teacher)
+    return student
 
 
 def test_only_the_classifier_of_a_source_model_is_tuned(runs):
@@ -122,7 +129,7 @@ def consolidation(config, folder, monkeypatch):
     run = Run(config, find_world("cpu"), labelled_index(config), StartupTimer())
     source, _ = load_model(config.kd.source)
     teacher, _ = load_model(Path(config.out) / "teacher")
-    student = _student(config, 3, teacher.architecture, teacher)
+    student = started(config, teacher)
     return _consolidation(config, run, source, teacher, student), teacher, student
 
 
@@ -160,9 +167,7 @@ def test_where_the_student_starts(config_of, runs, first_stage):
     file = f"model.pretrained={first_stage.model.pretrained}"
     starts = {
         kind: dict(
-            _student(
-                config_of("kd", "out=x", file, f"kd.student_init={kind}"), 3, teacher.architecture, teacher
-            ).named_parameters()
+            started(config_of("kd", "out=x", file, f"kd.student_init={kind}"), teacher).named_parameters()
         )
         for kind in ("random", "imagenet", "teacher")
     }

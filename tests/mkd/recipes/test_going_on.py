@@ -62,6 +62,24 @@ def test_replaced_tiles_between_two_starts(stopped, capsys):
     assert (run / "model" / "model.yaml").is_file()
 
 
+def test_a_replaced_start_model(ended, config_of, tmp_path, capsys):
+    """Another model in the place of the one that a killed run starts from is refused before a step is trained."""
+    source = tmp_path / "source"
+    shutil.copytree(ended / "0" / "model", source)
+    config = config_of("supervised", f"out={tmp_path / 'run'}", "steps=2", f"student_init={source}")
+    supervised(config)
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.copy(ended / "1" / "model" / "model.safetensors", source)
+    before = digests(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"student_init={source} is not the model that this run was begun"):
+        supervised(config)
+    assert digests(tmp_path / "run") == before
+    capsys.readouterr()
+    shutil.copy(ended / "0" / "model" / "model.safetensors", source)
+    supervised(config)
+    assert "accept=" not in capsys.readouterr().out
+
+
 def test_a_replaced_validation_set(stopped):
     """The same for any data set that the run opens."""
     config, run, _ = stopped

@@ -88,3 +88,26 @@ def test_a_transparent_colour_of_a_palette_stays_a_class(folder, tmp_path):
     pack(folder.root, folder.classfile, BuildOptions(tmp_path / "out"))
     (tile,) = read_dataset(tmp_path / "out")
     assert np.array_equal(tile.label, ids)
+
+
+@pytest.mark.parametrize("command", ["pack", "tile"])
+@pytest.mark.parametrize("which", ["image", "mask"])
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_several_pages_are_refused(folder, tmp_path, command, which, kind):
+    """A mask or an image of several pages or frames is no tile: nobody knows which of them is meant."""
+    end = "tif" if kind == "TIFF" else "png"
+    folder.image(f"images/t0.{end}", size=(16, 16))
+    folder.describe(layout={"images": f"images/t0.{end}", "masks": "masks/{stem}." + end})
+    folder.mask(f"masks/t0.{end}", IDS)
+    bad = folder.root / f"{which}s/t0.{end}"
+    page = Image.open(bad).copy()
+    page.save(bad, kind, save_all=True, append_images=[Image.fromarray(255 - np.asarray(page))])
+    masks, out = "../masks/{stem}." + end, tmp_path / "out"
+    commands = {
+        "pack": lambda: pack(folder.root, folder.classfile, BuildOptions(out)),
+        "tile": lambda: tile_into(
+            folder.root / f"images/t0.{end}", folder.classfile, out, labels=masks, size=16
+        ),
+    }
+    with pytest.raises(ValueError, match=rf"t0\.{end} holds several pictures"):
+        commands[command]()

@@ -100,7 +100,7 @@ def test_inputs_written_anew_are_compared(folder, tmp_path):
     content = bytearray(image.read_bytes())
     content[-20] ^= 1
     image.write_bytes(content)
-    with pytest.raises(ValueError, match=r"made of other inputs \(toy-000001.tar would differ\)"):
+    with pytest.raises(ValueError, match=r"made of other inputs, or .* \(toy-000001.tar would differ\)"):
         run(folder, tmp_path / "out", shard_size=2)
     assert shard_bytes(tmp_path / "out") == before
 

@@ -162,13 +162,15 @@ def test_from_a_model(domains, runs, tmp_path):
 
 
 def test_what_cannot_be_ranked_is_one_sentence(domains, sets, tmp_path):
-    """No candidates, one twice, an unlabelled one, a target of one tile."""
+    """No candidates, one twice, an unlabelled one, one of a single class, a target of one tile: before any training."""
     near, target = domains["near"], domains["target"]
+    flat = write_dataset(tmp_path / "flat", [(image, 0 * ids) for image, ids in coloured(2, SIZE)])
     single = write_dataset(tmp_path / "single", coloured(1, SIZE))
     for candidates, aim, text in (
         ("", target, r"candidates=\[\]; give"),
         (f"{near},{near}", target, "one of them comes twice"),
         (sets["unlabelled"], target, "have no label"),
+        (f"{near},{flat}", target, f"candidates={flat} has labels of field only"),
         (near, single, "has 1 tile: give two or more"),
     ):
         argv = [f"candidates=[{candidates}]", f"target={aim}", f"out={tmp_path}/o", "device=cpu"]

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -123,6 +124,21 @@ def test_the_library_gives_the_map(given, tmp_path):
         predict(model, filled[..., :3])
     with pytest.raises(ValueError, match="tta is 'all': give one of none, flips, d4"):
         predict(model, filled, tta="all")
+
+
+@pytest.mark.parametrize("key", ["output", "stac"])
+def test_an_export_that_cannot_be_written_is_refused_at_the_start(given, tmp_path, key, monkeypatch):
+    """A folder of the file's name and a URL are found before the model is loaded."""
+    monkeypatch.setattr("mkd.recipes.mapping.export.factories", None)  # is not asked for a model
+    good = {"output": f"{tmp_path}/m.onnx", "stac": f"{tmp_path}/m.json"}
+    Path(good[key]).mkdir()
+    for bad, said in (
+        (good[key], "it is a folder"),
+        (f"s3://bkt/{Path(good[key]).name}", "must be on a disk"),
+    ):
+        words = [f"{name}={value}" for name, value in {**good, key: bad}.items()]
+        with pytest.raises((ValueError, OSError), match=said):
+            export(read_command(ExportRun, "export", [f"model={given[0]}/model", *words]))
 
 
 @pytest.mark.parametrize("tile", [64, 96])

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mkd.config.load import load
 from mkd.config.schema import ModelConfig, PredictRun
@@ -96,15 +97,24 @@ def test_a_folder_as_output(model, tmp_path):
     assert names(tmp_path / "maps") == names(tmp_path / "new") == maps("s.tif")
 
 
-def test_a_virtual_raster(model, tmp_path):
-    """A VRT is mapped as the raster that it names, and again when that changes."""
-    vrt = '<VRTDataset rasterXSize="40" rasterYSize="32">' + "".join(
-        f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename relativeToVRT="1">s.tif'
+def vrt(path, source):
+    """Write a VRT of three bands of one source."""
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{n}"><SimpleSource><SourceFilename relativeToVRT="1">{source}'
         f"</SourceFilename><SourceBand>{n}</SourceBand></SimpleSource></VRTRasterBand>"
         for n in (1, 2, 3)
     )
+    path.write_text(f'<VRTDataset rasterXSize="40" rasterYSize="32">{bands}</VRTDataset>')
+    return path
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_virtual_raster(model, tmp_path, nested):
+    """A VRT, also of a VRT, is mapped as the raster that it names, and again when that changes."""
     scene(tmp_path / "in" / "s.tif")
-    (tmp_path / "in" / "all.vrt").write_text(f"{vrt}</VRTDataset>")
+    vrt(tmp_path / "in" / ("inner.vrt" if nested else "all.vrt"), "s.tif")
+    if nested:
+        vrt(tmp_path / "in" / "all.vrt", "inner.vrt")
     first = map_of(model, tmp_path / "in" / "all.vrt", tmp_path / "map.tif")
     assert "there already" in map_of(model, tmp_path / "in" / "all.vrt", tmp_path / "map.tif")
     scene(tmp_path / "in" / "s.tif", seed=5)
@@ -128,6 +138,47 @@ def test_what_is_there_is_not_made_again(model, tmp_path, change):
     said = map_of(model, first, tmp_path / "map.tif", *more.get(change, []))
     assert ("there already" in said) == (change == "none")
     assert ((tmp_path / "map.tif").stat().st_mtime_ns == before) == (change == "none")
+
+
+def test_a_link_that_is_turned_is_another_raster(model, tmp_path):
+    """A link to another raster of equal size and older than the map is mapped again."""
+    for seed, name in enumerate("ab"):
+        size, pixels = (32, 40), np.random.default_rng(seed).integers(1, 255, (32, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")  # without compression
+    link = tmp_path / "now.tif"
+    link.symlink_to("a.tif")
+    map_of(model, link, tmp_path / "map.tif")
+    assert "there already" in map_of(model, link, tmp_path / "map.tif")
+    link.unlink()
+    link.symlink_to("b.tif")
+    assert "there already" not in map_of(model, link, tmp_path / "map.tif")
+    map_of(model, tmp_path / "b.tif", tmp_path / "b map.tif")
+    with RasterReader(tmp_path / "map.tif") as ours, RasterReader(tmp_path / "b map.tif") as theirs:
+        assert np.array_equal(ours.read(Window(0, 0, *size)), theirs.read(Window(0, 0, *size)))
+
+
+def test_a_changed_source_of_a_vrt_at_a_url(model, tmp_path):
+    """A VRT at a URL is mapped again when the raster beside it, which it names, was written again."""
+    place = Folder(f"memory://{tmp_path}")
+    place.write("all.vrt", vrt(tmp_path / "all.vrt", "s.tif").read_bytes())
+    place.write("s.tif", scene(tmp_path / "s.tif").read_bytes())
+    map_of(model, place.url_of("all.vrt"), tmp_path / "map.tif")
+    assert "there already" in map_of(model, place.url_of("all.vrt"), tmp_path / "map.tif")
+    place.write("s.tif", scene(tmp_path / "s.tif", seed=7).read_bytes())
+    assert "there already" not in map_of(model, place.url_of("all.vrt"), tmp_path / "map.tif")
+
+
+def test_a_vrt_of_turned_or_paged_pictures_is_refused(model, tmp_path):
+    """A VRT takes the first picture as it is stored, where a viewer turns it, or shows another page."""
+    pictures = [Image.fromarray(np.full((32, 40, 3), level, np.uint8)) for level in (9, 99)]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    pictures[0].save(tmp_path / "turned.jpg", exif=exif)
+    pictures[0].save(tmp_path / "paged.tif", save_all=True, append_images=pictures[1:])
+    for name, said in (("turned.jpg", "has orientation 3 in its EXIF data"), ("paged.tif", "holds several")):
+        refused(
+            model, vrt(tmp_path / "v.vrt", name), tmp_path / "maps" / "x.tif", "v.vrt takes pixels of", said
+        )
 
 
 def test_the_same_raster_gives_the_same_bytes(model, tmp_path, monkeypatch):
@@ -197,10 +248,10 @@ def test_a_folder_of_a_bucket(model, tmp_path, s3):
     assert names(tmp_path / "maps") == names(tmp_path / "more") == maps("a.tif", "b.tif")
 
 
-def refused(model, source, output, *parts):
+def refused(model, source, output, *parts, more=()):
     """Check that a command is refused with these words before the model is used."""
     with pytest.raises((ValueError, OSError)) as caught:
-        map_of(model, source, output)
+        map_of(model, source, output, *more)
     assert "\n" not in str(caught.value)
     assert all(part in str(caught.value) for part in parts), str(caught.value)
 
@@ -221,6 +272,11 @@ def test_mistakes_are_found_before_the_first_window(model, tmp_path):
     refused(model, f"{tmp_path}/none*.tif", maps, "no raster there")
     refused(model, tmp_path / "none.tif", maps, "no such file")
     refused(model, good, "s3://bkt/map.tif", "on a disk")
+    Image.fromarray(np.full((32, 40, 3), 9, np.uint8)).save(tmp_path / "nowhere.tif")
+    area = [f"polygons={maps}/p.gpkg", "min_area=4"]
+    refused(model, tmp_path / "nowhere.tif", maps / "x.tif", "min_area=4", "no CRS", more=area)
+    (tmp_path / "p.gpkg").mkdir()
+    refused(model, good, maps / "x.tif", "it is a folder", more=[f"polygons={tmp_path}/p.gpkg"])
     refused(model, good, "/proc/none/map.tif", "/proc/none/map.tif: cannot be written")
     refused(model, good, f"{good}/map.tif", "cannot be written")
     assert not [path for path in maps.rglob("*") if path.is_file()]

@@ -92,9 +92,8 @@ def test_requests_share_a_batch_and_keep_their_answers():
 
 def test_requests_with_other_views_share_a_batch():
     """A request that asks for the mean over flips gets it, beside one that does not."""
-    net, views = tiny_net(), ("none", "flips", "none")
-    jobs = [job_of(n) for n in range(3)]
-    jobs = [replace(job, ask=replace(job.ask, views=v)) for job, v in zip(jobs, views, strict=True)]
+    net, jobs = tiny_net(), [job_of(n) for n in range(3)]
+    jobs[1] = replace(jobs[1], ask=replace(jobs[1].ask, views="flips"))
     batcher = batcher_of(net, HEADER, wait_s=10.0)
     batcher.streams = 3
     with running(batcher, *jobs):

@@ -74,6 +74,28 @@ def test_replaced_data_are_refused_or_accepted(run, indexes, tmp_path):
         run()[0].check_data("data.val", "b", indexes[0])
 
 
+def test_a_replaced_model_is_refused_or_accepted(run, tmp_path):
+    """The model that a run starts from counts by its weights, wherever it lies; an older inputs.json knows none."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(name.encode())
+    (tmp_path / NAME).write_text('{"run": "a", "data": {}, "accepted": []}')
+    run()[0].check_model("kd.source", tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "moved")
+    inputs, said = run()
+    inputs.check_model("kd.source", tmp_path / "moved")
+    assert said == []
+    with pytest.raises(
+        ValueError, match=r"^kd\.source=.*two is not the model that this run was begun with.*accept=\[model\]"
+    ):
+        run("data")[0].check_model("kd.source", tmp_path / "two")
+    inputs, said = run("model")
+    inputs.check_model("kd.source", tmp_path / "two")
+    (line,) = said
+    assert line.startswith("accept=[model]: kd.source=")
+    run()[0].check_model("kd.source", tmp_path / "two")
+
+
 @pytest.mark.parametrize("change", [{"name": "x"}, {"histogram": (1, 2, 3)}, {"provenance": {"a": 1}}])
 def test_any_change_of_an_index_counts(run, indexes, change):
     """Whatever differs in index.json, it is another data set."""

@@ -7,7 +7,9 @@ from PIL import Image
 
 from mkd.dataset.index import read_index
 from mkd.geo.place.control_points import ControlPoints
-from mkd.geo.raster_files import lossy_sources
+from mkd.geo.raster_files import lossy_sources, raster_files
+from mkd.storage.folder import Folder as UrlFolder
+from shards.inputs.raster_source import raster_coding
 from tests.helpers.processes.jobs import tile_into
 
 PLACE = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.1, 0, 5e5, 0, -0.1, 5e6)}
@@ -61,6 +63,44 @@ def test_lossy_labels_behind_a_vrt_are_refused(tmp_path, folder, nested):
         tile_into(image(tmp_path), folder.classfile, tmp_path / "out", labels=label, size=32)
 
 
+@pytest.mark.parametrize("how", ["JPEG", "JPEG in a TIFF", "LERC with an error above 0", "resampled", ""])
+def test_lossy_labels_behind_a_vrt_at_a_url_are_refused(tmp_path, folder, how):
+    """A VRT at a URL is seen through as one on a disk is; what is stored without loss passes."""
+    place, name, more = UrlFolder(f"memory://{tmp_path.name}"), "l.tif", {}
+    if how == "JPEG":
+        name = "l.jpg"
+        Image.fromarray(IDS).save(tmp_path / name, quality=60)
+    else:
+        if how == "JPEG in a TIFF":
+            more = {"compress": "JPEG"}
+        elif how.startswith("LERC"):
+            more = {"compress": "LERC", "max_z_error": "3"}
+        write(tmp_path / name, IDS[None], **more)
+    scaled = ('resampling="bilinear"', rects(32, 64)) if how == "resampled" else ("", "")
+    vrt(tmp_path / "l.vrt", name, *scaled)
+    for file in (name, "l.vrt"):
+        place.write(file, (tmp_path / file).read_bytes())
+    assert raster_coding(place.url_of("l.vrt")) == {
+        "": "",
+        "resampled": "a VRT resampled by bilinear",
+    }.get(how, f"{how} ({name})")
+    if how == "JPEG":
+        with pytest.raises(ValueError, match=r"stored as JPEG \(l\.jpg\), which is lossy"):
+            tile_into(
+                image(tmp_path), folder.classfile, tmp_path / "out", labels=place.url_of("l.vrt"), size=32
+            )
+
+
+def test_lossy_sources_that_gdal_alone_reaches_are_named(tmp_path):
+    """A trusted VRT may name files of GDAL's /vsi...: GDAL tells of their coding."""
+    Image.fromarray(IDS).save(tmp_path / "l.jpg", quality=60)
+    write(tmp_path / "l.tif", IDS[None], compress="DEFLATE")
+    for name, found in (("l.jpg", "JPEG (l.jpg)"), ("l.tif", "")):
+        label = vrt(tmp_path / "l.vrt", f"/vsisubfile/0,{tmp_path / name}")
+        label.write_text(label.read_text().replace('relativeToVRT="1"', 'relativeToVRT="0"'))
+        assert lossy_sources(raster_files(label)) == found
+
+
 @pytest.mark.parametrize(
     ("attributes", "inside", "found"),
     [
@@ -77,7 +117,7 @@ def test_labels_that_a_vrt_resamples_are_refused(tmp_path, folder, attributes, i
     """Between class 0 and class 2 lies no class 1: a VRT that interpolates is lossy, one that takes values is not."""
     write(tmp_path / "l.tif", IDS[None])
     label = vrt(tmp_path / "l.vrt", "l.tif", attributes, inside)
-    assert lossy_sources(label) == found
+    assert lossy_sources(raster_files(label)) == found
     if not found:
         tile_into(image(tmp_path), folder.classfile, tmp_path / "out", labels=label, size=32)
         return
