@@ -94,13 +94,12 @@ def test_requests_with_other_views_share_a_batch():
     """A request that asks for the mean over flips gets it, beside one that does not."""
     net, jobs = tiny_net(), [job_of(n) for n in range(3)]
     jobs[1] = replace(jobs[1], ask=replace(jobs[1].ask, views="flips"))
-    batcher = batcher_of(net, HEADER, wait_s=10.0)
-    batcher.streams = 3
+    (batcher := batcher_of(net, HEADER, wait_s=10.0)).streams = 3
     with running(batcher, *jobs):
         found = answers(*jobs)
     local = LocalTeacher(net, 0.0, jobs[0].ask.confidence, TileLimit(absolute=1.0), views="flips")
-    for n, answer in enumerate(found):
-        other = local.label(job_of(n).images, 0.0) if n == 1 else expected(net, n)
+    others = [expected(net, 0), local.label(job_of(1).images, 0.0), expected(net, 2)]
+    for answer, other in zip(found, others, strict=True):
         torch.testing.assert_close(answer.score, other.score)
         assert torch.equal(answer.labels, other.labels)
     assert not torch.equal(found[1].score, expected(net, 1).score)
