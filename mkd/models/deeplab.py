@@ -45,7 +45,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         assert a.aspp_rates is not None
         self.neck = _neck(deep, a.neck_kernel) if isinstance(self.backbone, HRNet) else nn.Identity()
         self.attention = _attention(deep, a.psa)
-        self.aspp = ASPP(deep, a.aspp_channels, a.aspp_rates, a.separable)
+        self.aspp = ASPP(deep, a.aspp_channels, a.aspp_rates, a.separable, pool=a.aspp_stride // 4)
         self.low = conv_bn_relu(self.backbone.low_channels, a.low_channels, 1)
         self.decoder = nn.Sequential(
             conv_bn_relu(a.aspp_channels + a.low_channels, a.decoder_channels, 3, separable=a.separable),

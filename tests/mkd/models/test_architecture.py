@@ -42,12 +42,12 @@ def test_published_rates(backbone, stride, rates):
 @pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("crop", [32, 64, 65, 96, 200, 512])
 def test_map_side_is_the_aspps(crop, stride):
-    """The side of the map is what the ASPP really gets."""
+    """The side of the map is what the ASPP's branches really get."""
     plan = Architecture(
         "hrnet_w18_small", aspp_stride=stride, aspp_channels=4, decoder_channels=4, low_channels=4
     )
     net, seen = build(plan, 2).eval(), []
-    net.aspp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    net.aspp.point.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
     with torch.inference_mode():
         net(torch.rand(1, 3, crop, crop))
     assert seen == [map_side(crop, plan.map_stride)]
