@@ -57,12 +57,7 @@ class DeepLabV3Plus(SegmentationNetwork):
 
     def _decode(self, padded: Tensor) -> Tensor:
         low, deep = self.backbone((padded - self.mean) / self.std)
-        deep = self.attention(self.neck(deep))
-        if (
-            self.architecture.aspp_stride == 8
-        ):  # else an HRNet's own stride, 4; other backbones have no such choice
-            deep = F.avg_pool2d(deep, 2)
-        deep = self.aspp(deep)
+        deep = self.aspp(self.attention(self.neck(deep)))
         if deep.shape[2:] != low.shape[2:]:
             deep = F.interpolate(deep, size=low.shape[2:], mode="bilinear", align_corners=False)
         return cast(Tensor, self.decoder(torch.cat([deep, self.low(low)], dim=1)))
