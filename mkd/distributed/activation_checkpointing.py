@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -58,12 +58,13 @@ class _Checkpointed(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return plain(*args)
 
-        def compute() -> Any:
+        def compute(*given: Any) -> Any:
             # An HRNet's module writes into the list that it is given, and is to find the same list the second time.
-            return plain(*(list(a) if isinstance(a, list) else a for a in args))
+            return plain(*(list(a) if isinstance(a, list) else a for a in given))
 
         return checkpoint(
             compute,
+            *args,  # whose devices' random states are those of the second time too
             use_reentrant=False,
             context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(self)),
         )
@@ -76,7 +77,10 @@ def _checkpointed_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return a block's class with `_Checkpointed` before it, the same one for all blocks of a class."""
     if issubclass(kind, _Checkpointed):
         return kind
-    return _CLASSES.setdefault(kind, type(f"Checkpointed{kind.__name__}", (_Checkpointed, kind), {}))
+    if kind not in _CLASSES:
+        made = type(f"Checkpointed{kind.__name__}", (_Checkpointed, kind), {})
+        _CLASSES[kind] = cast(type[nn.Module], made)
+    return _CLASSES[kind]
 
 
 @contextlib.contextmanager
