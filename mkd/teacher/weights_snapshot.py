@@ -85,7 +85,7 @@ def _own_stream(device: torch.device, ready: Any) -> Iterator[None]:
     if not _has_streams(device):
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     stream.wait_event(ready)
     with torch.cuda.stream(stream):
         yield

@@ -31,7 +31,7 @@ def plain_steps(run: RunConfig, files: Path, device: torch.device) -> Iterator[N
         files: folder of the tiles, see `write_files`.
         device: to train on.
     """
-    student = load_model(_start(run))[0].to(device, memory_format=torch.contiguous_format).train()
+    student = load_model(_start(run))[0].to(device).to(memory_format=torch.contiguous_format).train()
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
     for step in updates(run, student, _loss(run, student, teacher, files, device)):
         if isinstance(run, SemiRun):

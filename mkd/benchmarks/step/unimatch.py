@@ -36,7 +36,7 @@ def unimatch_steps(run: SemiRun, files: Path, device: torch.device) -> Iterator[
         files: folder of the tiles, see `write_files`.
         device: to train on.
     """
-    student = load_model(run.semi.start)[0].to(device, memory_format=torch.contiguous_format).train()
+    student = load_model(run.semi.start)[0].to(device).to(memory_format=torch.contiguous_format).train()
     labelled = plain_batches(files, run.data, True, device)
     unlabelled = plain_batches(files, run.data, False, device, STRONG_VIEWS)
     mixed = plain_batches(files, run.data, False, device, STRONG_VIEWS)
