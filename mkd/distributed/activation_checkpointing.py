@@ -85,12 +85,19 @@ def _checkpointed_class(kind: type[nn.Module]) -> type[nn.Module]:
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let no BatchNorm of a block move its running statistics: the first forward pass has done so."""
+    """Let no BatchNorm of a block move its running statistics: the first forward pass has done so.
+
+    With a momentum of 0 they are written as they are. They must be there, as in the first pass, since autograd saves
+    them; batches are counted elsewhere.
+    """
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -64,7 +64,7 @@ class CpuBatchNorm(_BatchNorm):
         if not (self.training or self.running_mean is None):
             return _children(self, super().forward(x))
         y, mean, var, count = _Normalise.apply(x, self.weight, self.bias, self.eps)
-        if self.training and self.track_running_stats and self.running_mean is not None:
+        if self.training and self.running_mean is not None:
             self._follow(mean, var, count)
         return _children(self, cast(Tensor, y))
 
