@@ -127,7 +127,7 @@ def test_what_cannot_be_checkpointed_is_refused():
     with pytest.raises(ValueError, match="no sequence of blocks"):
         checkpoint_blocks(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
     model = nn.Conv2d(3, 3, 1)
-    gpu = World(torch.device("cuda"))
+    gpu = World.single("cuda")
     with pytest.raises(ValueError, match=r"compile=true and model.checkpointing=true"):
         Engine(gpu, model, torch.optim.SGD(model.parameters(), 0.1), compiles=True, checkpointed=model)
 
