@@ -1,7 +1,6 @@
 """Every key a run knows, with its type and default; the defaults are the method's."""
 
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from omegaconf import MISSING
 
@@ -11,20 +10,10 @@ from mkd.config.experiment_schema import DemoRun as DemoRun
 from mkd.config.experiment_schema import Experiment as Experiment
 from mkd.config.experiment_schema import ExperimentStep as ExperimentStep
 from mkd.config.experiment_schema import LandscapesRun as LandscapesRun
+from mkd.config.field_marks import LENGTH, RESUMABLE, resumable
 from mkd.config.model_schema import ModelConfig as ModelConfig
+from mkd.config.model_schema import StartedModelConfig as StartedModelConfig
 from mkd.image_header import MAX_PIXELS
-
-T = TypeVar("T")
-
-# Marks keys that may change when a run is resumed: they change its speed, or what is kept or shown, never its numbers.
-RESUMABLE = {"resumable": True}
-# Marks keys of a run's length, which extend=true lets change.
-LENGTH = {"length": True}
-
-
-def resumable(default: T) -> T:
-    """Declare a key, with its default, that may change when a run is resumed."""
-    return field(default=default, metadata=RESUMABLE)
 
 
 @dataclass
@@ -193,6 +182,7 @@ class KdRun(RunConfig):
 class SemiRun(RunConfig):
     """launch/semi.py: the semi-supervised stage; the architecture is that of semi.start."""
 
+    model: StartedModelConfig = field(default_factory=StartedModelConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from mkd.distributed.activation_checkpointing import checkpoint_blocks
 from mkd.distributed.ddp import Ddp, Plain
 from mkd.distributed.sync_batchnorm import ENOUGH_TILES, synchronise, training_statistics
 from mkd.distributed.world import World
@@ -44,6 +45,7 @@ class Engine:
         clip: largest gradient norm over all parameters; None does not clip.
         compiles: let torch.compile make kernels for this model; GPU only.
         rank_batch: tiles of a rank in one forward pass.
+        checkpointed: the part of the model whose blocks are computed again in the backward pass; None: none is.
 
     Attributes:
         net: what forward passes go through.
@@ -66,6 +68,7 @@ class Engine:
         clip: float | None = None,
         compiles: bool = False,
         rank_batch: int = 1,
+        checkpointed: nn.Module | None = None,
     ) -> None:
         """Move, wrap and perhaps compile the model."""
         self.world, self.model = world, model
@@ -73,6 +76,11 @@ class Engine:
         if compiles and world.device.type != "cuda":
             raise ValueError(
                 f"compile=true, but this run computes on {world.device}; compile is for GPUs: leave it out"
+            )
+        if compiles and checkpointed is not None:
+            raise ValueError(
+                "compile=true and model.checkpointing=true: the compiler does not see into checkpointed blocks; leave "
+                "one of them out"
             )
         torch.backends.cudnn.benchmark = True  # crops have one size: the kernels timed once serve all steps
         # channels-last: tensor cores want it, and a CPU's convolutions gain 10 to 15 %.
@@ -83,10 +91,15 @@ class Engine:
             for t in model.state_dict().values():
                 dist.broadcast(t, 0)
         norms = synchronise(model, world.device) if self.synchronised else 0
+        blocks = 0 if checkpointed is None else checkpoint_blocks(checkpointed)
         self._core = _core(kind, world, model, optimizer, clip)
         self.optimizer = self._core.optimizer
         self.net = _compiled(self._core.net) if compiles else self._core.net
         self.notes = [self._choice(kind, asked, compiles), *self._about_norms(norms, rank_batch)]
+        if blocks:
+            self.notes.append(
+                f"activation checkpointing: {blocks} blocks are computed again in the backward pass"
+            )
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision context of a forward pass."""

@@ -3,17 +3,21 @@
 And which three of them are shown to people.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mkd.geo.grid import Window
-from mkd.geo.raster import RasterReader
-from mkd.geo.raster_info import RasterInfo
 from mkd.pixel_scale import DTYPES as DTYPES
+
+if TYPE_CHECKING:  # a training run chooses the bands of its pictures here, and reads no raster
+    from mkd.geo.raster import RasterReader
+    from mkd.geo.raster_info import RasterInfo
 
 
 @dataclass(frozen=True)

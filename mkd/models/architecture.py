@@ -23,6 +23,8 @@ class Architecture:
             (the same on four depths of a vision transformer).
         psa: attention before the ASPP: "none", "paper" or "published" (see :mod:`mkd.models.psa`); deeplab only.
         output_stride: stride of the deep features, 8, 16 or 32; deeplab only. HRNet always works at 4.
+        neck_kernel: kernel of an HRNet's second convolution before the attention, 1 or 3.
+        aspp_stride: stride of the map that an HRNet's ASPP works on, 4 or 8 (its mean over 2 x 2 pixels).
         aspp_channels: channels of the ASPP's branches and result.
         aspp_rates: dilations of the ASPP's branches; None becomes the published ones, see `published_rates`.
         low_channels: channels of the shallow features in the DeepLab decoder.
@@ -39,6 +41,8 @@ class Architecture:
     decoder: str = "deeplab"
     psa: str = "none"
     output_stride: int = 16
+    neck_kernel: int = 3
+    aspp_stride: int = 4
     aspp_channels: int = 256
     aspp_rates: Rates | None = None
     low_channels: int = 48
@@ -60,6 +64,7 @@ class Architecture:
             raise ValueError(f"model.psa: {self.psa!r} is not known, use none, paper or published")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"model.output_stride: {self.output_stride} is not possible, use 8, 16 or 32")
+        self._check_hrnet()
         if not re.fullmatch(r"[\w.-]+", self.backbone):  # timm would fetch "hf-hub:..." from the network
             raise ValueError(
                 f"model.backbone: {self.backbone!r} is no name of a network, use letters, digits, _ and ."
@@ -80,29 +85,56 @@ class Architecture:
                 "std > 0"
             )
         if self.aspp_rates is None:
-            object.__setattr__(self, "aspp_rates", published_rates(self.backbone, self.output_stride))
+            object.__setattr__(
+                self, "aspp_rates", published_rates(self.backbone, self.output_stride, self.aspp_stride)
+            )
         elif len(self.aspp_rates) != 3 or not all(1 <= rate < 2**15 for rate in self.aspp_rates):
             raise ValueError(f"model.aspp_rates: {self.aspp_rates} must be three whole numbers >= 1")
 
+    def _check_hrnet(self) -> None:
+        """Check what only an HRNet has a choice of."""
+        for name, usual, allowed in (("neck_kernel", 3, (1, 3)), ("aspp_stride", 4, (4, 8))):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"model.{name}: {value} is not possible, use {allowed[0]} or {allowed[1]}")
+            if value != usual and not (self.on_hrnet and self.decoder == "deeplab"):
+                raise ValueError(
+                    f"model.{name}: {value} is for an HRNet with model.decoder=deeplab, not for {self.backbone} with "
+                    f"{self.decoder}; leave it out"
+                )
+
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields; for 3 bands of uint8 without `scale`, as earlier versions wrote and sent them."""
+        """Return all fields; newer ones only where they are not the value that networks had before there was a field.
+
+        So folders and messages of these networks stay as earlier versions wrote and sent them.
+        """
         fields = asdict(self)
         if self.scale.plain:
             del fields["scale"]
+        for name, before in (("neck_kernel", 3), ("aspp_stride", 4)):
+            if fields[name] == before:
+                del fields[name]
         return fields
+
+    @property
+    def on_hrnet(self) -> bool:
+        """Whether the backbone is an HRNet."""
+        return self.backbone.startswith("hrnet")
 
     @property
     def map_stride(self) -> int:
         """Stride of the map that the ASPP works on."""
-        return 4 if self.backbone.startswith("hrnet") else self.output_stride
+        return self.aspp_stride if self.on_hrnet else self.output_stride
 
 
-def published_rates(backbone: str, output_stride: int) -> Rates:
+def published_rates(backbone: str, output_stride: int, aspp_stride: int = 4) -> Rates:
     """Return 6, 12, 18 on HRNet and at output stride 16, doubled at 8 and halved at 32.
+
+    On HRNet halved where its ASPP works at stride 8: as many pixels of the image.
 
     Source: Chen et al. 2018 (DeepLabV3+), section 3.
     """
-    rate = 6 if backbone.startswith("hrnet") else 96 // output_stride
+    rate = 24 // aspp_stride if backbone.startswith("hrnet") else 96 // output_stride
     return rate, 2 * rate, 3 * rate
 
 

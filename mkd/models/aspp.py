@@ -61,16 +61,23 @@ class ASPP(nn.Module):
     Args:
         channels: input channels.
         out_channels: channels of each branch and of the result.
-        rates: dilations of the 3x3 branches, pixels of x.
+        rates: dilations of the 3x3 branches, pixels.
         separable: depthwise-separable 3x3 branches.
+        pool: side of the squares of pixels of x whose means are what all branches see; rates are of these.
 
     Source: Chen et al. 2018, "Encoder-Decoder with Atrous Separable Convolution" (DeepLabV3+).
     """
 
     def __init__(
-        self, channels: int, out_channels: int, rates: Sequence[int] = (6, 12, 18), separable: bool = False
+        self,
+        channels: int,
+        out_channels: int,
+        rates: Sequence[int] = (6, 12, 18),
+        separable: bool = False,
+        pool: int = 1,
     ) -> None:
         super().__init__()
+        self.pool = pool
         self.point = conv_bn_relu(channels, out_channels, 1)
         self.dilated = nn.ModuleList(
             conv_bn_relu(channels, out_channels, 3, dilation=rate, separable=separable) for rate in rates
@@ -83,7 +90,9 @@ class ASPP(nn.Module):
         self.project = conv_bn_relu(out_channels * (2 + len(rates)), out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B,out_channels,H,W) for x (B,channels,H,W)."""
+        """Return (B,out_channels,H/pool,W/pool) for x (B,channels,H,W)."""
+        if self.pool > 1:
+            x = F.avg_pool2d(x, self.pool)
         mean = self.pooled(x.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *x.shape[2:])
         branches = [self.point(x), *(branch(x) for branch in self.dilated), mean]
         return cast(Tensor, self.project(torch.cat(branches, dim=1)))

@@ -21,7 +21,8 @@ class DeepLabV3Plus(SegmentationNetwork):
         d &= \mathrm{ASPP}(\mathrm{PSA}_s(\mathrm{PSA}_p(\mathrm{neck}(\mathrm{deep})))) \\
         z &= \mathrm{up}\big(W\,\mathrm{decoder}([\mathrm{up}(d), \mathrm{conv}_1(\mathrm{low})])\big)
 
-    The neck (1x1 and 3x3 convolution) exists on HRNet only. Weights are random until loaded.
+    The neck (1x1 and 3x3 convolution) exists on HRNet only. The light form has 1x1 and 1x1, and the ASPP works on
+    means over 2 x 2 pixels. Weights are random until loaded.
 
     Args:
         architecture: see :class:`Architecture`.
@@ -41,11 +42,10 @@ class DeepLabV3Plus(SegmentationNetwork):
         a = architecture
         self.backbone = create_backbone(a.backbone, a.output_stride, a.scale.bands)
         deep, self.divisor = self.backbone.channels, self.backbone.divisor
-        on_hrnet = isinstance(self.backbone, HRNet)
         assert a.aspp_rates is not None
-        self.neck = _neck(deep) if on_hrnet else nn.Identity()
+        self.neck = _neck(deep, a.neck_kernel) if isinstance(self.backbone, HRNet) else nn.Identity()
         self.attention = _attention(deep, a.psa)
-        self.aspp = ASPP(deep, a.aspp_channels, a.aspp_rates, a.separable)
+        self.aspp = ASPP(deep, a.aspp_channels, a.aspp_rates, a.separable, pool=a.aspp_stride // 4)
         self.low = conv_bn_relu(self.backbone.low_channels, a.low_channels, 1)
         self.decoder = nn.Sequential(
             conv_bn_relu(a.aspp_channels + a.low_channels, a.decoder_channels, 3, separable=a.separable),
@@ -63,8 +63,8 @@ class DeepLabV3Plus(SegmentationNetwork):
         return cast(Tensor, self.decoder(torch.cat([deep, self.low(low)], dim=1)))
 
 
-def _neck(channels: int) -> nn.Module:
-    return nn.Sequential(conv_bn_relu(channels, channels, 1), conv_bn_relu(channels, channels, 3))
+def _neck(channels: int, kernel: int) -> nn.Module:
+    return nn.Sequential(conv_bn_relu(channels, channels, 1), conv_bn_relu(channels, channels, kernel))
 
 
 def _attention(channels: int, psa: str) -> nn.Module:

@@ -40,7 +40,7 @@ def architecture(
     resumed: bool = False,
     bands: dict[str, Any] | None = None,
 ) -> Architecture:
-    """Return the network's plan; `pretrained` says where weights come from and is no part of it.
+    """Return the network's plan; where weights come from, and how it is run, is no part of it.
 
     Args:
         config: keys that are None are filled in: the normalisation by timm's, the ASPP's rates by the source's, else
@@ -53,7 +53,7 @@ def architecture(
         ValueError: an impossible network, or given rates that reach beyond the crop.
     """
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in asdict(config).items()}
-    del fields["pretrained"]
+    del fields["pretrained"], fields["checkpointing"]
     if bands and "mean" in bands:
         fields |= {**bands, "mean": fields["mean"] or bands["mean"], "std": fields["std"] or bands["std"]}
     elif config.mean is None or config.std is None:
@@ -230,15 +230,7 @@ def length(epochs: float | None, tiles: int, batch: int, usual: float, least: in
     return max(least, round(usual * tiles / batch))
 
 
-def phase(
-    config: schema.RunConfig,
-    name: str,
-    *,
-    steps: int,
-    tiles: int,
-    lr: float,
-    ranks: int = 1,
-) -> Phase:
+def phase(config: schema.RunConfig, name: str, *, steps: int, tiles: int, lr: float, ranks: int = 1) -> Phase:
     """Return one phase of the loop.
 
     Args:
@@ -288,6 +280,7 @@ def engine(
         momentum=o.momentum,
         weight_decay=o.weight_decay,
     )
+    assert isinstance(config, (schema.SupervisedRun, schema.KdRun, schema.SemiRun))
     tiles = streams * phase.batch // world.ranks // phase.micro_batches
     return Engine(
         world,
@@ -297,4 +290,5 @@ def engine(
         clip=o.clip,
         compiles=config.compile,
         rank_batch=tiles,
+        checkpointed=model.backbone if config.model.checkpointing else None,
     )

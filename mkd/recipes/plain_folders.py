@@ -1,7 +1,9 @@
 """Plain folders of images and masks in place of data sets: packed beside the run folder, by `shards pack` itself."""
 
+from __future__ import annotations
+
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mkd.cli.log_lines import route_log_lines, say_on_stdout
 from mkd.config import schema
@@ -9,9 +11,9 @@ from mkd.dataset.index import INDEX_NAME
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World
 from mkd.storage.folder import Folder
-from shards.commands.pack import pack
-from shards.inputs.class_file import ClassFile, read_classfile
-from shards.output.build_options import BuildOptions
+
+if TYPE_CHECKING:
+    from shards.inputs.class_file import ClassFile
 
 KEYS = ("labelled", "unlabelled", "val")
 
@@ -42,6 +44,9 @@ def pack_plain_folders(config: C, world: World) -> C:
 
 def _pack_all(config: schema.RunConfig) -> dict[str, str]:
     """Pack each plain folder; return the data set of each."""
+    # Here and below, because most runs pack nothing: `pack` brings GDAL, once for rasters and once for vectors.
+    from shards.inputs.class_file import read_classfile
+
     assert config.data.classes is not None, "asked for only where there is a class file"
     classfile, places = read_classfile(config.data.classes), dict[str, str]()
     for key in KEYS:
@@ -55,6 +60,9 @@ def _pack_all(config: schema.RunConfig) -> dict[str, str]:
 
 def _pack(config: schema.RunConfig, key: str, folder: str, classfile: ClassFile) -> str:
     """Pack one folder, and say where to."""
+    from shards.commands.pack import pack
+    from shards.output.build_options import BuildOptions
+
     place = f"{config.out.rstrip('/')}.data/{key}"
     options = BuildOptions(place, max_pixels=config.data.max_pixels)
     say_on_stdout(

@@ -153,8 +153,8 @@ def _written(path: Path) -> str:
     """
     try:
         content = mapping(parse_yaml(path.read_bytes()), "it")
-        if "model" in content and "aspp_rates" not in mapping(content["model"], "model"):
-            model = content["model"]
+        model = mapping(content.get("model", {}), "model")
+        if "backbone" in model and "aspp_rates" not in model:  # a semi-supervised run names no network
             model["aspp_rates"] = list(
                 published_rates(str(model["backbone"]), whole(model["output_stride"], "stride", 1))
             )

@@ -30,9 +30,9 @@ def most_bytes(wanted: Layout) -> int:
 
 
 def to_bytes(state: dict[str, Tensor], header: WeightsVersion) -> bytes:
-    """Return weights on any device as a safetensors file."""
+    """Return weights in the CPU's memory as a safetensors file."""
     about = {"session": header.session, "version": str(header.version), "updates": str(header.updates)}
-    return save({name: t.detach().cpu().contiguous() for name, t in state.items()}, about)
+    return save({name: t.detach().contiguous() for name, t in state.items()}, about)
 
 
 def from_bytes(blob: bytes, wanted: Layout) -> tuple[dict[str, Tensor], WeightsVersion]:

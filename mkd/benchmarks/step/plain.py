@@ -31,9 +31,22 @@ def plain_steps(run: RunConfig, files: Path, device: torch.device) -> Iterator[N
         files: folder of the tiles, see `write_files`.
         device: to train on.
     """
-    student = load_model(_start(run))[0].to(device).train()
+    student = load_model(_start(run))[0].to(device).to(memory_format=torch.contiguous_format).train()
     teacher = copy.deepcopy(student).eval().requires_grad_(False)
-    loss = _loss(run, student, teacher, files, device)
+    for step in updates(run, student, _loss(run, student, teacher, files, device)):
+        if isinstance(run, SemiRun):
+            update_average(teacher, student, min(1 - 1 / (step + 1), 0.999))
+        yield
+
+
+def updates(run: RunConfig, student: nn.Module, loss: Loss) -> Iterator[int]:
+    """Update a network without end by torch's own optimizer; yield the number of each update, from 0 on.
+
+    Args:
+        run: config of the product's run.
+        student: on its device.
+        loss: of the next batch.
+    """
     o = run.optim
     if o.name == "sgd":
         optimizer: torch.optim.Optimizer = torch.optim.SGD(student.parameters(), o.lr, o.momentum)
@@ -46,11 +59,9 @@ def plain_steps(run: RunConfig, files: Path, device: torch.device) -> Iterator[N
         optimizer.zero_grad()
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        if isinstance(run, SemiRun):
-            update_average(teacher, student, min(1 - 1 / (step + 1), 0.999))
         if (step + 1) % run.log_every == 0:
             value.item()
-        yield
+        yield step
 
 
 def _start(run: RunConfig) -> str:

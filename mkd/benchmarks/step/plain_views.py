@@ -46,12 +46,12 @@ def write_files(data: str, folder: Path) -> Path:
 class PlainTiles(Dataset[Views]):
     """Views of the tiles of a folder.
 
-    Labelled: image float (3,S,S) and label uint8 (S,S), 255 = ignore. Unlabelled: weak and strong view float (3,S,S),
-    and bool (S,S), pixels inside the tile.
+    Labelled: image float (3,S,S) and label uint8 (S,S), 255 = ignore. Unlabelled: weak view and strong ones float
+    (3,S,S), and bool (S,S), pixels inside the tile.
     """
 
-    def __init__(self, folder: Path, data: DataConfig, labelled: bool) -> None:
-        self.data, self.labelled = data, labelled
+    def __init__(self, folder: Path, data: DataConfig, labelled: bool, strong_views: int = 1) -> None:
+        self.data, self.labelled, self.strong_views = data, labelled, strong_views
         self.labels = sorted(folder.glob("*.label.png"))
         self.images = sorted(
             p for kind in IMAGES for p in folder.glob(f"[0-9]*.{kind}") if p not in self.labels
@@ -69,7 +69,8 @@ class PlainTiles(Dataset[Views]):
         if self.labelled:
             return tv.to_tensor(image), torch.from_numpy(np.array(label))
         weak = ImageEnhance.Brightness(image).enhance(random.uniform(0.9, 1.1))
-        return tv.to_tensor(weak), tv.to_tensor(_strong(weak)), torch.from_numpy(np.array(label) != IGNORE)
+        strong = [tv.to_tensor(_strong(weak)) for _ in range(self.strong_views)]
+        return tv.to_tensor(weak), *strong, torch.from_numpy(np.array(label) != IGNORE)
 
     def _geometry(self, image: Any, label: Any) -> tuple[Any, Any]:
         """Scale, pad, crop, flip and turn image and label alike."""
@@ -105,9 +106,11 @@ def _strong(image: Any) -> Any:
     return image
 
 
-def plain_batches(folder: Path, data: DataConfig, labelled: bool, device: torch.device) -> Iterator[Views]:
+def plain_batches(
+    folder: Path, data: DataConfig, labelled: bool, device: torch.device, strong_views: int = 1
+) -> Iterator[Views]:
     """Yield batches of views on a device, without end; workers decode ahead, memory is pinned for a GPU."""
-    tiles = PlainTiles(folder, data, labelled)
+    tiles = PlainTiles(folder, data, labelled, strong_views)
     loader = DataLoader(
         tiles,
         batch_size=data.batch,

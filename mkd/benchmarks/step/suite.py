@@ -1,4 +1,4 @@
-"""launch/throughput.py step: whole steps of the product's runs and of a plain loop, their memory, and their parts."""
+"""launch/throughput.py step: whole steps of the product's runs and of their peers, their memory, and their parts."""
 
 import tempfile
 import time
@@ -21,6 +21,8 @@ from mkd.benchmarks.step.plain import plain_steps
 from mkd.benchmarks.step.plain_views import write_files
 from mkd.benchmarks.step.product import conduct, stage_config
 from mkd.benchmarks.step.stopwatch import PARTS, Stopwatch, waiter
+from mkd.benchmarks.step.unimatch import unimatch_steps
+from mkd.config.schema import RunConfig, SemiRun
 from mkd.distributed.world import find_world
 from mkd.train.trainer import Trainer
 
@@ -49,8 +51,7 @@ def measure_step(config: StepSpeedRun) -> None:
     for stage in config.stages:
         print(f"{stage}: {config.model}, crop {config.crop}, batch {config.batch}", flush=True)
         found[stage] = _measure_stage(config, stage, device)
-        if "rate" in config.parts:
-            found[f"{stage}_vs_plain"] = found[stage]["vs_plain"]
+        found |= {f"{stage}_vs_{name}": ratio for name, ratio in found[stage].get("vs", {}).items()}
     if "split" in config.parts:
         for name in UPPER_BOUNDS:
             part = name.removesuffix("_share")
@@ -67,6 +68,8 @@ def _share(of_stage: Found, part: str) -> float:
 def table(config: StepSpeedRun, found: Found) -> str:
     """Return ratios and shares beside what is asked for, rates, memory and waits, and the parts of a step."""
     lines = requirement_lines(found, LOWER_BOUNDS, UPPER_BOUNDS)
+    if "semi_vs_unimatch" in found:
+        lines.append(f"{'semi_vs_unimatch':<28} {found['semi_vs_unimatch']:10.3f}   nothing is asked for")
     for stage in config.stages:
         of = found[stage]
         for name, rate in of.get("images_per_s", {}).items():
@@ -85,13 +88,13 @@ def table(config: StepSpeedRun, found: Found) -> str:
 
 
 def _measure_stage(config: StepSpeedRun, stage: str, device: torch.device) -> Found:
-    """Return the figures of one stage; the product's run and the plain loop take turns in this process."""
+    """Return the figures of one stage; the product's run and its peers take turns in this process."""
     found: Found = {}
     watch = Stopwatch(waiter(device))
 
     def steps() -> Iterator[None]:
         if "rate" in config.parts:
-            yield from _take_turns(config, plain_steps(run, files, device), waiter(device), found)
+            yield from _take_turns(config, _peers(run, files, device), waiter(device), found)
         if "split" in config.parts:
             yield from _split(watch, found)
             yield from _count_waits(device, found)
@@ -116,18 +119,28 @@ def _measure_stage(config: StepSpeedRun, stage: str, device: torch.device) -> Fo
     return found
 
 
+def _peers(run: RunConfig, files: Path, device: torch.device) -> dict[str, Iterator[None]]:
+    """Return the steps of a stage's other contenders."""
+    peers = {"plain": plain_steps(run, files, device)}
+    if isinstance(run, SemiRun):
+        peers["unimatch"] = unimatch_steps(run, files, device)
+    return peers
+
+
 def _take_turns(
-    config: StepSpeedRun, plain: Iterator[None], wait: Callable[[], None], found: Found
+    config: StepSpeedRun, peers: dict[str, Iterator[None]], wait: Callable[[], None], found: Found
 ) -> Iterator[None]:
-    """Measure rounds, each of which begins with the other contender; yield for each step of the product's run."""
-    rates: dict[str, list[float]] = {"ours": [], "plain": []}
+    """Measure rounds, each of which begins with the next contender; yield for each step of the product's run."""
+    names = ["ours", *peers]
+    rates: dict[str, list[float]] = {name: [] for name in names}
     for number in range(config.rounds):
-        for name in ("ours", "plain") if number % 2 == 0 else ("plain", "ours"):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             clock = seconds_a_step(config.seconds, wait)
-            took = (yield from clock) if name == "ours" else _driven(clock, plain)
+            took = (yield from clock) if name == "ours" else _driven(clock, peers[name])
             rates[name].append(config.batch / took)
-            print(f"  round {number + 1}  {name:<6} {rates[name][-1]:10.2f} labelled images/s", flush=True)
-    found["vs_plain"] = median_ratio(rates["ours"], rates["plain"])
+            print(f"  round {number + 1}  {name:<8} {rates[name][-1]:10.2f} labelled images/s", flush=True)
+    found["vs"] = {name: median_ratio(rates["ours"], rates[name]) for name in peers}
     found["images_per_s"], found["rounds"] = medians(rates), rates
 
 
@@ -156,14 +169,14 @@ def seconds_a_step(
     return (clock() - began) / steps
 
 
-def _driven(clock: Generator[None, None, float], plain: Iterator[None]) -> float:
-    """Do a step of the plain loop whenever the clock asks for one; return what the clock found."""
+def _driven(clock: Generator[None, None, float], peer: Iterator[None]) -> float:
+    """Do a step of a peer whenever the clock asks for one; return what the clock found."""
     while True:
         try:
             next(clock)
         except StopIteration as end:
             return float(end.value)
-        next(plain)
+        next(peer)
 
 
 def _split(watch: Stopwatch, found: Found) -> Iterator[None]:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from mkd.teacher import weights
 from mkd.teacher.protocol import WeightsVersion
+from mkd.teacher.weights_snapshot import WeightsSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +52,14 @@ class Publisher(threading.Thread):
         self._file, self._ready, self._failed = file, ready, failed
         # The training thread offers and never waits but in `close`; this thread waits here for the next offer.
         self._changed = threading.Condition()
-        self._next: tuple[dict[str, Tensor], WeightsVersion] | None = None
+        self._next: tuple[WeightsSnapshot, WeightsVersion] | None = None
         self._closed = False
         self.start()
 
-    def offer(self, state: dict[str, Tensor], header: WeightsVersion) -> None:
-        """Publish these tensors, on any device; nobody changes them any more."""
+    def offer(self, snapshot: WeightsSnapshot, header: WeightsVersion) -> None:
+        """Publish these weights, on any device."""
         with self._changed:
-            self._next = state, header
+            self._next = snapshot, header
             self._changed.notify()
 
     def close(self) -> None:
@@ -84,8 +83,9 @@ class Publisher(threading.Thread):
                 self._changed.wait_for(lambda: self._closed or self._next is not None)
                 taken, self._next, closed = self._next, None, self._closed
             if taken is not None:
-                blob = weights.to_bytes(*taken)
-                packet = Packet(taken[1], blob, weights.digest(blob))
+                snapshot, header = taken
+                blob = weights.to_bytes(snapshot.on_cpu().tensors(), header)
+                packet = Packet(header, blob, weights.digest(blob))
                 self._ready(packet)
             due = closed or time.monotonic() - written >= self.FILE_SECONDS
             if due and packet is not None and packet is not saved:

@@ -20,18 +20,30 @@ from mkd.teacher.client.flight_client import Access
 from mkd.teacher.client.publisher import Publisher
 from mkd.teacher.client.request import PendingRequest
 from mkd.teacher.local import Autocast, average_network, logits_of
+from mkd.teacher.weights_snapshot import WeightsSnapshot
 
 
 @dataclass(frozen=True)
 class _Average:
-    """Averaged weights as they were after some updates; nobody changes them."""
+    """Averaged weights as they were after some updates."""
 
-    state: dict[str, Tensor]
+    weights: WeightsSnapshot
     updates: int
 
     @classmethod
     def of(cls, ema: EMA) -> "_Average":
-        return cls({name: t.detach().clone() for name, t in ema.state.items()}, ema.updates)
+        return cls(WeightsSnapshot.of(ema.state), ema.updates)
+
+    @classmethod
+    def load(cls, saved: dict[str, Any]) -> "_Average":
+        return cls(WeightsSnapshot.of(saved["state"]), saved["updates"])
+
+    def state_dict(self) -> dict[str, Any]:
+        # Copies: torch.save refuses tensors of several dtypes in one buffer.
+        return {
+            "state": {name: t.clone() for name, t in self.weights.tensors().items()},
+            "updates": self.updates,
+        }
 
 
 class RemoteTeacher:
@@ -170,7 +182,7 @@ class RemoteTeacher:
         if self._publisher is None:
             return
         header = protocol.WeightsVersion(self.session, self.version, average.updates)
-        self._publisher.offer(average.state, header)
+        self._publisher.offer(average.weights, header)
         if first or self.config.max_age == 0:
             began = time.monotonic()
             self._dispatcher.wait_for(header)
@@ -183,7 +195,7 @@ class RemoteTeacher:
         """
         state = {"ema": self.ema.state_dict(), "tile_limit": self.tile_limit.state_dict()}
         between = self.ema.updates % self.config.sync_every
-        return {**state, "published": vars(self._published)} if between and self._published else state
+        return {**state, "published": self._published.state_dict()} if between and self._published else state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint: teachers get its weights, whatever version they have."""
@@ -192,7 +204,7 @@ class RemoteTeacher:
         self.ema.load_state_dict(state["ema"])
         self.tile_limit.load_state_dict(state["tile_limit"])
         between = self.ema.updates % self.config.sync_every and "published" in state
-        self._published = _Average(**state["published"]) if between else None
+        self._published = _Average.load(state["published"]) if between else None
         self._loads, self._offered = self._loads + 1, False
         self._set_versions()
 

@@ -51,9 +51,23 @@ def test_each_script_answers_help(script, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith(f"launch/{script}.py")
 
 
-@pytest.mark.parametrize("words", [["kd", "--help"], ["teacher", "serve", "--help"], ["teacher", "-h"]])
-def test_help_imports_no_torch(words):
-    """Help and refusals come before torch is imported."""
-    code = f"import runpy, sys; sys.argv = {words}; runpy.run_path('launch/{words[0]}.py', run_name='__main__'); "
-    code += "assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["kd", "--help"],
+        ["teacher", "serve", "--help"],
+        ["teacher", "-h"],
+        ["supervised", "out=x", "optim.lrr=1"],
+    ],
+)
+def test_help_and_refusals_import_no_torch(words):
+    """Help, and the sentence about a typo, come before torch is imported."""
+    code = f"""import contextlib, runpy, sys
+sys.argv = {words}
+with contextlib.suppress(SystemExit):
+    runpy.run_path("launch/{words[0]}.py", run_name="__main__")
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert ("did you mean optim.lr" in done.stderr) == ("optim.lrr=1" in words)
+    assert bool(done.stdout) == ("optim.lrr=1" not in words)

@@ -39,15 +39,32 @@ def test_published_rates(backbone, stride, rates):
     )
 
 
+@pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("crop", [32, 64, 65, 96, 200, 512])
-def test_map_side_is_the_aspps(crop):
-    """The side of the map is what the ASPP really gets."""
-    plan = Architecture("hrnet_w18_small", aspp_channels=4, decoder_channels=4, low_channels=4)
+def test_map_side_is_the_aspps(crop, stride):
+    """The side of the map is what the ASPP's branches really get."""
+    plan = Architecture(
+        "hrnet_w18_small", aspp_stride=stride, aspp_channels=4, decoder_channels=4, low_channels=4
+    )
     net, seen = build(plan, 2).eval(), []
-    net.aspp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
+    net.aspp.point.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[-1]))
     with torch.inference_mode():
         net(torch.rand(1, 3, crop, crop))
     assert seen == [map_side(crop, plan.map_stride)]
+
+
+def test_rates_of_the_light_form():
+    """At stride 8 they are half of those at 4: as many pixels of the image."""
+    assert Architecture("hrnet_w48", aspp_stride=8).aspp_rates == (3, 6, 9)
+
+
+def test_fields_of_the_light_form_are_stored_where_it_is_light():
+    """Networks of the full form are described as before there was another."""
+    plain = Architecture("hrnet_w48").to_dict()
+    light = Architecture("hrnet_w48", neck_kernel=1, aspp_stride=8).to_dict()
+    assert not {"neck_kernel", "aspp_stride"} & set(plain)
+    assert (light["neck_kernel"], light["aspp_stride"]) == (1, 8)
+    assert set(light) == set(plain) | {"neck_kernel", "aspp_stride"}
 
 
 @pytest.mark.parametrize("crop", [64, 96, 160])
@@ -73,6 +90,10 @@ def test_taps_that_fit_are_trained(crop, fits):
         ({"decoder": "unet"}, "deeplab, fpn, dpt"),
         ({"output_stride": 4}, "8, 16 or 32"),
         ({"lateral_channels": 0}, "1 or more"),
+        ({"neck_kernel": 1}, "for an HRNet"),
+        ({"aspp_stride": 8}, "for an HRNet"),
+        ({"aspp_stride": 16}, "4 or 8"),
+        ({"neck_kernel": 5}, "1 or 3"),
     ],
 )
 def test_impossible_plans_are_refused(wrong, said):

@@ -17,9 +17,9 @@ from tests.helpers.training.runs import CPU, phase_of
 
 
 def test_config_and_architecture_have_the_same_fields():
-    """ModelConfig is Architecture with `pretrained` and without the data set's bands; their defaults agree."""
+    """ModelConfig is Architecture with `pretrained` and `checkpointing`, without the data's bands; defaults agree."""
     ours = asdict(ModelConfig())
-    del ours["pretrained"]
+    del ours["pretrained"], ours["checkpointing"]
     assert set(ours) == {f.name for f in fields(Architecture)} - {"scale"}
     assert factories.architecture(ModelConfig()) == Architecture(ModelConfig().backbone)
 

@@ -52,6 +52,7 @@ def test_a_stage_is_measured(stage, tmp_path, capsys):
     of = found[stage]
     ratios = [a / b for a, b in zip(of["rounds"]["ours"], of["rounds"]["plain"], strict=True)]
     assert found[f"{stage}_vs_plain"] == pytest.approx(sum(ratios) / 2)
+    assert ("semi_vs_unimatch" in found) == ("semi_vs_unimatch" in printed) == (stage == "semi")
     assert tuple(of["seconds_of_parts"]) == PARTS
     assert {part for part, s in of["seconds_of_parts"].items() if s > 0} == EXPECTED[stage]
     assert of["device_waits"] == "not on a CPU"
