@@ -23,13 +23,13 @@ ENDLESS = 10**7  # tiles: epoch after epoch without a pause between them
 Views = tuple[Tensor, ...]
 
 
-def write_files(data: str, folder: Path) -> Path:
-    """Write the images and labels of a labelled data set as files, the same bytes; once.
+def write_files(data: str, folder: Path, labelled: bool = True) -> Path:
+    """Write the images, and the labels of a labelled data set, as files, the same bytes; once.
 
     Raises:
         ValueError: a data set of other images than 8-bit RGB, which Pillow does not open.
     """
-    tiles = TileSet(data, labelled=True)
+    tiles = TileSet(data, labelled)
     if (tiles.index.bands, tiles.index.dtype) != (3, "uint8"):
         raise ValueError(
             f"data={data} has {tiles.index.bands} bands of {tiles.index.dtype}; the plain loop reads 8-bit RGB only"
