@@ -59,7 +59,7 @@ def test_the_words_for_both_sides():
 def test_what_may_change_at_a_resume():
     """Speed, what is kept and shown, where services are: these keys and no others."""
     top = {"out", "device", "engine", "compile", "log_every", "save_every", "keep_every", "keep"}
-    top |= {"accept", "extend"}
+    top |= {"accept", "extend", "model.checkpointing"}
     data = {
         f"data.{name}" for name in ("workers", "max_bad", "max_pixels", "one_class", "cache", "cache_gib")
     }
