@@ -57,11 +57,13 @@ def predict_map(
     device: str | torch.device = "cpu",
     autocast: bool = False,
     tta: str = "none",
+    temperature: float = 1.0,
     title: str = "map",
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
-    p = blend of mean_softmax(model, window, tta);  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c p_c)).
+    p = blend of mean_softmax(model, window, tta);  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c q_c)),
+    where q is p at the temperature.
     Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
@@ -81,6 +83,7 @@ def predict_map(
         device: where the model runs.
         autocast: bfloat16 for the forward pass; probabilities and their blend are float32 always.
         tta: views of each window whose probabilities are averaged, see `mkd.inference.symmetry`.
+        temperature: of the confidence, see `mkd.metrics.temperature`; it changes no class.
         title: what the progress is called.
 
     Returns:
@@ -93,7 +96,13 @@ def predict_map(
     grid = PredictionGrid(tile, overlap, batch)
     check_map(class_palette, input, Path(output), grid)
     network = WindowNetwork(
-        model, len(class_palette), scale, torch.device(device), autocast=autocast, tta=tta
+        model,
+        len(class_palette),
+        scale,
+        torch.device(device),
+        autocast=autocast,
+        tta=tta,
+        temperature=temperature,
     )
     classes = names or [f"class {n}" for n in range(len(class_palette))]
     legend = Legend(tuple(classes), tuple(class_palette), tags or {})

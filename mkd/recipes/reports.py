@@ -1,16 +1,14 @@
-"""Reports from what runs left behind: pages of an experiment and of one run."""
+"""The page of an experiment, from what its runs left behind."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mkd.config.schema import EvaluateRun, Experiment
-from mkd.dataset.index import read_index
+from mkd.config.schema import Experiment
 from mkd.inference.validation_picture import spread, tile_colours
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import to_unit
@@ -20,7 +18,6 @@ from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
 from mkd.report.content import Evaluation, PageFigure, Panel, Report, Row, RunMetrics
 from mkd.report.drawing.thumbnails import map_view
 from mkd.report.page import write_report
-from mkd.report.run_report import report_of_run
 from mkd.report.table_files import cost_cells, speed_note
 from mkd.train.input_bands import check_kind
 
@@ -75,22 +72,6 @@ def experiment_report(
         created=date.today().isoformat(),
     )
     write_report(path, page)
-
-
-def run_report(config: EvaluateRun) -> None:
-    """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
-    model = Path(config.model)
-    tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
-    shown = panels(tiles, {"prediction": model})
-    found = json.loads(Path(config.out).read_text(encoding="utf-8"))
-    worst = panels(tiles, {"prediction": model}, [tile["sample"] for tile in found["worst_tiles"]])
-    keys = ("model", "data", "out", "report")
-    command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
-    page = report_of_run(
-        model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
-    )
-    index = read_index(config.data)  # the model may lie outside a run folder
-    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette, worst=worst))
 
 
 @torch.inference_mode()

@@ -168,6 +168,7 @@ def _map_by_rows(task: _Task, plan: RowPlan) -> str | None:
             *(task.model, len(card.classes), scale, world.device),
             autocast=has_bf16(world.device),
             tta=config.tta,
+            temperature=card.temperature,
         )
         predictor = BandPredictor(network, reader, choice, _grid(task))
         title = Path(plan.output).name if task.several else "map"
@@ -204,6 +205,7 @@ def _predict(task: _Task, reader: RasterReader, output: str, made_of: str, title
         bands=config.bands,
         scale=card.architecture.scale,
         tta=config.tta,
+        temperature=card.temperature,
         names=card.classes,
         device=task.world.device,
         autocast=has_bf16(task.world.device),
@@ -230,6 +232,8 @@ def _settings(config: PredictRun, card: ModelCard) -> dict[str, Any]:
         del keys["bands"]
     if config.tta == "none":
         del keys["tta"]
+    if card.temperature != 1.0:
+        keys["temperature"] = card.temperature
     return keys | {"tile": tile, "overlap": overlap}
 
 
