@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mkd.config.schema import Experiment
+from mkd.dataset.index import read_index
 from mkd.inference.validation_picture import spread, tile_colours
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import to_unit
@@ -32,6 +33,7 @@ def experiment_report(
     map: Path | None,
     command: str,
     *,
+    shown: Sequence[Panel],
     figures: Sequence[PageFigure] = (),
 ) -> None:
     """Write the page of an experiment: table, figures, curves, confusion, test tiles, map, configs.
@@ -43,17 +45,17 @@ def experiment_report(
         raster: orthomosaic of ``map``, or None.
         map: predicted map, or None.
         command: what repeats it.
+        shown: test tiles, see `table_panels`.
         figures: over the rows.
     """
-    first, last_row = config.seeds[0], list(config.rows)[-1]
-    folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
-    found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
-    tiles = TileSet(test_set(config, first), labelled=True)
+    first, (last_row, last_run) = config.seeds[0], list(config.rows.items())[-1]
+    found = json.loads((run_folder(config, last_run, first) / "results.json").read_text(encoding="utf-8"))
+    index = read_index(test_set(config, first))
     page = Report(
         title=config.title or config.name,
         summary=_summary(results["rows"]),
-        classes=tiles.index.classes,
-        palette=tiles.index.palette,
+        classes=index.classes,
+        palette=index.palette,
         facts=_facts(config, results, found["samples"]),
         rows=[_row(r, config) for r in results["rows"]],
         evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
@@ -62,7 +64,7 @@ def experiment_report(
             for name in needed_runs(config)
             for seed in config.seeds
         ],
-        panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
+        panels=shown,
         figures=figures,
         map=None if map is None else map_view(raster, map),
         configs={f"{name}, seed {first}": _config_text(config, name, first) for name in needed_runs(config)},
@@ -74,11 +76,17 @@ def experiment_report(
     write_report(path, page)
 
 
+def table_panels(config: Experiment) -> list[Panel]:
+    """Return test tiles, spread evenly, with what each row's model of the first seed predicts."""
+    first = config.seeds[0]
+    tiles = TileSet(test_set(config, first), labelled=True)
+    models = {title: run_folder(config, run, first) / "model" for title, run in config.rows.items()}
+    return panels(tiles, models, spread(len(tiles), PANELS))
+
+
 @torch.inference_mode()
-def panels(tiles: TileSet, models: dict[str, Path], chosen: Sequence[int] | None = None) -> list[Panel]:
-    """Return image, truth and each model's prediction for some tiles; None: spread evenly over the data set."""
-    if chosen is None:
-        chosen = spread(len(tiles), PANELS)
+def panels(tiles: TileSet, models: dict[str, Path], chosen: Sequence[int]) -> list[Panel]:
+    """Return image, truth and each model's prediction for some tiles."""
     items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
@@ -129,6 +137,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     return [
         *controls,
         *(f"{found['text']}." for found in results["differences"]),
+        *(f"{found['text']}." for found in results["budget"]),
         *([speed] if speed else []),
     ]
 

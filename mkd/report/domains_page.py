@@ -10,11 +10,10 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mkd.atomic import write_text
-from mkd.report.drawing.figures import INK, STYLE, inline_svg, new_figure
+from mkd.report.drawing.figures import COLOURS, INK, STYLE, inline_svg, new_figure
 from mkd.report.templates import render_template
 
-# Okabe and Ito: eight colours that colour-blind readers tell apart; forms tell them apart in print.
-COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8a6d3b")
+# Forms tell domains apart in print, and where there are more than colours.
 FORMS = ("*", "o", "s", "^", "D", "v", "P", "X")
 
 
@@ -63,7 +62,10 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
     with matplotlib.rc_context(STYLE):
         for number in reversed(range(len(domains))):
             part = plane[number * each : (number + 1) * each]
-            colour, form = COLOURS[number % len(COLOURS)], FORMS[number % len(FORMS)]
+            colour, form = (
+                COLOURS[number - 1] if 0 < number < len(COLOURS) else INK,
+                FORMS[number % len(FORMS)],
+            )
             axes.scatter(
                 part[:, 0],
                 part[:, 1],
@@ -78,9 +80,6 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
         axes.set_yticks([])
         axes.grid(False)
         handles, labels = axes.get_legend_handles_labels()
-        legend = axes.legend(
-            handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
-        )
-        for text in legend.get_texts():
-            text.set_color(INK)
+        # Below: beside the plane, names that are paths would leave it no room.
+        figure.legend(handles[::-1], labels[::-1], loc="outside lower left", frameon=False, labelcolor=INK)
     return inline_svg(figure, f"tiles of {', '.join(domains)} as points of a plane")

@@ -7,8 +7,7 @@ import matplotlib
 from markupsafe import Markup
 
 from mkd.report.content import DETAILS, Evaluation
-from mkd.report.drawing.curves import COLOURS
-from mkd.report.drawing.figures import MUTED, STYLE, inline_svg, new_figure
+from mkd.report.drawing.figures import COLOURS, MUTED, STYLE, inline_svg, new_figure
 from mkd.report.tables import percent, span
 
 
