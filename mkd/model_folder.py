@@ -1,7 +1,6 @@
 """A model folder: `model.safetensors` + `model.yaml`; no pickle."""
 
 import hashlib
-import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,8 @@ def _card(content: dict[str, Any]) -> ModelCard:
 
 def _temperature(content: dict[str, Any]) -> float:
     found = content.get("temperature", 1.0)
-    if type(found) not in (int, float) or not (0 < found < math.inf):
-        raise ValueError(f"temperature is {shown(found)}, a number above 0 is needed")
+    if type(found) not in (int, float) or not 1e-3 <= found <= 1e3:
+        raise ValueError(f"temperature is {shown(found)}, a number from 0.001 to 1000 is needed")
     return float(found)
 
 

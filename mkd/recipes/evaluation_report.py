@@ -29,8 +29,8 @@ def evaluation_report(config: EvaluateRun) -> None:
     folders = {name: Path(path) for name, path in zip(names, config.model, strict=True)}
     shown, worst = _pictures(tiles, folders, [tile["sample"] for tile in found["worst_tiles"]])
     index = tiles.index  # the model may lie outside a run folder
-    about = {"command": _command(config), "created": date.today().isoformat()}
-    page = replace(page, classes=index.classes, palette=index.palette, panels=shown, worst=worst, **about)
+    page = replace(page, classes=index.classes, palette=index.palette, panels=shown, worst=worst)
+    page = replace(page, command=_command(config), created=date.today().isoformat())
     write_report(str(config.report), page)
 
 

@@ -76,10 +76,10 @@ def test_a_temperature_is_written_into_the_card(folder):
 
 @pytest.mark.parametrize("value", ["0", "-1.5", ".inf", ".nan", "true", "warm", "[1]"])
 def test_a_temperature_that_is_none(folder, value):
-    """What is no number above 0 is refused in one sentence."""
+    """What is no such number is refused in one sentence."""
     with open(folder / "model.yaml", "a", encoding="utf-8") as file:
         file.write(f"temperature: {value}\n")
-    with pytest.raises(ValueError, match="temperature is .*, a number above 0 is needed"):
+    with pytest.raises(ValueError, match="temperature is .*, a number from 0.001 to 1000"):
         read_card(folder)
 
 
