@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from mkd.metrics.bootstrap import percentile_interval
 
-RATES = np.geomspace(0.03, 6.0, 240)  # exponents that are tried
+RATES = (0.03, 6.0)  # least and largest exponent
+TRIED, ROUNDS = 60, 4  # exponents at once, and how often the neighbours of the best are looked between
 DRAWS = 500  # bootstrap samples of the seeds
 LEAST = 3  # sizes: the law has three unknowns
 POINTS = 40  # of the drawn curve
@@ -58,8 +59,8 @@ def fit_power_law(sizes: Floats, scores: Floats) -> PowerLaw:
 
         min_{a, b, c} sum_k (s_k - (a - b (n_k / n_max)^-c))^2
 
-    a and b of each c in a list of 240 are a straight line's; the c with the smallest sum is taken. b may be negative:
-    more may harm.
+    a and b of each c are a straight line's; the c with the smallest sum is looked for on grids, each between the best
+    one's neighbours of the grid before. b may be negative: more may harm.
 
     Args:
         sizes: (K,) above 0, three different ones or more.
@@ -68,12 +69,16 @@ def fit_power_law(sizes: Floats, scores: Floats) -> PowerLaw:
     Source: Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically", equation 1.
     """
     scale = float(sizes.max())
-    x = (sizes / scale)[None] ** -RATES[:, None]  # (rates, K)
-    apart, level = x - x.mean(axis=1, keepdims=True), scores - scores.mean()
-    slope = (apart @ level) / (apart**2).sum(axis=1)
-    best = int(((level - slope[:, None] * apart) ** 2).sum(axis=1).argmin())
+    low, high = RATES
+    for _ in range(ROUNDS):
+        rates = np.geomspace(low, high, TRIED)
+        x = (sizes / scale)[None] ** -rates[:, None]  # (rates, K)
+        apart, level = x - x.mean(axis=1, keepdims=True), scores - scores.mean()
+        slope = (apart @ level) / (apart**2).sum(axis=1)
+        best = int(((level - slope[:, None] * apart) ** 2).sum(axis=1).argmin())
+        low, high = float(rates[max(best - 1, 0)]), float(rates[min(best + 1, TRIED - 1)])
     limit = float(scores.mean() - slope[best] * x[best].mean())
-    return PowerLaw(limit, -float(slope[best]), float(RATES[best]), scale)
+    return PowerLaw(limit, -float(slope[best]), float(rates[best]), scale)
 
 
 def learning_curve(sizes: Sequence[float], scores: Floats, seed: int = 0) -> LearningCurve:
