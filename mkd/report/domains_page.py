@@ -10,10 +10,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mkd.atomic import write_text
-from mkd.report.drawing.figures import COLOURS, INK, STYLE, inline_svg, new_figure
+from mkd.report.drawing.figures import COLOURS as OKABE_ITO
+from mkd.report.drawing.figures import INK, STYLE, inline_svg, new_figure
 from mkd.report.templates import render_template
 
-# Forms tell domains apart in print, and where there are more than colours.
+COLOURS = (*OKABE_ITO[:-1], "#8a6d3b")  # of candidates: the target is black
+NARROW = 24  # characters of a name of which three stand side by side
 FORMS = ("*", "o", "s", "^", "D", "v", "P", "X")
 
 
@@ -57,15 +59,14 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
         domains: D names, the target first.
         plane: (D N,2), N points of each domain, domain after domain.
     """
-    figure, (axes,) = new_figure([4.2], width=6.4)
+    columns = 3 if max(map(len, domains)) <= NARROW else 1
+    figure, (axes,) = new_figure([4.0 + 0.2 * -(-len(domains) // columns)], width=6.4)
     each = len(plane) // len(domains)
     with matplotlib.rc_context(STYLE):
         for number in reversed(range(len(domains))):
             part = plane[number * each : (number + 1) * each]
-            colour, form = (
-                COLOURS[number - 1] if 0 < number < len(COLOURS) else INK,
-                FORMS[number % len(FORMS)],
-            )
+            colour = COLOURS[(number - 1) % len(COLOURS)] if number else INK
+            form = FORMS[number % len(FORMS)]
             axes.scatter(
                 part[:, 0],
                 part[:, 1],
@@ -81,5 +82,12 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
         axes.grid(False)
         handles, labels = axes.get_legend_handles_labels()
         # Below: beside the plane, names that are paths would leave it no room.
-        figure.legend(handles[::-1], labels[::-1], loc="outside lower left", frameon=False, labelcolor=INK)
+        figure.legend(
+            handles[::-1],
+            labels[::-1],
+            loc="outside lower left",
+            ncols=columns,
+            frameon=False,
+            labelcolor=INK,
+        )
     return inline_svg(figure, f"tiles of {', '.join(domains)} as points of a plane")

@@ -24,7 +24,11 @@ def budgets(config: Experiment, rows: Sequence[dict[str, Any]]) -> list[dict[str
     """
     found = []
     if config.curve:
-        found.append(_told(size_curve(config, rows), config.curve_label, config))
+        label, unit = (
+            config.curve_label.removesuffix(", %"),
+            " %" if config.curve_label.endswith(", %") else "",
+        )
+        found.append(_told(size_curve(config, rows), label, config, unit))
     title, run = list(config.rows.items())[-1]
     curves = validation_series(config, run)
     if curves:
@@ -60,7 +64,7 @@ def _fitted(sizes: Sequence[float], scores: Any) -> LearningCurve | None:
     return learning_curve(sizes, scores) if len(set(sizes)) >= LEAST else None
 
 
-def _told(curve: LearningCurve | None, what: str, config: Experiment) -> dict[str, Any]:
+def _told(curve: LearningCurve | None, what: str, config: Experiment, unit: str = "") -> dict[str, Any]:
     """Return numbers and one sentence; shares."""
     if curve is None:
         text = f"What doubling the {what} would buy is not told: fewer than {LEAST} sizes above 0 were run"
@@ -71,7 +75,7 @@ def _told(curve: LearningCurve | None, what: str, config: Experiment) -> dict[st
         "largest": largest,
         "gain": curve.gain,
         "interval": curve.interval,
-        "text": in_words(curve, f"the {what} beyond {largest:g}", len(config.seeds)),
+        "text": in_words(curve, f"the {what} beyond {largest:g}{unit}", len(config.seeds)),
     }
 
 

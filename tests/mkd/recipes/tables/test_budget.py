@@ -46,7 +46,7 @@ def test_what_doubling_buys(grown):
     assert tiles["gain"] == pytest.approx(true, rel=0.05)
     assert tiles["largest"] == pytest.approx(100)
     assert tiles["text"].startswith(
-        f"Doubling the share of the unlabelled tiles, % beyond 100 would add {100 * true:+.1f} mIoU points"
+        f"Doubling the share of the unlabelled tiles beyond 100 % would add {100 * true:+.1f} mIoU points"
     )
     assert steps["gain"] == pytest.approx(0, abs=1e-6)
     assert steps["text"].startswith("A plateau: doubling the steps of the last stage of '100 %'")
