@@ -62,8 +62,7 @@ def predict_map(
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
-    p = blend of mean_softmax(model, window, tta);  band 1 = argmax_c p_c;  band 2 = min(254, round(255 max_c q_c)),
-    where q is p at the temperature.
+    p = blend of mean_softmax(model, window, tta); q = p at the temperature. The map: argmax_c p_c, round(255 max_c q_c).
     Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
@@ -90,20 +89,12 @@ def predict_map(
         Counts and mean confidence.
 
     Raises:
-        ValueError: a raster of other bands or type, sizes that do not fit, a model of another class count, or
-            logits that are not finite.
+        ValueError: a raster of other bands or type, sizes that do not fit, other classes, or logits that are not finite.
     """
     grid = PredictionGrid(tile, overlap, batch)
     check_map(class_palette, input, Path(output), grid)
-    network = WindowNetwork(
-        model,
-        len(class_palette),
-        scale,
-        torch.device(device),
-        autocast=autocast,
-        tta=tta,
-        temperature=temperature,
-    )
+    given = (model, len(class_palette), scale, torch.device(device))
+    network = WindowNetwork(*given, autocast=autocast, tta=tta, temperature=temperature)
     classes = names or [f"class {n}" for n in range(len(class_palette))]
     legend = Legend(tuple(classes), tuple(class_palette), tags or {})
     with _opened(input) as reader:

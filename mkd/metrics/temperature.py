@@ -1,5 +1,7 @@
 """Temperature scaling: one number that makes a network's probabilities as sure as it is right."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,8 +52,8 @@ class TemperatureFit:
 
     def __init__(self, device: torch.device | None = None) -> None:
         """Start with no pixel."""
-        ends = (1 / torch.tensor([HIGHEST, LOWEST], dtype=torch.float64)).log().tolist()
-        self.inverse = torch.linspace(*ends, POINTS, dtype=torch.float64).exp()
+        low, high = -math.log(HIGHEST), -math.log(LOWEST)
+        self.inverse = torch.linspace(low, high, POINTS, dtype=torch.float64).exp()
         self.sums = torch.zeros(POINTS + 1, dtype=torch.float64, device=device)  # slopes, pixels
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
@@ -63,7 +65,9 @@ class TemperatureFit:
         """
         known = labels != IGNORE
         logs = probabilities.movedim(1, -1)[known].float().clamp_min(TINY).log()
-        for part, truth in zip(logs.split(CHUNK), labels[known].long().split(CHUNK), strict=True):
+        truths = labels[known].long()
+        for start in range(0, len(truths), CHUNK):
+            part, truth = logs[start : start + CHUNK], truths[start : start + CHUNK]
             # 0 for the true class, so that the slope keeps its sign where q is all but 1 there.
             beside = part - part.gather(1, truth[:, None])
             for n, inverse in enumerate(self.inverse.tolist()):
@@ -95,4 +99,4 @@ class TemperatureFit:
         low, high = (float(s) for s in slopes[above - 1 : above + 1])
         share = -low / (high - low)
         first, second = (float(b) for b in self.inverse[above - 1 : above + 1].log())
-        return float(torch.tensor(-(first + share * (second - first)), dtype=torch.float64).exp())
+        return math.exp(-(first + share * (second - first)))

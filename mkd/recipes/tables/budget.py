@@ -13,6 +13,7 @@ from mkd.report.drawing.curves import Series, read_phases
 from mkd.report.drawing.table_figures import common_steps
 
 PLATEAU = 0.005  # mIoU: less than half a point is not worth twice the work
+SHOWN = 0.0005  # mIoU: what is printed as more than 0
 
 
 def budgets(config: Experiment, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -97,6 +98,6 @@ def in_words(curve: LearningCurve, what: str, seeds: int) -> str:
     span = f"{gain} mIoU points ({100 * low:+.1f} to {100 * high:+.1f}; {law})"
     if high < PLATEAU:
         return f"A plateau: doubling {what} would add {span}, less than half a point"
-    if low > 0:
+    if low > SHOWN:
         return f"Doubling {what} would add {span}"
     return f"Whether doubling {what} adds anything is not shown: {span}"
