@@ -62,7 +62,7 @@ def predict_map(
 ) -> MapSummary:
     """Write the land-cover map of a raster: argmax over classes of the blended window probabilities.
 
-    p = blend of mean_softmax(model, window, tta); q = p at the temperature. The map: argmax_c p_c, round(255 max_c q_c).
+    p = blend of mean_softmax(model, window, tta); q = p at the temperature. Map: argmax_c p_c, round(255 max_c q_c).
     Confidence stops at 254, as 255 marks missing data in both bands. What is stored at missing pixels does not matter.
 
     Args:
@@ -89,7 +89,7 @@ def predict_map(
         Counts and mean confidence.
 
     Raises:
-        ValueError: a raster of other bands or type, sizes that do not fit, other classes, or logits that are not finite.
+        ValueError: a raster of other bands or type, sizes that do not fit, other classes, logits that are not finite.
     """
     grid = PredictionGrid(tile, overlap, batch)
     check_map(class_palette, input, Path(output), grid)
