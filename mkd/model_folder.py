@@ -1,7 +1,7 @@
 """A model folder: `model.safetensors` + `model.yaml`; no pickle."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class ModelCard:
         provenance: where the weights came from; free.
         crop: side of the crops that it was trained on, pixels: larger images are predicted in windows of it. None:
             unknown, of a folder that is older than this field.
+        temperature: T of the probabilities that people see, see `mkd.metrics.temperature`; 1: none was fitted.
     """
 
     architecture: Architecture
@@ -38,6 +39,7 @@ class ModelCard:
     palette: tuple[Colour, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     crop: int | None = None
+    temperature: float = 1.0
 
 
 def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) -> None:
@@ -52,11 +54,33 @@ def save_model(folder: str | Path, state: dict[str, Tensor], card: ModelCard) ->
     tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
     with written_aside(folder / "model.safetensors") as aside:
         aside.write_bytes(save(tensors))
+    _write_card(folder, card)
+
+
+def set_temperature(folder: str | Path, temperature: float, about: dict[str, Any]) -> None:
+    """Write a temperature into a model's card; its weights stay as they are.
+
+    Args:
+        folder: of the model.
+        temperature: T > 0.
+        about: what it was fitted on, for the provenance.
+
+    Raises:
+        ValueError: no model card.
+        OSError: a folder that cannot be written.
+    """
+    card = read_card(folder)
+    provenance = {**card.provenance, "temperature": about}
+    _write_card(Path(folder), replace(card, temperature=temperature, provenance=provenance))
+
+
+def _write_card(folder: Path, card: ModelCard) -> None:
     content = {
         "architecture": _plain(card.architecture.to_dict()),
         "classes": list(card.classes),
         "palette": [list(c) for c in card.palette],
         "crop": card.crop,
+        **({} if card.temperature == 1.0 else {"temperature": card.temperature}),
         "provenance": _plain(card.provenance),
     }
     write_text(folder / "model.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -100,9 +124,15 @@ def _card(content: dict[str, Any]) -> ModelCard:
     if crop is not None:
         whole(crop, "crop", 1, 2**20)
     provenance = mapping(content.get("provenance") or {}, "provenance")
-    return ModelCard(
-        Architecture(**fields), classes, tuple((r, g, b) for r, g, b in palette), provenance, crop
-    )
+    colours_of = tuple((r, g, b) for r, g, b in palette)
+    return ModelCard(Architecture(**fields), classes, colours_of, provenance, crop, _temperature(content))
+
+
+def _temperature(content: dict[str, Any]) -> float:
+    found = content.get("temperature", 1.0)
+    if type(found) not in (int, float) or not 1e-3 <= found <= 1e3:
+        raise ValueError(f"temperature is {shown(found)}, a number from 0.001 to 1000 is needed")
+    return float(found)
 
 
 def _field(name: str, value: Any) -> Any:

@@ -16,9 +16,9 @@ from mkd.geo.raster import RasterReader
 from mkd.model_folder import load_model, read_card
 from mkd.recipes.distill import kd
 from mkd.recipes.evaluate import evaluate
+from mkd.recipes.evaluation_report import evaluation_report
 from mkd.recipes.label_dataset import label
 from mkd.recipes.mapping.predict_map import predict
-from mkd.recipes.reports import run_report
 from mkd.recipes.semi import semi
 from mkd.recipes.supervised import supervised
 from tests.helpers.processes.jobs import tile_into
@@ -112,11 +112,13 @@ def test_tile_train_evaluate_map(tmp_path, bands, dtype):
     assert (card.architecture.mean, card.architecture.std) == (index.statistics.mean, index.statistics.std)
     out = tmp_path / "results.json"
     page = str(tmp_path / "report.html")
-    asked = EvaluateRun(model=str(run / "model"), data=str(labelled), out=str(out), device="cpu", report=page)
+    asked = EvaluateRun(
+        model=[str(run / "model")], data=str(labelled), out=str(out), device="cpu", report=page
+    )
     found = evaluate(asked)
     counted = sum(sum(row) for row in found["confusion"])
     assert counted == SIDE * SIDE - 400  # the hole is in no metric
-    run_report(asked)
+    evaluation_report(asked)
     first = map_of(run / "model", tmp_path / "a.tif", tmp_path / "map.tif")
     missing = np.zeros((SIDE, SIDE), bool)
     missing[HOLE] = True
@@ -193,7 +195,9 @@ def test_a_set_of_other_bands_is_refused(tmp_path):
         train(tmp_path / "semi", five, *words, run=SemiRun, stage="semi")
     with pytest.raises(ValueError, match="a.tif holds uint8 values, allowed is uint16"):
         map_of(run / "model", tmp_path / "four/a.tif", tmp_path / "map.tif")
-    asked = EvaluateRun(model=str(run / "model"), data=str(tmp_path / "four/l"), out=str(tmp_path / "r.json"))
+    asked = EvaluateRun(
+        model=[str(run / "model")], data=str(tmp_path / "four/l"), out=str(tmp_path / "r.json")
+    )
     with pytest.raises(ValueError, match="data=.* has 4 bands of uint8, but the network takes 5"):
         evaluate(asked)
 

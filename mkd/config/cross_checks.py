@@ -43,11 +43,6 @@ def check(config: Any, later: str | None = None) -> None:
     match config:
         case s.RunConfig():
             _check_run(config, later)
-        case s.EvaluateRun():
-            dataset("data", config.data)
-            model_folder("model", config.model)
-            at_least("batch", config.batch, 1)
-            at_least("max_pixels", config.max_pixels, 1)
         case s.PredictRun():
             _check_predict(config)
         case s.TeacherServe():

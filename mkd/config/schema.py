@@ -6,6 +6,7 @@ from omegaconf import MISSING
 
 from mkd.config.choice_schema import DomainsRun as DomainsRun
 from mkd.config.choice_schema import SelectTilesRun as SelectTilesRun
+from mkd.config.evaluate_schema import EvaluateRun as EvaluateRun
 from mkd.config.experiment_schema import DemoRun as DemoRun
 from mkd.config.experiment_schema import Experiment as Experiment
 from mkd.config.experiment_schema import ExperimentStep as ExperimentStep
@@ -186,19 +187,6 @@ class SemiRun(RunConfig):
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     semi: SemiConfig = field(default_factory=SemiConfig)
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4))
-
-
-@dataclass
-class EvaluateRun:
-    """launch/evaluate.py: model and labelled data set -> results.json."""
-
-    model: str = MISSING  # model folder
-    data: str = MISSING  # labelled data set
-    out: str = MISSING  # results.json to write
-    batch: int = 8  # tiles in a forward pass
-    max_pixels: int = MAX_PIXELS  # of a tile; an index that says more is refused
-    device: str | None = None  # none: cuda when there is one, else cpu
-    report: str | None = None  # also write this report.html
 
 
 @dataclass

@@ -20,6 +20,7 @@ from mkd.geo.raster import RasterReader
 from mkd.geo.raster_info import RasterInfo
 from mkd.labels import NODATA
 from mkd.loader.batch import scaled, to_unit
+from mkd.metrics.temperature import at_temperature
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.models.symmetry import mean_softmax, symmetries
 from mkd.pixel_scale import PixelScale
@@ -76,6 +77,7 @@ class WindowNetwork:
         device: torch.device,
         *,
         tta: str,
+        temperature: float = 1.0,
     ) -> None:
         """Move the model to its device, in eval mode.
 
@@ -85,6 +87,7 @@ class WindowNetwork:
             scale: what the model takes.
             device: where it runs, in bfloat16 on a GPU that has it; probabilities and their blend are float32 always.
             tta: views that are averaged, see `mkd.models.symmetry`.
+            temperature: of the confidence, see `mkd.metrics.temperature`.
 
         Raises:
             ValueError: a tta that is not known.
@@ -93,7 +96,7 @@ class WindowNetwork:
         # As the pixels lie in memory; on a CPU a forward pass takes a quarter less time than channels first.
         self.model = model.to(device).to(memory_format=torch.channels_last).eval()
         self.classes, self.device, self.scale = classes, device, scale
-        self.tta = tta
+        self.tta, self.temperature = tta, temperature
 
     @torch.inference_mode()
     def __call__(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> Floats:
@@ -212,7 +215,9 @@ class BandPredictor:
         rows = Window(band.row, 0, band.values.shape[1], self.size[1])
         valid = self.choice.valid(self.reader, rows)
         ids = band.values.argmax(axis=0).astype(np.uint8)
-        best = band.values.max(axis=0)
+        # Of the blend: scaled windows would have another blend, and maybe another class.
+        sure = at_temperature(torch.from_numpy(band.values), self.network.temperature, dim=0)
+        best = sure.amax(dim=0).numpy()
         confidence = np.minimum(np.rint(best * 255), NODATA - 1).astype(np.uint8)
         pixels = np.stack([ids, confidence], axis=-1)
         pixels[~valid] = NODATA

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mkd.inference.windowed import probabilities
 from mkd.loader.batch import scaled, to_unit
+from mkd.metrics.temperature import at_temperature
 from mkd.model_folder import ModelCard, load_model
 from mkd.models.segmentation import SegmentationNetwork
 from mkd.models.symmetry import symmetries
@@ -31,7 +32,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Class ids uint8 (H, W) and confidence float32 (H, W) in [0, 1] of an image."""
+    """Class ids uint8 (H, W) and confidence float32 (H, W) in [0, 1], at the card's temperature, of an image."""
 
     classes: NDArray[np.uint8]
     confidence: NDArray[np.float32]
@@ -78,5 +79,6 @@ def predict(model: LoadedModel, image: NDArray[Any], tta: str = "none") -> Predi
     known = np.isfinite(image).all(axis=2)
     valid = None if known.all() else torch.from_numpy(known).to(model.device)[None]
     images = to_unit(scaled(pixels.permute(2, 0, 1)[None], valid, scale))
-    confidence, ids = probabilities(model.network, images, model.card.crop, tta)[0].max(dim=0)
+    found = probabilities(model.network, images, model.card.crop, tta)[0]
+    confidence, ids = at_temperature(found, model.card.temperature, dim=0).amax(dim=0), found.argmax(dim=0)
     return Prediction(ids.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())

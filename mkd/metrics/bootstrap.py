@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEVEL = 0.95  # of the intervals
+DRAWS, TOGETHER = 1000, 50  # bootstrap samples, and how many are drawn at once
 
 
 def resampled_counts(blocks: NDArray[np.int64], draws: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
@@ -23,6 +24,24 @@ def resampled_counts(blocks: NDArray[np.int64], draws: int, seed: int | Sequence
     times = generator.multinomial(number, np.full(number, 1 / number), draws)
     counts: NDArray[np.int64] = times[:, blocks]
     return counts
+
+
+def resampled_sums(values: NDArray[np.float64], blocks: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Return the sum over the members in each of 1,000 bootstrap samples of blocks, (draws, K).
+
+    Values of the same blocks and seed are summed over the same samples, so that they can be compared in pairs.
+
+    Args:
+        values: (N, K) of each member; floats, which BLAS multiplies.
+        blocks: (N,) number of the block of each member, from 0 on without gaps.
+        seed: of the draws.
+    """
+    # Some draws at a time: one number for each draw and member takes memory where there are many.
+    parts = [
+        resampled_counts(blocks, TOGETHER, (seed, part)).astype(np.float64) @ values
+        for part in range(DRAWS // TOGETHER)
+    ]
+    return np.concatenate(parts)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,15 +1,14 @@
-"""Reports from what runs left behind: pages of an experiment and of one run."""
+"""The page of an experiment, from what its runs left behind."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mkd.config.schema import EvaluateRun, Experiment
+from mkd.config.schema import Experiment
 from mkd.dataset.index import read_index
 from mkd.inference.validation_picture import spread, tile_colours
 from mkd.inference.windowed import probabilities
@@ -20,7 +19,6 @@ from mkd.recipes.tables.run_list import needed_runs, run_folder, test_set
 from mkd.report.content import Evaluation, PageFigure, Panel, Report, Row, RunMetrics
 from mkd.report.drawing.thumbnails import map_view
 from mkd.report.page import write_report
-from mkd.report.run_report import report_of_run
 from mkd.report.table_files import cost_cells, speed_note
 from mkd.train.input_bands import check_kind
 
@@ -35,6 +33,7 @@ def experiment_report(
     map: Path | None,
     command: str,
     *,
+    shown: Sequence[Panel],
     figures: Sequence[PageFigure] = (),
 ) -> None:
     """Write the page of an experiment: table, figures, curves, confusion, test tiles, map, configs.
@@ -46,17 +45,17 @@ def experiment_report(
         raster: orthomosaic of ``map``, or None.
         map: predicted map, or None.
         command: what repeats it.
+        shown: test tiles, see `table_panels`.
         figures: over the rows.
     """
-    first, last_row = config.seeds[0], list(config.rows)[-1]
-    folders = {title: run_folder(config, run, first) for title, run in config.rows.items()}
-    found = json.loads((folders[last_row] / "results.json").read_text(encoding="utf-8"))
-    tiles = TileSet(test_set(config, first), labelled=True)
+    first, (last_row, last_run) = config.seeds[0], list(config.rows.items())[-1]
+    found = json.loads((run_folder(config, last_run, first) / "results.json").read_text(encoding="utf-8"))
+    index = read_index(test_set(config, first))
     page = Report(
         title=config.title or config.name,
         summary=_summary(results["rows"]),
-        classes=tiles.index.classes,
-        palette=tiles.index.palette,
+        classes=index.classes,
+        palette=index.palette,
         facts=_facts(config, results, found["samples"]),
         rows=[_row(r, config) for r in results["rows"]],
         evaluations=[Evaluation.from_results(f"{last_row}, seed {first}", found)],
@@ -65,7 +64,7 @@ def experiment_report(
             for name in needed_runs(config)
             for seed in config.seeds
         ],
-        panels=panels(tiles, {title: folder / "model" for title, folder in folders.items()}),
+        panels=shown,
         figures=figures,
         map=None if map is None else map_view(raster, map),
         configs={f"{name}, seed {first}": _config_text(config, name, first) for name in needed_runs(config)},
@@ -77,27 +76,17 @@ def experiment_report(
     write_report(path, page)
 
 
-def run_report(config: EvaluateRun) -> None:
-    """Write the page of one evaluated model: its run's curves and config when the model lies in a run folder."""
-    model = Path(config.model)
-    tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
-    shown = panels(tiles, {"prediction": model})
-    found = json.loads(Path(config.out).read_text(encoding="utf-8"))
-    worst = panels(tiles, {"prediction": model}, [tile["sample"] for tile in found["worst_tiles"]])
-    keys = ("model", "data", "out", "report")
-    command = "python launch/evaluate.py " + " ".join(f"{k}={getattr(config, k)}" for k in keys)
-    page = report_of_run(
-        model.parent, results=config.out, panels=shown, command=command, created=date.today().isoformat()
-    )
-    index = read_index(config.data)  # the model may lie outside a run folder
-    write_report(str(config.report), replace(page, classes=index.classes, palette=index.palette, worst=worst))
+def table_panels(config: Experiment) -> list[Panel]:
+    """Return test tiles, spread evenly, with what each row's model of the first seed predicts."""
+    first = config.seeds[0]
+    tiles = TileSet(test_set(config, first), labelled=True)
+    models = {title: run_folder(config, run, first) / "model" for title, run in config.rows.items()}
+    return panels(tiles, models, spread(len(tiles), PANELS))
 
 
 @torch.inference_mode()
-def panels(tiles: TileSet, models: dict[str, Path], chosen: Sequence[int] | None = None) -> list[Panel]:
-    """Return image, truth and each model's prediction for some tiles; None: spread evenly over the data set."""
-    if chosen is None:
-        chosen = spread(len(tiles), PANELS)
+def panels(tiles: TileSet, models: dict[str, Path], chosen: Sequence[int]) -> list[Panel]:
+    """Return image, truth and each model's prediction for some tiles."""
     items = [tiles.tile((0, n)) for n in chosen]
     predicted: list[dict[str, Any]] = [{} for _ in items]
     for title, folder in models.items():
@@ -148,6 +137,7 @@ def _notes(results: dict[str, Any]) -> list[str]:
     return [
         *controls,
         *(f"{found['text']}." for found in results["differences"]),
+        *(f"{found['text']}." for found in results["budget"]),
         *([speed] if speed else []),
     ]
 

@@ -77,7 +77,8 @@ class Row:
     """One line of the results table: mean and standard deviation of mIoU over seeds, IoU by class name.
 
     `paper` is the mIoU of the paper, None where there is none; `cost` is column name to text of what the network
-    costs; `folder` is that of the row's runs, in the experiment's.
+    costs; `folder` is that of the row's runs, in the experiment's. `interval` and `gain_interval` are the ends of the
+    95 % intervals of mIoU, and of its difference from the first row's, over samples of the test set.
     """
 
     name: str
@@ -88,6 +89,8 @@ class Row:
     paper: float | None = None
     cost: Mapping[str, str] = field(default_factory=dict)
     folder: str = ""
+    interval: Sequence[float | None] | None = None
+    gain_interval: Sequence[float] | None = None
 
     @classmethod
     def from_evaluations(

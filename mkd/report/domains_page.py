@@ -10,11 +10,12 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mkd.atomic import write_text
+from mkd.report.drawing.figures import COLOURS as OKABE_ITO
 from mkd.report.drawing.figures import INK, STYLE, inline_svg, new_figure
 from mkd.report.templates import render_template
 
-# Okabe and Ito: eight colours that colour-blind readers tell apart; forms tell them apart in print.
-COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#0072b2", "#cc79a7", "#8a6d3b")
+COLOURS = (*OKABE_ITO[:-1], "#8a6d3b")  # of candidates: the target is black
+NARROW = 24  # characters of a name of which three stand side by side
 FORMS = ("*", "o", "s", "^", "D", "v", "P", "X")
 
 
@@ -58,12 +59,14 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
         domains: D names, the target first.
         plane: (D N,2), N points of each domain, domain after domain.
     """
-    figure, (axes,) = new_figure([4.2], width=6.4)
+    columns = 3 if max(map(len, domains)) <= NARROW else 1
+    figure, (axes,) = new_figure([4.0 + 0.2 * -(-len(domains) // columns)], width=6.4)
     each = len(plane) // len(domains)
     with matplotlib.rc_context(STYLE):
         for number in reversed(range(len(domains))):
             part = plane[number * each : (number + 1) * each]
-            colour, form = COLOURS[number % len(COLOURS)], FORMS[number % len(FORMS)]
+            colour = COLOURS[(number - 1) % len(COLOURS)] if number else INK
+            form = FORMS[number % len(FORMS)]
             axes.scatter(
                 part[:, 0],
                 part[:, 1],
@@ -78,9 +81,13 @@ def domains_figure(domains: Sequence[str], plane: NDArray[np.float64]) -> Markup
         axes.set_yticks([])
         axes.grid(False)
         handles, labels = axes.get_legend_handles_labels()
-        legend = axes.legend(
-            handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False
+        # Below: beside the plane, names that are paths would leave it no room.
+        figure.legend(
+            handles[::-1],
+            labels[::-1],
+            loc="outside lower left",
+            ncols=columns,
+            frameon=False,
+            labelcolor=INK,
         )
-        for text in legend.get_texts():
-            text.set_color(INK)
     return inline_svg(figure, f"tiles of {', '.join(domains)} as points of a plane")

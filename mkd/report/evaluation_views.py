@@ -7,9 +7,8 @@ import matplotlib
 from markupsafe import Markup
 
 from mkd.report.content import DETAILS, Evaluation
-from mkd.report.drawing.curves import COLOURS
-from mkd.report.drawing.figures import MUTED, STYLE, inline_svg, new_figure
-from mkd.report.tables import percent
+from mkd.report.drawing.figures import COLOURS, MUTED, STYLE, inline_svg, new_figure
+from mkd.report.tables import percent, span
 
 
 def evaluation_views(evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
@@ -23,24 +22,22 @@ def _view(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "name": evaluation.name,
         "rows": [
-            (name, percent(value), _span(interval["iou"][name]), percent(boundary["classes"][name]))
+            (name, percent(value), span(interval["iou"][name]), percent(boundary["classes"][name]))
             for name, value in evaluation.iou.items()
         ],
-        "mean": (percent(evaluation.miou), _span(interval["miou"]), percent(boundary["mean"])),
+        "mean": (percent(evaluation.miou), span(interval["miou"]), percent(boundary["mean"])),
         "blocks": f"{interval['number']:,} {interval['blocks']}s",
         "tolerance": boundary["tolerance"],
         "ece": f"{100 * calibration['ece']:.1f}",
+        # Both are missing from what an earlier version wrote.
+        "temperature": f"{calibration.get('temperature', 1.0):.3g}",
+        "unscaled": f"{100 * calibration.get('ece_unscaled', calibration['ece']):.1f}",
         "figure": reliability_figure(calibration["bins"], f"reliability of {evaluation.name}"),
         "costly": [
             f"{pair['truth']} taken for {pair['predicted']}: {100 * pair['miou']:.1f} points, {pair['pixels']:,} pixels"
             for pair in evaluation.details["costly_confusions"]
         ],
     }
-
-
-def _span(ends: Sequence[float | None]) -> str:
-    low, high = ends
-    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
 
 
 def reliability_figure(bins: Sequence[Mapping[str, float]], label: str) -> Markup:

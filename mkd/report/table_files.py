@@ -64,7 +64,7 @@ def markdown_table(results: dict[str, Any]) -> str:
         ]
         iou = [percent(value) for value in row["iou"].values()]
         lines.append(_line([*cells, spread, *cost_cells(row).values(), *iou, f"`{row['folder']}`"]))
-    told = [found["text"] for found in results["differences"]]
+    told = [found["text"] for found in [*results["differences"], *results["budget"]]]
     notes = [*told, *([note] if (note := speed_note(rows)) else [])]
     if notes:
         lines += ["", *(f"- {note}" for note in notes)]

@@ -32,6 +32,8 @@ class ResultLine:
     apart: str = ""
     cost: list[str] = field(default_factory=list)
     folder: str = ""
+    interval: str = ""
+    gain_interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def result_lines(rows: Sequence[Row], classes: Sequence[str]) -> list[ResultLine
             apart="" if row.paper is None else _points(row.miou_mean - row.paper),
             cost=list(row.cost.values()),
             folder=row.folder,
+            interval="" if row.interval is None else span(row.interval),
+            gain_interval="" if row.gain_interval is None else _gain_interval(row.gain_interval),
         )
         for row in rows
     ]
@@ -167,6 +171,18 @@ def legend(classes: Sequence[str], palette: Sequence[Colour]) -> list[tuple[str,
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def span(ends: Sequence[float | None]) -> str:
+    """Write the ends of an interval of shares as percentages; nothing where one is not known."""
+    low, high = ends
+    return "" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def _gain_interval(ends: Sequence[float]) -> str:
+    """Write an interval of points, and whether it shows a difference: it does where it leaves out 0."""
+    low, high = ends
+    return f"{_points(low)} to {_points(high)}" + ("" if low > 0 or high < 0 else ", not shown")
 
 
 def _iou_cell(iou: Mapping[str, float | None], name: str, best: float | None) -> Cell:

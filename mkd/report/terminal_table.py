@@ -38,7 +38,7 @@ def show(results: dict[str, Any]) -> None:
         )
     console = Console(width=140, markup=False, emoji=False)
     console.print(table)
-    for found in results.get("differences", []):
+    for found in [*results.get("differences", []), *results.get("budget", [])]:
         console.print(found["text"], highlight=False)
 
 

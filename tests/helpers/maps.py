@@ -24,11 +24,13 @@ def predict_map(
     bands=None,
     scale=PLAIN,
     tta="none",
+    temperature=1.0,
 ):
     """Write the map of a raster on the CPU, its bands of rows straight into the file; return its summary."""
     grid = PredictionGrid(tile, overlap, batch)
     check_map(class_palette, input, Path(output), grid)
-    network = WindowNetwork(model, len(class_palette), scale, torch.device("cpu"), tta=tta)
+    given = (model, len(class_palette), scale, torch.device("cpu"))
+    network = WindowNetwork(*given, tta=tta, temperature=temperature)
     legend = Legend(tuple(f"class {n}" for n in range(len(class_palette))), tuple(class_palette))
     with RasterReader(input) as reader:
         predictor = BandPredictor(network, reader, bands_for(reader, bands, scale), grid)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from mkd.model_folder import ModelCard, load_model, read_card, save_model, weights_digest
+from mkd.model_folder import ModelCard, load_model, read_card, save_model, set_temperature, weights_digest
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from tests.helpers.training.nets import perturb
@@ -59,6 +59,28 @@ def test_weights_come_back_bit_for_bit(model, folder):
     twin.load_state_dict(before)
     with torch.no_grad():
         assert torch.equal(loaded(image), twin(image))
+
+
+def test_a_temperature_is_written_into_the_card(folder):
+    """Weights keep their bytes, the rest of the card its content; a card without one is read as 1."""
+    before, digest = read_card(folder), weights_digest(folder)
+    assert before.temperature == 1
+    assert "temperature" not in (folder / "model.yaml").read_text()
+    set_temperature(folder, 1.25, {"data": "val", "pixels": 9})
+    card = read_card(folder)
+    assert card.temperature == 1.25
+    assert card.provenance == {**before.provenance, "temperature": {"data": "val", "pixels": 9}}
+    assert replace(card, temperature=1.0, provenance=before.provenance) == before
+    assert weights_digest(folder) == digest
+
+
+@pytest.mark.parametrize("value", ["0", "-1.5", ".inf", ".nan", "true", "warm", "[1]"])
+def test_a_temperature_that_is_none(folder, value):
+    """What is no such number is refused in one sentence."""
+    with open(folder / "model.yaml", "a", encoding="utf-8") as file:
+        file.write(f"temperature: {value}\n")
+    with pytest.raises(ValueError, match="temperature is .*, a number from 0.001 to 1000|is not finite"):
+        read_card(folder)
 
 
 def test_the_card_comes_back(folder):

@@ -27,6 +27,7 @@ class ExportOptions:
         resolution: ground size of a pixel, centimetres; None: unknown.
         low: value of each band that becomes 0 in float32 input; None: 0.
         high: value of each band that becomes 1; None: 255.
+        temperature: T of the probabilities, softmax(logits / T).
     """
 
     tile: int
@@ -36,6 +37,7 @@ class ExportOptions:
     resolution: float | None = None
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    temperature: float = 1.0
 
     def ranges(self) -> list[tuple[float, float]]:
         """Return low and high of each band."""
@@ -46,14 +48,15 @@ class ExportOptions:
 class _Probabilities(nn.Module):
     """A network with its scaling before and softmax behind: (B, bands, T, T) to (B, C, T, T) in [0, 1]."""
 
-    def __init__(self, network: nn.Module, scale: bool) -> None:
+    def __init__(self, network: nn.Module, scale: bool, temperature: float) -> None:
         super().__init__()
-        self.network, self.scale = network, scale
+        self.network, self.scale, self.temperature = network, scale, temperature
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.float() / 255 if self.scale else images
         logits: Tensor = self.network(images)
-        return logits.float().softmax(dim=1)
+        logits = logits.float()
+        return (logits if self.temperature == 1.0 else logits / self.temperature).softmax(dim=1)
 
 
 def export_onnx(
@@ -75,7 +78,8 @@ def export_onnx(
     """
     shape = (2, options.bands, options.tile, options.tile)  # a batch of 1 would be taken for a constant
     example = torch.zeros(shape, dtype=torch.uint8) if options.uint8 else torch.rand(shape)
-    model, told = _Probabilities(network.cpu(), options.uint8).eval(), deepness_metadata(names, options)
+    model = _Probabilities(network.cpu(), options.uint8, options.temperature).eval()
+    told = deepness_metadata(names, options)
     with written_aside(path) as aside:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the tracer warns of sizes that are constant here by intention

@@ -82,6 +82,7 @@ def _properties(classes: tuple[str, ...], options: ExportOptions) -> dict[str, A
         "mlm:output": [
             {
                 "name": "probabilities",
+                "description": f"softmax(logits / {options.temperature:g})",
                 "tasks": ["semantic-segmentation"],
                 "result": {
                     "shape": [-1, len(classes), tile, tile],

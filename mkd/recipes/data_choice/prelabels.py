@@ -16,6 +16,8 @@ from mkd.inference.windowed import probabilities
 from mkd.labels import IGNORE
 from mkd.loader.batch import to_unit
 from mkd.loader.loader import TileSet
+from mkd.metrics.temperature import at_temperature
+from mkd.model_folder import ModelCard
 from mkd.models.segmentation import SegmentationNetwork
 
 SPECK = 32  # pixels: smaller areas go to their largest neighbour, since nobody draws them
@@ -41,13 +43,13 @@ class Prelabel:
 
 @torch.inference_mode()
 def predict_prelabels(
-    network: SegmentationNetwork, window: int | None, tiles: TileSet, samples: list[int], device: torch.device
+    network: SegmentationNetwork, card: ModelCard, tiles: TileSet, samples: list[int], device: torch.device
 ) -> dict[str, Prelabel]:
     """Return the model's labels of some tiles by key.
 
     Args:
         network: on the device.
-        window: side of the crops that it was trained on.
+        card: of its folder.
         tiles: the data set.
         samples: numbers of the tiles.
         device: where to compute.
@@ -56,9 +58,9 @@ def predict_prelabels(
     for sample in samples:
         item = tiles.tile((0, sample)).to(device)
         with autocast(device):
-            p = probabilities(network, to_unit(item.pixels(network.architecture.scale)), window)
-        sure, classes = (t[0].cpu() for t in p.max(dim=1))
-        ids = classes.to(torch.uint8)
+            p = probabilities(network, to_unit(item.pixels(network.architecture.scale)), card.crop)
+        sure = at_temperature(p, card.temperature)[0].amax(dim=0).cpu()
+        ids = p[0].argmax(dim=0).to(torch.uint8).cpu()
         if item.valid is not None:
             ids = ids.masked_fill(item.valid[0].cpu() == 0, IGNORE)
         confidence = (FULL * sure).round().clamp(0, FULL - 1).to(torch.uint8)

@@ -72,7 +72,7 @@ def select_tiles(config: SelectTilesRun) -> list[str]:
         said.append(f"n={config.n}: only {pluralize(len(chosen), 'tile')} that do not touch could be chosen")
     picked, scored = [samples[n] for n in chosen], need[chosen] if card is not None else None
     images = list(read_samples(Folder(config.data), index, picked, config.max_pixels))
-    prelabels = None if card is None else predict_prelabels(network, card.crop, tiles, picked, device)
+    prelabels = None if card is None else predict_prelabels(network, card, tiles, picked, device)
     obstacle = gis_obstacle(index, [metas[n] for n in picked])
     aside = out.with_name(f".tmp-{out.name}")  # a killed command leaves no folder that looks whole
     shutil.rmtree(aside, ignore_errors=True)

@@ -37,7 +37,9 @@ def export(config: ExportRun) -> str:
     if config.uint8 and scale.dtype != "uint8":
         raise ValueError(f"uint8=true: the model takes {scale}; leave it out, the input is then float32")
     ends = (scale.low, scale.high) if scale.dtype != "uint8" else (None, None)
-    options = ExportOptions(tile, scale.bands, config.uint8, config.overlap, config.resolution, *ends)
+    options = ExportOptions(
+        tile, scale.bands, config.uint8, config.overlap, config.resolution, *ends, card.temperature
+    )
     export_onnx(network, card.classes, config.output, options)
     values = "uint8, 0 to 255" if options.uint8 else "float32, 0 to 1"
     if options.low is not None:
@@ -46,6 +48,7 @@ def export(config: ExportRun) -> str:
     lines = [
         f"{config.output}: image (B, {options.bands}, {tile}, {tile}) {values} -> probabilities of "
         f"{len(card.classes)} classes"
+        + ("" if card.temperature == 1 else f" at temperature {card.temperature:.3g}")
     ]
     if config.resolution is None:
         lines.append(

@@ -149,7 +149,8 @@ def _make_map(task: _Task, plan: RowPlan) -> str | None:
         if plan.missing is None:
             return task.finish(reader, plan.output, _kept(plan.output))
         choice = (bands_for if world.is_main else check_scene)(reader, config.bands, scale)
-        network = WindowNetwork(*(task.model, len(card.classes), scale, world.device), tta=config.tta)
+        given = (task.model, len(card.classes), scale, world.device)
+        network = WindowNetwork(*given, tta=config.tta, temperature=card.temperature)
         predictor = BandPredictor(network, reader, choice, _grid(task))
         title = Path(plan.output).name if task.several else "map"
         done = predict_rows(predictor, plan, world, task.legend(plan.made_of), title)
@@ -190,6 +191,8 @@ def _settings(config: PredictRun, card: ModelCard) -> dict[str, Any]:
         del keys["bands"]
     if config.tta == "none":
         del keys["tta"]
+    if card.temperature != 1.0:
+        keys["temperature"] = card.temperature
     return keys | {"tile": tile, "overlap": overlap}
 
 

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from mkd.config.schema import Experiment
-from mkd.recipes.reports import experiment_report
+from mkd.recipes.reports import experiment_report, table_panels
 from mkd.recipes.tables.drawn_sets import draw_table_sets
 from mkd.recipes.tables.experiment import experiment
 from mkd.recipes.tables.run_list import page_folder
@@ -46,6 +46,7 @@ def table_or_plan(config: Experiment, command: str) -> str:
     else:
         found = experiment(config)
         show(found)
-        figures = table_pictures(config, found) if config.page else []
-        experiment_report(config, found, page, None, None, command, figures=figures)
+        shown = table_panels(config)
+        figures = table_pictures(config, found, shown) if config.page else []
+        experiment_report(config, found, page, None, None, command, shown=shown, figures=figures)
     return f"report: {page}"

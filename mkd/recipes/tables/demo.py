@@ -12,7 +12,7 @@ from mkd.config.load import load
 from mkd.config.schema import DemoRun, Experiment, PredictRun
 from mkd.dataset.index import read_index
 from mkd.recipes.mapping.predict_map import predict
-from mkd.recipes.reports import experiment_report
+from mkd.recipes.reports import experiment_report, table_panels
 from mkd.recipes.tables.drawn_sets import draw_sets
 from mkd.recipes.tables.experiment import check_alone, experiment
 from mkd.recipes.tables.run_list import run_folder
@@ -51,7 +51,9 @@ def demo(config: DemoRun) -> None:
         print(predict(PredictRun(model=str(best), input=[str(scene)], output=str(out / "map.tif"))))
     results |= {"seconds": round(time.monotonic() - began, 1), "peak_gib": round(memory.gib or 0.0, 2)}
     results |= _earlier_figures(out / "results.json", results)
-    experiment_report(table, results, out / "report.html", scene, out / "map.tif", "make demo")
+    experiment_report(
+        table, results, out / "report.html", scene, out / "map.tif", "make demo", shown=table_panels(table)
+    )
     write_text(out / "results.json", json.dumps(results, indent=1) + "\n")
     show(results)
     print(f"{results['seconds']:.0f} s, peak {results['peak_gib']} GiB; report: {out / 'report.html'}")

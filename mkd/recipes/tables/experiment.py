@@ -87,7 +87,7 @@ def _one_seed(config: Experiment, seed: int) -> None:
         folder = run_folder(config, run, seed)
         data, out = test_set(config, seed), str(folder / "results.json")
         if not Path(out).is_file():
-            evaluate(EvaluateRun(model=str(folder / "model"), data=data, out=out))
+            evaluate(EvaluateRun(model=[str(folder / "model")], data=data, out=out))
 
 
 def _train(config: Experiment, name: str, seed: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mkd.atomic import write_text
 from mkd.config.schema import Experiment
+from mkd.recipes.tables.budget import budgets
 from mkd.recipes.tables.network_cost import network_cost
 from mkd.recipes.tables.run_list import page_folder, run_folder
 from mkd.report.table_files import csv_table, markdown_table
@@ -18,7 +19,8 @@ def collect(config: Experiment) -> dict[str, Any]:
 
     Returns:
         "name", "title", "seeds"; "rows" and "controls", each with its name, run, folder, mean and standard deviation
-        of mIoU, seeds, IoU by class, the paper's mIoU where that is known; "differences". Shares are in [0, 1].
+        of mIoU, seeds, IoU by class, the paper's mIoU where that is known; "differences"; "budget", what doubling would
+        buy. Shares are in [0, 1].
     """
     rows, controls = (
         [_row(config, title, run) | _about(config, title, run) for title, run in part.items()]
@@ -30,6 +32,7 @@ def collect(config: Experiment) -> dict[str, Any]:
         "seeds": config.seeds,
         "rows": rows,
         "controls": controls,
+        "budget": budgets(config, rows),
         "differences": [_difference(config, title, *pair) for title, pair in config.differences.items()],
     }
 

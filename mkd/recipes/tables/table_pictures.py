@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from mkd.atomic import written_aside
 from mkd.config.schema import Experiment
+from mkd.dataset.index import read_index
 from mkd.geo.palette import rgb_from_ids
 from mkd.inference.validation_picture import spread, tile_colours
 from mkd.labels import IGNORE
 from mkd.loader.loader import TileSet
-from mkd.recipes.reports import PANELS, panels
-from mkd.recipes.tables.run_list import fill, page_folder, run_folder, test_set
-from mkd.report.content import PageFigure, RunMetrics
-from mkd.report.drawing.curves import Series, read_phases
+from mkd.recipes.tables.budget import size_curve, validation_series
+from mkd.recipes.tables.run_list import fill, page_folder, test_set
+from mkd.report.content import PageFigure, Panel
 from mkd.report.drawing.figures import inline_svg
 from mkd.report.drawing.table_figures import (
     CurvePoint,
@@ -33,18 +33,19 @@ COMPARED = 4  # test tiles in figure 3
 UNLABELLED = (236, 236, 236)  # colour of pixels without a label
 
 
-def table_pictures(config: Experiment, results: dict[str, Any]) -> list[PageFigure]:
+def table_pictures(config: Experiment, results: dict[str, Any], shown: Sequence[Panel]) -> list[PageFigure]:
     """Draw what a table's runs left behind; each figure also becomes a PNG file beside the table.
 
     Args:
         config: the experiment, whose runs have all ended.
         results: what `experiment` returned.
+        shown: test tiles with every row's prediction, for figure 3.
 
     Returns:
         Validation curves with bands over the seeds; with `curve`, mIoU over it; of figure 3, the test tiles.
     """
     found: list[PageFigure] = []
-    curves = {title: curve for title, run in config.rows.items() if (curve := _validation(config, run))}
+    curves = {title: curve for title, run in config.rows.items() if (curve := validation_series(config, run))}
     if curves:
         title = f"Validation mIoU, mean and range over {len(config.seeds)} seed(s)"
         found.append(_plotted(config, "validation", title, validation_figure(curves)))
@@ -54,11 +55,12 @@ def table_pictures(config: Experiment, results: dict[str, Any]) -> list[PageFigu
             CurvePoint(x, rows[title]["miou_mean"], rows[title]["miou_std"], rows[title].get("paper"))
             for title, x in config.curve.items()
         ]
+        law = size_curve(config, results["rows"])
         title = f"Test mIoU by {config.curve_label}"
-        found.append(_plotted(config, "curve", title, share_figure(points, config.curve_label)))
+        found.append(_plotted(config, "curve", title, share_figure(points, config.curve_label, law)))
     if config.figure == 3:
         found.append(
-            _pictured(config, "figure3", "Image, truth and each row's prediction", _compared(config))
+            _pictured(config, "figure3", "Image, truth and each row's prediction", _compared(config, shown))
         )
     return found
 
@@ -79,14 +81,11 @@ def sample_pictures(config: Experiment) -> list[PageFigure]:
     return [_pictured(config, "figure1", "Samples and their annotation", grid_figure(rows, []))]
 
 
-def _compared(config: Experiment) -> Figure:
+def _compared(config: Experiment, shown: Sequence[Panel]) -> Figure:
     """Return figure 3: a row for each test tile with its image, its truth and what each row's first model predicts."""
-    first = config.seeds[0]
-    tiles = TileSet(test_set(config, first), labelled=True)
-    models = {title: run_folder(config, run, first) / "model" for title, run in config.rows.items()}
-    palette, rows = tiles.index.palette, []
-    chosen = spread(len(tiles), PANELS)[:COMPARED]  # the first of those on the page
-    for panel in panels(tiles, models, chosen):
+    index = read_index(test_set(config, config.seeds[0]))
+    palette, rows = index.palette, []
+    for panel in shown[:COMPARED]:  # the first of those on the page
         assert panel.truth is not None
         known = panel.truth != IGNORE
         pictures = [("image", panel.image, ""), ("truth", rgb_from_ids(panel.truth, palette, UNLABELLED), "")]
@@ -95,18 +94,7 @@ def _compared(config: Experiment) -> Figure:
             note = "" if right is None else f"{percent(right)} % right"
             pictures.append((title, rgb_from_ids(ids, palette, UNLABELLED), note))
         rows.append(GridRow(panel.name[-24:], pictures))
-    return grid_figure(rows, legend(tiles.index.classes, palette))
-
-
-def _validation(config: Experiment, run: str) -> Sequence[Series]:
-    """Return steps and validation mIoU of a run's last stage for each seed; empty where one was not validated."""
-    found = []
-    for seed in config.seeds:
-        phases, _ = read_phases(RunMetrics(run, run_folder(config, run, seed) / "metrics.jsonl", seed))
-        if not phases or "val_miou" not in phases[-1].series:
-            return []
-        found.append(phases[-1].series["val_miou"])
-    return found
+    return grid_figure(rows, legend(index.classes, palette))
 
 
 def _plotted(config: Experiment, name: str, title: str, figure: Figure) -> PageFigure:

@@ -13,10 +13,9 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from mkd.report.content import RunMetrics
-from mkd.report.drawing.figures import INK, MUTED, inline_svg, new_figure
+from mkd.report.drawing.figures import COLOURS, INK, MUTED, inline_svg, new_figure
 
 Series = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
-COLOURS = ["#2b6cb0", "#dd7a1e", "#2f855a", "#97539b", "#c0483f", "#8a6d3b"]
 TERM_COLOURS = {"sup": COLOURS[0], "kd": COLOURS[1], "ewc": COLOURS[2]}  # the same in every card
 TOTAL = "#a9b4bf"  # broad and pale, so that a term that equals the total stays visible on it
 MAX_POINTS = 300

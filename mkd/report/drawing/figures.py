@@ -18,6 +18,8 @@ from PIL import Image
 from mkd.labels import Colour
 from mkd.report.content import Bytes
 
+# Of Okabe and Ito, which people with any colour vision tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 INK, MUTED, HAIRLINE = "#18212b", "#5d6b7a", "#dfe4ea"
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable, in the page's own typeface

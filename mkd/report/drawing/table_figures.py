@@ -1,6 +1,6 @@
 """Figures over the rows of a table: validation curves with bands over the seeds, and mIoU over a share.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; lines also differ in their dashes.
+Lines differ in their dashes where there are more than colours.
 Pictures have a white ground, so that they can be read on light and on dark pages.
 """
 
@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from mkd.metrics.learning_curve import LearningCurve
 from mkd.report.drawing.curves import Series
-from mkd.report.drawing.figures import HAIRLINE, INK, MUTED, STYLE, new_figure
+from mkd.report.drawing.figures import COLOURS, HAIRLINE, INK, MUTED, STYLE, new_figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))  # the second seven lines are dashed, and so on
 PAPER = "#5d6b7a"
 NAMES = 9  # class names in a column beside a row of pictures
@@ -60,18 +60,24 @@ def band(seeds: Sequence[Series]) -> tuple[NDArray[np.float64], ...]:
     Args:
         seeds: steps and values of each seed, at least one.
     """
-    common = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in seeds)))
+    common = common_steps(seeds)
     at = [dict(zip(steps.tolist(), values.tolist(), strict=True)) for steps, values in seeds]
     values = np.array([[known[step] for step in common] for known in at])
     return np.array(common), values.min(axis=0), values.mean(axis=0), values.max(axis=0)
 
 
-def share_figure(points: Sequence[CurvePoint], label: str) -> Figure:
+def common_steps(seeds: Sequence[Series]) -> list[float]:
+    """Return the steps that all seeds have, ascending."""
+    return sorted(set.intersection(*(set(steps.tolist()) for steps, _ in seeds)))
+
+
+def share_figure(points: Sequence[CurvePoint], label: str, law: LearningCurve | None = None) -> Figure:
     """Draw test mIoU over a share, with the deviation over the seeds and the paper's values beside it.
 
     Args:
         points: at least one.
         label: of the x axis.
+        law: drawn dotted with its interval up to twice the largest share; None: there is none.
     """
     points = sorted(points, key=lambda point: point.x)
     x = np.array([point.x for point in points])
@@ -81,6 +87,10 @@ def share_figure(points: Sequence[CurvePoint], label: str) -> Figure:
         spread = np.array([100 * (point.std or 0.0) for point in points])
         plot.fill_between(x, mean - spread, mean + spread, color=COLOURS[0], alpha=0.18, linewidth=0)
     plot.plot(x, mean, color=COLOURS[0], marker="o", markersize=4.5, linewidth=1.8, label="ours")
+    if law is not None:
+        if law.low is not None and law.high is not None:
+            plot.fill_between(law.sizes, 100 * law.low, 100 * law.high, color=MUTED, alpha=0.15, linewidth=0)
+        plot.plot(law.sizes, 100 * law.scores, color=MUTED, linestyle=DASHES[2], label="power law")
     told = [(point.x, 100 * point.paper) for point in points if point.paper is not None]
     if told:
         plot.plot(
@@ -93,7 +103,7 @@ def share_figure(points: Sequence[CurvePoint], label: str) -> Figure:
         )
     plot.set_xlabel(label)
     plot.set_ylabel("test mIoU, %")
-    plot.set_xticks(x)
+    plot.set_xticks([*x, *([] if law is None else [2 * x[-1]])])
     plot.legend(frameon=False, labelcolor=INK)
     return figure
 

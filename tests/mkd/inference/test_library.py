@@ -1,5 +1,7 @@
 """mkd as a library, as its docstring writes it: equal to the map that launch/predict_map.py makes."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ import mkd
 from mkd import load, predict
 from mkd.geo.grid import Window
 from mkd.geo.raster import RasterReader, RasterWriter
-from mkd.model_folder import ModelCard, save_model
+from mkd.model_folder import ModelCard, save_model, set_temperature
 from mkd.models.architecture import Architecture
 from mkd.models.build import build
 from tests.helpers.maps import predict_map
@@ -42,6 +44,18 @@ def test_an_array_gives_the_map_of_the_command(folder, tmp_path):
     assert np.abs(stored[..., 1] - np.minimum(254, 255 * found.confidence)).max() <= 1
     assert model.classes == ("field", "wood")
     assert found.classes.dtype == np.uint8
+
+
+def test_confidence_is_at_the_cards_temperature(folder, tmp_path):
+    """Two classes: q = p^(1/T) / (p^(1/T) + (1 - p)^(1/T)); the classes stay."""
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    plain = predict(load(folder, device="cpu"), image)
+    shutil.copytree(folder, tmp_path / "model")
+    set_temperature(tmp_path / "model", 3.0, {})
+    found = predict(load(tmp_path / "model", device="cpu"), image)
+    np.testing.assert_array_equal(found.classes, plain.classes)
+    p, q = (part ** (1 / 3) for part in (plain.confidence, 1 - plain.confidence))
+    np.testing.assert_allclose(found.confidence, p / (p + q), atol=1e-4)
 
 
 @pytest.mark.parametrize(

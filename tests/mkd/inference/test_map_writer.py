@@ -71,6 +71,32 @@ def test_one_window_is_the_model_itself(tmp_path, height, width, tile):
     same_map(stored(tmp_path / "map.tif")[1], direct(model, array))
 
 
+def test_a_temperature_changes_confidence_and_no_class(tmp_path):
+    """Over blended windows, too: band 1 stays to the last pixel, band 2 is that of p^(1/T), normalised."""
+    model, array = network(1), pixels(40, 52)
+    raster(tmp_path / "in.tif", array)
+    maps = []
+    for name, temperature in (("plain", 1.0), ("cool", 0.5), ("warm", 3.0)):
+        done = predict_map(
+            model,
+            PALETTE,
+            tmp_path / "in.tif",
+            tmp_path / f"{name}.tif",
+            tile=16,
+            overlap=5,
+            temperature=temperature,
+        )
+        found = stored(tmp_path / f"{name}.tif")[1]
+        p = direct(model, array).astype(np.float64) ** (1 / temperature)
+        best = (p / p.sum(axis=0)).max(axis=0)
+        assert np.abs(found[..., 1] - np.minimum(254, 255 * best)).max() <= 1
+        assert done.mean_confidence == pytest.approx(best.mean(), abs=1e-4)
+        maps.append(found)
+    for other in maps[1:]:
+        np.testing.assert_array_equal(other[..., 0], maps[0][..., 0])
+        assert (other[..., 1] != maps[0][..., 1]).mean() > 0.5
+
+
 @pytest.mark.parametrize(
     ("tile", "overlap", "batch"), [(16, 0, 1), (16, 5, 4), (17, 16, 7), (31, 3, 2), (64, 63, 3)]
 )

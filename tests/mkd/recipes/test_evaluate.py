@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import torch
 from mkd.config.load import load
 from mkd.config.schema import EvaluateRun
 from mkd.dataset.index import read_index
-from mkd.model_folder import load_model, save_model
-from mkd.recipes.evaluate import evaluate, summary
-from mkd.recipes.reports import run_report
+from mkd.model_folder import load_model, read_card, save_model
+from mkd.recipes.evaluate import distinct_names, evaluate, summary
+from mkd.recipes.evaluation_report import evaluation_report
 from tests.helpers.shards import pictures, write_dataset
 
 
@@ -43,6 +44,7 @@ def tiles(tmp_path):
 
 
 def ask(model, data, tmp_path, **more):
+    model = model if isinstance(model, list) else [model]
     return EvaluateRun(model=model, data=data, out=str(tmp_path / "results.json"), device="cpu", **more)
 
 
@@ -124,7 +126,7 @@ def test_the_report_of_a_run(runs, sets, tmp_path):
     """report= of a model in a run folder is one page with its curves, figures, panels and config."""
     config = ask(f"{runs['kd'].out}/model", sets["val"], tmp_path, report=str(tmp_path / "report.html"))
     evaluate(config)
-    run_report(config)
+    evaluation_report(config)
     text = (tmp_path / "report.html").read_text()
     for part in ("road", "temperature: 3.0", "launch/evaluate.py", "<svg"):
         assert part in text
@@ -134,7 +136,7 @@ def test_the_report_of_a_lone_model(road, tiles, tmp_path):
     """A model folder that lies in no run folder has a page too."""
     config = ask(road, tiles, tmp_path, report=str(tmp_path / "report.html"))
     evaluate(config)
-    run_report(config)
+    evaluation_report(config)
     text = (tmp_path / "report.html").read_text()
     for part in (
         "water",
@@ -144,3 +146,96 @@ def test_the_report_of_a_lone_model(road, tiles, tmp_path):
         "field taken for road",
     ):
         assert part in text
+
+
+@pytest.fixture
+def unsure(road, tmp_path):
+    """The model that says road everywhere, with logits 0, 8, 0: far too sure of its 8 pixels of 28."""
+    model, card = load_model(road)
+    with torch.no_grad():
+        model.classifier.bias.copy_(torch.tensor([0.0, 8.0, 0.0]))
+    save_model(tmp_path / "unsure", model.state_dict(), card)
+    return str(tmp_path / "unsure")
+
+
+def test_a_temperature_is_fitted_and_kept(unsure, tiles, tmp_path):
+    """The most likely T says road with the share of road; classes stay; the next evaluation uses it."""
+    weights = (Path(unsure) / "model.safetensors").read_bytes()
+    pairs = pictures(2, (4, 4))
+    for _, ids in pairs:
+        ids[:] = 1
+        ids[0] = 0
+    val = write_dataset(tmp_path / "val", pairs)
+    plain = evaluate(ask(unsure, val, tmp_path))
+    assert plain["calibration"]["temperature"] == 1
+    found = evaluate(ask(unsure, val, tmp_path, fit_temperature=True))
+    # e^(8/T) / (e^(8/T) + 2) = 3/4, the share of road
+    assert found["calibration"]["temperature"] == pytest.approx(8 / math.log(6), rel=5e-3)
+    assert found["calibration"]["ece"] == pytest.approx(0, abs=5e-3)
+    assert found["calibration"]["ece_unscaled"] == pytest.approx(plain["calibration"]["ece"])
+    assert found["confusion"] == plain["confusion"]
+    assert "without" in summary(found)
+    card = read_card(unsure)
+    assert card.temperature == found["calibration"]["temperature"]
+    assert card.provenance["temperature"]["pixels"] == 32
+    assert card.provenance["temperature"]["data"] == val
+    assert (Path(unsure) / "model.safetensors").read_bytes() == weights
+    again = evaluate(ask(unsure, tiles, tmp_path))["calibration"]
+    assert again["temperature"] == card.temperature
+    assert again["ece"] < again["ece_unscaled"]
+
+
+def test_no_temperature_fits(unsure, tmp_path):
+    """A validation set that is all right fits none: one sentence, and card and results stay as they were."""
+    pairs = pictures(1, (4, 4))
+    pairs[0][1][:] = 1
+    card = (Path(unsure) / "model.yaml").read_bytes()
+    config = ask(unsure, write_dataset(tmp_path / "easy", pairs), tmp_path, fit_temperature=True)
+    assert "right almost everywhere" in refusal(config)
+    assert (Path(unsure) / "model.yaml").read_bytes() == card
+
+
+def test_models_side_by_side(road, unsure, runs, tiles, tmp_path):
+    """Each model's results are those of it alone; two that say the same differ by 0, which is not shown."""
+    other = f"{runs['kd'].out}/model"
+    config = ask([road, unsure, other], tiles, tmp_path, report=str(tmp_path / "page.html"))
+    found = evaluate(config)
+    names = distinct_names(config.model)
+    assert list(found["models"]) == names
+    for name, path in zip(names, config.model, strict=True):
+        assert found["models"][name] == evaluate(ask(path, tiles, tmp_path))
+    same, third = found["differences"]
+    assert (same["miou"], same["interval"], same["shown"]) == (0, [0, 0], False)
+    first, last = (found["models"][name]["miou"] for name in (names[0], names[2]))
+    assert third["miou"] == pytest.approx(last - first)
+    assert third["interval"][0] <= third["miou"] <= third["interval"][1]
+    assert summary(found).splitlines()[1].endswith("+0.0000 (+0.0000 to +0.0000), not shown")
+    evaluate(config)
+    evaluation_report(config)
+    text = (tmp_path / "page.html").read_text()
+    assert text.count("not shown") >= 1
+    for name in names:
+        assert f'<td class="name">{name}</td>' in text
+
+
+def test_names_without_what_all_share():
+    """Common folders at both ends go; one path alone keeps its last part."""
+    assert distinct_names(["runs/a/seed0/model", "runs/b/seed0/model"]) == ["a", "b"]
+    assert distinct_names(["runs/a/model", "old/b"]) == ["runs/a/model", "old/b"]
+    assert distinct_names(["x/a", "x/a/model"]) == ["a", "a/model"]
+
+
+@pytest.mark.parametrize(
+    ("models", "more", "words"),
+    [
+        (2, [], "comes twice"),
+        (0, [], "give a model folder"),
+        (-2, ["fit_temperature=true"], "is for one model"),
+    ],
+)
+def test_lists_that_do_not_do(road, unsure, tiles, tmp_path, models, more, words):
+    """The same model twice, none, and a temperature for two."""
+    given = {2: [road, road], 0: [], -2: [road, unsure]}[models]
+    argv = [f"model=[{','.join(given)}]", f"data={tiles}", f"out={tmp_path}/r.json", *more]
+    with pytest.raises(ValueError, match=words):
+        load(EvaluateRun, "evaluate", argv)

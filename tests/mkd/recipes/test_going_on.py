@@ -233,7 +233,7 @@ def test_evaluate_says_what_is_not_finite(sets, runs, tmp_path, monkeypatch):
     model.classifier.weight.data.fill_(3e38)
     monkeypatch.setattr(factories, "load_checked", lambda *a: (model, card))
     config = EvaluateRun(
-        model=f"{runs['semi'].out}/model", data=sets["val"], out=f"{tmp_path}/r.json", device="cpu"
+        model=[f"{runs['semi'].out}/model"], data=sets["val"], out=f"{tmp_path}/r.json", device="cpu"
     )
     with pytest.raises(ValueError, match=r"output is not finite at [\d,]+ pixels"):
         evaluate(config)

@@ -37,6 +37,7 @@ RESULTS = {
     "differences": [
         {"text": "SSL - base: +10.0 +- 10.0 mIoU points over 2 seeds, not shown (below twice ...)"}
     ],
+    "budget": [{"text": "Doubling the tiles beyond 100 would add +1.0 mIoU points"}],
 }
 
 
@@ -66,12 +67,18 @@ def test_markdown_has_the_columns_of_the_page():
     assert table[2] == "| Base \\| plain | 55.0 | 61.07 | -6.1 | 0, 1 | ± 7.1 | 55.0 | absent | `out/base` |"
     assert table[3].startswith("| Next, with SSL | 65.0 |  |  | 0, 1 |")
     assert len(table) == 2 + 3
+    assert "- Doubling the tiles beyond 100 would add +1.0" in text
     assert "- SSL - base: +10.0 +- 10.0 mIoU points over 2 seeds, not shown" in text
 
 
 def test_one_seed_has_no_spread():
     """The deviation of one seed is said to be that, not 0."""
-    results = RESULTS | {"rows": [row("Base", "base", [0.5])], "controls": [], "differences": []}
+    results = RESULTS | {
+        "rows": [row("Base", "base", [0.5])],
+        "controls": [],
+        "differences": [],
+        "budget": [],
+    }
     assert "| one seed |" in markdown_table(results)
     assert list(csv.DictReader(io.StringIO(csv_table(results))))[1]["spread"] == ""
 

@@ -37,6 +37,18 @@ def run(path, images):
     return session.run(["probabilities"], {"image": images})[0]
 
 
+def test_the_temperature_is_inside(tmp_path):
+    """Probabilities are softmax(logits / T); the class of each pixel is that of T = 1."""
+    model = network()
+    export_onnx(model, NAMES, tmp_path / "m.onnx", ExportOptions(64, 3, temperature=2.5))
+    images = np.random.default_rng(1).random((2, 3, 64, 64), dtype=np.float32)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(images))
+    found = run(tmp_path / "m.onnx", images)
+    np.testing.assert_allclose(found, (logits / 2.5).softmax(1).numpy(), atol=1e-4)
+    assert np.abs(found - logits.softmax(1).numpy()).max() > 0.01
+
+
 @pytest.mark.parametrize("uint8", [False, True])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_probabilities_equal_torch(tmp_path, uint8, batch):

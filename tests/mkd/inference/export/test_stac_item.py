@@ -26,6 +26,7 @@ def test_the_item_is_valid(tmp_path, uint8):
     assert properties.input[0].input.data_type == ("uint8" if uint8 else "float32")
     assert [c.name for c in properties.output[0].classes] == ["a", "b"]
     assert properties.output[0].result.shape == [-1, 2, 96, 96]
+    assert item.properties["mlm:output"][0]["description"] == "softmax(logits / 1)"
 
 
 def test_the_id_follows_the_weights(tmp_path):

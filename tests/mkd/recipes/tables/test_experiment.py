@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mkd.config.schema import DemoRun, Experiment, ExperimentStep
-from mkd.recipes.reports import experiment_report
+from mkd.recipes.reports import experiment_report, table_panels
 from mkd.recipes.tables.demo import demo
 from mkd.recipes.tables.experiment import experiment
 from mkd.recipes.tables.results import _row
@@ -255,7 +255,13 @@ def test_its_report(small, tmp_path):
     """The page of the experiment is one file with its rows, classes and command."""
     config, found = small
     experiment_report(
-        config, found | {"seconds": 60.0, "peak_gib": 1.5}, tmp_path / "r.html", None, None, "make it"
+        config,
+        found | {"seconds": 60.0, "peak_gib": 1.5},
+        tmp_path / "r.html",
+        None,
+        None,
+        "make it",
+        shown=table_panels(config),
     )
     text = (tmp_path / "r.html").read_text()
     for part in ("Small", "+ SSL", "road", "make it", f"{100 * found['rows'][0]['miou_mean']:.1f}"):

@@ -7,8 +7,8 @@ from PIL import Image
 
 from mkd.geo.palette import rgb_from_ids
 from mkd.recipes.tables.table_pictures import UNLABELLED
+from mkd.report.drawing.figures import COLOURS
 from mkd.report.drawing.table_figures import (
-    COLOURS,
     CurvePoint,
     GridRow,
     band,
