@@ -6,7 +6,7 @@ from pathlib import Path
 from mkd.config.constraints import at_least, choice, dataset, model_folder, positive
 from mkd.config.cross_checks import check_model
 from mkd.config.keys import CONFIGS
-from mkd.config.model_schema import ModelConfig
+from mkd.config.schemas.model_schema import ModelConfig
 
 GPU_SERVERS = ("rtx4090", "h100", "h200")  # that the benchmark of scaling knows
 

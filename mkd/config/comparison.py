@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from mkd.config.field_marks import LENGTH, RESUMABLE
 from mkd.config.run_config import to_yaml
+from mkd.config.schemas.field_marks import LENGTH, RESUMABLE
 
 
 def difference(

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from mkd.config.choice_schema import DomainsRun as DomainsRun
-from mkd.config.choice_schema import SelectTilesRun as SelectTilesRun
-from mkd.config.evaluate_schema import EvaluateRun as EvaluateRun
-from mkd.config.experiment_schema import DemoRun as DemoRun
-from mkd.config.experiment_schema import Experiment as Experiment
-from mkd.config.experiment_schema import ExperimentStep as ExperimentStep
-from mkd.config.experiment_schema import LandscapesRun as LandscapesRun
-from mkd.config.field_marks import LENGTH, RESUMABLE, resumable
-from mkd.config.model_schema import ModelConfig as ModelConfig
-from mkd.config.model_schema import StartedModelConfig as StartedModelConfig
+from mkd.config.schemas.choice_schema import DomainsRun as DomainsRun
+from mkd.config.schemas.choice_schema import SelectTilesRun as SelectTilesRun
+from mkd.config.schemas.evaluate_schema import EvaluateRun as EvaluateRun
+from mkd.config.schemas.experiment_schema import DemoRun as DemoRun
+from mkd.config.schemas.experiment_schema import Experiment as Experiment
+from mkd.config.schemas.experiment_schema import ExperimentStep as ExperimentStep
+from mkd.config.schemas.experiment_schema import LandscapesRun as LandscapesRun
+from mkd.config.schemas.field_marks import LENGTH, RESUMABLE, resumable
+from mkd.config.schemas.model_schema import ModelConfig as ModelConfig
+from mkd.config.schemas.model_schema import StartedModelConfig as StartedModelConfig
 from mkd.image_header import MAX_PIXELS
 
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mkd.config.model_schema import ModelConfig
+from mkd.config.schemas.model_schema import ModelConfig
 from mkd.dataset.index import DatasetIndex
 from mkd.distributed.engine import autocast
 from mkd.inference.windowed import probabilities

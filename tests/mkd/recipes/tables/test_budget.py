@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mkd.config.experiment_schema import Experiment
+from mkd.config.schemas.experiment_schema import Experiment
 from mkd.metrics.learning_curve import learning_curve
 from mkd.recipes.tables.budget import budgets, in_words, size_curve
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from mkd.config.field_marks import resumable
+from mkd.config.schemas.field_marks import resumable
 
 
 @dataclass

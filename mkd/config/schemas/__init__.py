@@ -1,0 +1,1 @@
+"""Parts of the schema of configs: what every run has stands in `mkd.config.schema`."""
