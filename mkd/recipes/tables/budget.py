@@ -88,16 +88,20 @@ def in_words(curve: LearningCurve, what: str, seeds: int) -> str:
         what: is doubled.
         seeds: that the runs have.
     """
-    gain = f"{100 * curve.gain:+.1f}"
+    gain = _points(curve.gain)
     law = f"power law by least squares, {seeds} seed(s)"
     if curve.interval is None:
         return (
             f"Doubling {what} would add {gain} mIoU points by the fitted curve, without an interval ({law})"
         )
     low, high = curve.interval
-    span = f"{gain} mIoU points ({100 * low:+.1f} to {100 * high:+.1f}; {law})"
+    span = f"{gain} mIoU points ({_points(low)} to {_points(high)}; {law})"
     if high < PLATEAU:
         return f"A plateau: doubling {what} would add {span}, less than half a point"
     if low > SHOWN:
         return f"Doubling {what} would add {span}"
     return f"Whether doubling {what} adds anything is not shown: {span}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:+.1f}"  # no -0.0
