@@ -148,7 +148,10 @@ def _names(value: Any) -> bool:
 
 def pack(content: Any) -> bytes:
     """Return a message part as JSON bytes; dataclasses become objects."""
-    return json.dumps(content if isinstance(content, dict) else asdict(content)).encode()
+    given = dict(content if isinstance(content, dict) else asdict(content))
+    if given.get("views") == "none":  # not said, so that the message is that of protocols 2 and 3
+        del given["views"]
+    return json.dumps(given).encode()
 
 
 def unpack(raw: Any) -> dict[str, Any]:

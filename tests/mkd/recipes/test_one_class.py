@@ -56,6 +56,7 @@ def test_miou_in_words():
 def test_evaluate_prints_no_miou_over_one_class():
     """The line says so; the IoU of the class stands above it."""
     found = {"iou": {"a": 1.0, "b": None}, "absent": ["b"], "miou": 1.0, "pixel_accuracy": 1.0}
+    found["calibration"] = {"temperature": 1.0}
     assert summary(found).splitlines()[-1].split() == [
         "mIoU",
         "nan",

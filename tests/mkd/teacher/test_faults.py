@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from mkd.semi.entropy import TileLimit
 from mkd.teacher.api import TeachersGone
@@ -81,7 +82,10 @@ def test_frozen_and_killed_with_another_at_hand():
             for n in range(first, first + 4):
                 teacher.submit(n, weak_views(n), 0.0)
             for n in range(first, first + 4):
-                assert same(teacher.collect(n), local.label(weak_views(n), 0.0))
+                found, wanted = teacher.collect(n), local.label(weak_views(n), 0.0)
+                assert torch.equal(found.labels, wanted.labels)
+                # Requests of a teacher that is lost share a batch at the other one, whose sums round otherwise.
+                torch.testing.assert_close(found.score, wanted.score, rtol=1e-6, atol=0)
 
         four(0)
         assert near.batcher.gauge.tiles < 16, "the far teacher must have work too"
