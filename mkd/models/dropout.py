@@ -107,12 +107,10 @@ def seed_dropout(model: nn.Module, seed: int, step: int, slots: Sequence[int], b
         slots: places of the labelled tiles of this forward pass in the global batch.
         batch: labelled tiles of the global batch.
     """
-    layers = [module for module in model.modules() if isinstance(module, SampleDropout)]
-    for layer, module in enumerate(layers):
-        module.place = torch.tensor([seed, step, layer, batch, *slots])
-    for features in model.modules():
-        if isinstance(features, FeatureDropout):  # last: the other masks stay those of a network without it
-            features.place = torch.tensor([seed, step, len(layers), batch, *slots])
+    layers = [module for module in model.modules() if isinstance(module, (SampleDropout, FeatureDropout))]
+    layers.sort(key=lambda layer: isinstance(layer, FeatureDropout))  # last: others' masks are as without it
+    for number, layer in enumerate(layers):
+        layer.place = torch.tensor([seed, step, number, batch, *slots])
 
 
 # An operator of its own, because a compiler cannot look into generators; it sees one opaque call.

@@ -63,9 +63,8 @@ def kd(config: schema.KdRun) -> Path:
             data = factories.check_classes("kd.source_data", config.kd.source_data, card.classes, "kd.source")
             assert origin is not None
             check_kind(f"kd.source_data={config.kd.source_data}", data, origin.scale)
-            factories.open_tiles(
-                config.data, config.kd.source_data, labelled=True
-            )  # needed after the teacher's phase
+            # Needed after the teacher's phase; what is wrong with it is found now.
+            factories.open_tiles(config.data, config.kd.source_data, labelled=True)
     with Run(config, world, index, timer, given) as run:
         if not run.ended():
             if config.kd.source is not None:

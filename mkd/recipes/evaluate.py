@@ -12,8 +12,9 @@ from mkd.config.schema import EvaluateRun
 from mkd.distributed.rank0 import run_on_rank0
 from mkd.distributed.world import World, find_world
 from mkd.inference.evaluation_details import EvaluationDetails, blocks_of, worst_tiles
-from mkd.inference.evaluator import confusion, results
+from mkd.inference.evaluator import Watcher, confusion, results
 from mkd.loader.loader import TileSet
+from mkd.metrics.confusion import ConfusionMatrix
 from mkd.metrics.paired_difference import miou_difference
 from mkd.metrics.temperature import TemperatureFit
 from mkd.model_folder import ModelCard, set_temperature, weights_digest
@@ -53,9 +54,10 @@ def evaluate(config: EvaluateRun) -> dict[str, Any]:
     models = {path: _open(config, path) for path in config.model}
     tiles = TileSet(config.data, labelled=True, max_pixels=config.max_pixels)
     check_same_index(world, "data", config.data, tiles.index)
+    task = _Task(config, tiles, world)
     if config.fit_temperature:
-        models = {path: _fitted(config, path, *known, tiles, world) for path, known in models.items()}
-    measured = [_measure(config, path, *known, tiles, world) for path, known in models.items()]
+        models = {path: _fitted(task, path, *known) for path, known in models.items()}
+    measured = [_measure(task, path, *known) for path, known in models.items()]
     found = measured[0].found if len(measured) == 1 else _side_by_side(config.model, measured, tiles)
 
     def write() -> None:
@@ -84,51 +86,45 @@ def _open(config: EvaluateRun, path: str) -> tuple[SegmentationNetwork, ModelCar
     return model, card
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is the same for all models of a command."""
+
+    config: EvaluateRun
+    tiles: TileSet
+    world: World
+
+    def predict(self, model: SegmentationNetwork, card: ModelCard, watch: Watcher) -> ConfusionMatrix:
+        """Predict all tiles with one model."""
+        given, scale = (model, self.tiles, self.config.batch, self.world), card.architecture.scale
+        return confusion(*given, window=card.crop, scale=scale, watch=watch)
+
+
 def _fitted(
-    config: EvaluateRun,
-    path: str,
-    model: SegmentationNetwork,
-    card: ModelCard,
-    tiles: TileSet,
-    world: World,
+    task: _Task, path: str, model: SegmentationNetwork, card: ModelCard
 ) -> tuple[SegmentationNetwork, ModelCard]:
     """Return the model with a card that has the temperature of the data set; nothing is written."""
-    fit, scale = TemperatureFit(world.device), card.architecture.scale
-    confusion(
-        model,
-        tiles,
-        config.batch,
-        world,
-        window=card.crop,
-        scale=scale,
-        watch=lambda _, found, labels: fit.update(found, labels),
-    )
-    fit.sums = world.all_reduce_sum(fit.sums)
+    fit, data = TemperatureFit(task.world.device), task.config.data
+    task.predict(model, card, lambda _, found, labels: fit.update(found, labels))
+    fit.sums = task.world.all_reduce_sum(fit.sums)
     try:
         temperature = fit.temperature()
     except ValueError as error:
-        raise ValueError(f"data={config.data} {error}; model={path} is unchanged") from None
-    about = {"data": config.data, "data_index_sha256": tiles.index.sha256(), "pixels": fit.pixels}
+        raise ValueError(f"data={data} {error}; model={path} is unchanged") from None
+    about = {"data": data, "data_index_sha256": task.tiles.index.sha256(), "pixels": fit.pixels}
     return model, replace(card, temperature=temperature, provenance={**card.provenance, "temperature": about})
 
 
-def _measure(
-    config: EvaluateRun,
-    path: str,
-    model: SegmentationNetwork,
-    card: ModelCard,
-    tiles: TileSet,
-    world: World,
-) -> _Measured:
-    """Predict all tiles with one model."""
-    details = EvaluationDetails(card.classes, len(tiles), world.device, card.temperature)
-    scale = card.architecture.scale
-    matrix = confusion(model, tiles, config.batch, world, window=card.crop, scale=scale, watch=details.update)
-    details.reduce(world)
+def _measure(task: _Task, path: str, model: SegmentationNetwork, card: ModelCard) -> _Measured:
+    """Return what one model's predictions of all tiles are worth."""
+    tiles = task.tiles
+    details = EvaluationDetails(card.classes, len(tiles), task.world.device, card.temperature)
+    matrix = task.predict(model, card, details.update)
+    details.reduce(task.world)
     provenance = {
         "model": path,
         "model_sha256": weights_digest(path),
-        "data": config.data,
+        "data": task.config.data,
         "data_index_sha256": tiles.index.sha256(),
         "commit": commit(),
         "versions": versions(),

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mkd.benchmarks.step.plain import updates
-from mkd.benchmarks.step.plain_views import plain_batches
+from mkd.benchmarks.step.plain_views import Views, plain_batches
 from mkd.config.schema import SemiRun
 from mkd.labels import IGNORE
 from mkd.model_folder import load_model
@@ -37,15 +37,17 @@ def unimatch_steps(run: SemiRun, files: Path, device: torch.device) -> Iterator[
         device: to train on.
     """
     student = load_model(run.semi.start)[0].to(device).to(memory_format=torch.contiguous_format).train()
-    labelled = plain_batches(files, run.data, True, device)
-    unlabelled = plain_batches(files, run.data, False, device, STRONG_VIEWS)
-    mixed = plain_batches(files, run.data, False, device, STRONG_VIEWS)
-
-    def loss() -> Tensor:
-        return unimatch_loss(run, student, next(labelled), next(unlabelled), next(mixed))
-
-    for _ in updates(run, student, loss):
+    tiles = unimatch_batches(run, files, files, device)
+    for _ in updates(run, student, lambda: unimatch_loss(run, student, *next(tiles))):
         yield
+
+
+def unimatch_batches(
+    run: SemiRun, labelled: Path, unlabelled: Path, device: torch.device
+) -> Iterator[tuple[Views, Views, Views]]:
+    """Yield what `unimatch_loss` takes, without end: labelled, unlabelled and mixed tiles of two folders."""
+    weak, mixed = (plain_batches(unlabelled, run.data, False, device, STRONG_VIEWS) for _ in range(2))
+    return zip(plain_batches(labelled, run.data, True, device), weak, mixed, strict=True)
 
 
 def unimatch_loss(

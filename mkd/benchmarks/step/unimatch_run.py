@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from mkd.benchmarks.step.plain import update_average, updates
-from mkd.benchmarks.step.plain_views import plain_batches, write_files
-from mkd.benchmarks.step.unimatch import STRONG_VIEWS, unimatch_loss
+from mkd.benchmarks.step.plain_views import write_files
+from mkd.benchmarks.step.unimatch import unimatch_batches, unimatch_loss
 from mkd.config.load import main
 from mkd.config.schema import SemiRun
 from mkd.distributed.world import find_world
@@ -46,15 +46,15 @@ def train(run: SemiRun) -> str:
     student, card = load_model(run.semi.start)
     student = student.to(world.device).train()
     average = copy.deepcopy(student).eval().requires_grad_(False)
-    labelled = plain_batches(write_files(run.data.labelled, out / "labelled"), run.data, True, world.device)
-    files = write_files(run.data.unlabelled, out / "unlabelled", labelled=False)
-    weak, mixed = (plain_batches(files, run.data, False, world.device, STRONG_VIEWS) for _ in range(2))
+    labelled = write_files(run.data.labelled, out / "labelled")
+    unlabelled = write_files(run.data.unlabelled, out / "unlabelled", labelled=False)
+    batches = unimatch_batches(run, labelled, unlabelled, world.device)
     spent = [0.0]  # seconds of all steps, without reading tiles
 
     def loss() -> torch.Tensor:
-        tiles = next(labelled), next(weak), next(mixed)
+        batch = next(batches)
         spent[0] -= time.monotonic()
-        return unimatch_loss(run, student, *tiles)
+        return unimatch_loss(run, student, *batch)
 
     tiles, best, journal = TileSet(run.data.val, labelled=True), (-1.0, 0, ""), out / "validations.jsonl"
 

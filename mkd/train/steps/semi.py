@@ -73,7 +73,11 @@ class SemiStep:
             return batch
         # Pseudo-labelled tiles; this waits for the teachers of all ranks.
         tiles = self.pseudo(progress)
-        views = [self._strong(tiles, batch) for _ in range(self.strong_views)]
+        # All strong views before any box: the neighbour of the last tile may be another rank's, whose boxes are drawn
+        # there alone, and its next view must not depend on that.
+        made = self.strong_view or strong_colour
+        strong = [made(to_unit(tiles.weak), tiles.generators) for _ in range(self.strong_views)]
+        views = [self._mixed(view, tiles, batch) for view in strong]
         if self.feature_dropout > 0:  # the weak view comes last, as it is
             views.append((to_unit(tiles.weak)[: self.pseudo.size], tiles.labels[: self.pseudo.size]))
         mixed, labels = (torch.stack(parts, dim=1) for parts in zip(*views, strict=True))
@@ -83,16 +87,15 @@ class SemiStep:
         count = self.world.all_reduce_sum(counted.sum()).clamp(min=1)  # waits for all ranks
         return replace(batch, strong=mixed, pseudo=labels, pixel_count=count)
 
-    def _strong(self, tiles: PseudoBatch, batch: StepBatch) -> tuple[Tensor, Tensor]:
-        """Return one strong view of each of this rank's tiles, with boxes of others, and its labels."""
-        size, view = self.pseudo.size, self.strong_view or strong_colour
-        strong, labels = view(to_unit(tiles.weak), tiles.generators), tiles.labels
+    def _mixed(self, strong: Tensor, tiles: PseudoBatch, batch: StepBatch) -> tuple[Tensor, Tensor]:
+        """Return a strong view of each of this rank's tiles, with boxes of others, and its labels."""
+        size, labels = self.pseudo.size, tiles.labels
         # CutMix with the next tile. With several ranks the one after this rank's own comes last, for its view only.
         others, other_labels = strong.roll(-1, dims=0)[:size], labels.roll(-1, dims=0)[:size]
         draws = tiles.generators[:size]
         mixed, labels = cutmix(strong[:size], labels[:size], others, other_labels, draws, self.cutmix)
         if self.paste > 0:
-            own = view(batch.images, draws)
+            own = (self.strong_view or strong_colour)(batch.images, draws)
             mixed, labels = cutmix(mixed, labels, own, batch.labels, draws, self.paste)
         return mixed, labels
 

@@ -58,16 +58,22 @@ def one_step(feed):
     """Take one batch and make its strong views."""
     batch = feed(0.5)
     draws = torch.tensor([copy.deepcopy(g).random() for g in batch.generators], dtype=torch.float64)
-    step = SemiStep(
-        nn.Identity(), Once(batch, feed.size), nn.Identity(), SupervisedLoss(0.7, 0.1), 1.0, world=feed.world
-    )
-    views = step.prepare(StepBatch(torch.empty(0), torch.empty(0)), 0.5)
+
+    def views_of(count):
+        given = replace(batch, generators=copy.deepcopy(batch.generators))
+        loss, more = SupervisedLoss(0.7, 0.1), {"world": feed.world, "strong_views": count}
+        step = SemiStep(nn.Identity(), Once(given, feed.size), nn.Identity(), loss, 1.0, **more)
+        return step.prepare(StepBatch(torch.empty(0), torch.empty(0)), 0.5)
+
+    views, two = views_of(1), views_of(2)
     return {
         "weak": batch.weak,
         "labels": batch.labels,
         "draws": draws,
         "strong": views.strong,
         "pseudo": views.pseudo,
+        "two_strong": two.strong,
+        "two_pseudo": two.pseudo,
     }
 
 

@@ -141,8 +141,7 @@ def test_two_strong_views_and_one_with_dropped_features():
     step.model = step.net = Dropping()
     batch = step.prepare(views, 0.5)
     draws, mixes, labels = draws_of(), [], []
-    for _ in range(2):
-        strong = strong_colour(given.weak.float() / 255, draws)
+    for strong in [strong_colour(given.weak.float() / 255, draws) for _ in range(2)]:
         mixed, mixed_labels = cutmix(
             strong, given.labels, strong.roll(-1, 0), given.labels.roll(-1, 0), draws, 1.0
         )
